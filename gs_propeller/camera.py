@@ -1,0 +1,76 @@
+"""Cameras: poses on an orbit, pinhole projection.
+
+V views. World: right-handed, y up, the object's front faces +z (as glTF). Camera: OpenCV axes,
+x right, y down, z forward. Azimuth 0 stands on +z and grows towards +x (counter-clockwise seen
+from above); elevation is positive above the horizon. Angles are radians, positions world units.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """V pinhole cameras that share one vertical field of view; pixels are square.
+
+    w2c: [V, 4, 4] world to camera. fov_y_rad: vertical field of view, in (0, pi).
+    """
+
+    w2c: Tensor
+    fov_y_rad: float
+
+    def __post_init__(self) -> None:
+        if self.w2c.ndim != 3 or tuple(self.w2c.shape[1:]) != (4, 4):
+            raise ValueError(f"w2c must be [V, 4, 4], got {list(self.w2c.shape)}")
+        if not 0.0 < self.fov_y_rad < math.pi:
+            raise ValueError(f"fov_y_rad must be in (0, pi), got {self.fov_y_rad}")
+
+    def __len__(self) -> int:
+        return self.w2c.shape[0]
+
+    def __getitem__(self, views: slice) -> Cameras:
+        return Cameras(self.w2c[views], self.fov_y_rad)
+
+    def to(self, device: torch.device | str) -> Cameras:
+        return Cameras(self.w2c.to(device), self.fov_y_rad)
+
+    @property
+    def centres(self) -> Tensor:
+        """[V, 3] camera positions in the world: -R^T t."""
+        rotation, translation = self.w2c[:, :3, :3], self.w2c[:, :3, 3]
+        return -(rotation.transpose(1, 2) @ translation[:, :, None])[:, :, 0]
+
+    def focal_px(self, height_px: int) -> float:
+        """Focal length in pixels for images of that height."""
+        return 0.5 * height_px / math.tan(0.5 * self.fov_y_rad)
+
+
+def orbit(
+    azimuths_rad: Tensor | list[float],
+    elevations_rad: Tensor | list[float],
+    radius: Tensor | list[float] | float,
+    fov_y_rad: float,
+) -> Cameras:
+    """Cameras on a sphere around the origin, looking at it, with y up.
+
+    azimuths_rad, elevations_rad: [V]; radius: [V] or one number, world units.
+    """
+    azimuth = torch.as_tensor(azimuths_rad, dtype=torch.float64).reshape(-1)
+    elevation = torch.as_tensor(elevations_rad, dtype=torch.float64).reshape(-1)
+    distance = torch.as_tensor(radius, dtype=torch.float64).expand_as(azimuth)
+    if azimuth.shape != elevation.shape:
+        raise ValueError(f"{len(azimuth)} azimuths but {len(elevation)} elevations")
+    cos_e, sin_e = elevation.cos(), elevation.sin()
+    outward = torch.stack([cos_e * azimuth.sin(), sin_e, cos_e * azimuth.cos()], -1)
+    right = torch.stack([azimuth.cos(), torch.zeros_like(azimuth), -azimuth.sin()], -1)
+    down = torch.linalg.cross(-outward, right)
+    w2c = torch.zeros(len(azimuth), 4, 4, dtype=torch.float64)
+    w2c[:, 0, :3], w2c[:, 1, :3], w2c[:, 2, :3] = right, down, -outward
+    w2c[:, 2, 3] = distance  # the origin lies straight ahead; exact, where -R @ centre would round
+    w2c[:, 3, 3] = 1.0
+    return Cameras(w2c.float(), fov_y_rad)

@@ -1,0 +1,1 @@
+"""Priors that guide the distillation: one self-contained file for each."""

@@ -1,0 +1,1 @@
+"""The small priors that ship with the project: their objects, their training and their weights."""

@@ -233,9 +233,11 @@ def project_adjoint(gaussians, degree, cameras, focal, size, radii, g_means2d, g
         norm = _shape(quats[n], log_scales[n], unit, scale, rotation)
         opacity = 1.0 / (1.0 + math.exp(-float(logits[n])))
         g_mean[:], g_scale[:], g_rotation[:], g_sh[:used], g_opacity = 0.0, 0.0, 0.0, 0.0, 0.0
+        seen = False
         for v in range(w2c.shape[0]):
             if radii[v, n] == 0.0:
                 continue
+            seen = True
             g, camera = g_splats[v, n], w2c[v]
             point = _to_camera(means[n], camera)
             x, y, z = point
@@ -285,6 +287,10 @@ def project_adjoint(gaussians, degree, cameras, focal, size, radii, g_means2d, g
                     along += direction[i] * g_direction[i]
                 for i in range(3):
                     g_mean[i] += (g_direction[i] - along * direction[i]) / distance
+        if not seen:  # leave the zeros: a scale that overflows is never seen, and inf times 0 is no zero
+            g_means[n], g_log_scales[n], g_quats[n], g_dc[n], g_rest[n] = 0.0, 0.0, 0.0, 0.0, 0.0
+            g_logits[n] = 0.0
+            continue
         for k in range(3):
             for i in range(3):
                 g_scale[k] += g_rotation[i, k] * rotation[i, k] * scale[k]

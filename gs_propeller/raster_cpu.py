@@ -4,8 +4,8 @@ N Gaussians, V views; a splat is one Gaussian in one view (raster_cpu_project). 
 the interpreter's lock and take (part, parts), so threads are plain Python threads that run one and
 the same compiled code on different parts. Every sum lies within one part or is taken in a fixed
 order, and nothing is compiled with fast-math: the bits do not depend on the number of threads.
-Numba's own `parallel=True` lost: its thread pool dies in a forked child, may not be entered from two
-threads at once, and would be a second compilation whose bits need not be the first one's.
+Numba's own `parallel=True` lost: its thread pools are unsafe either after a fork (omp) or when entered
+from two threads (workqueue), and it would be a second compilation whose bits need not be the first's.
 """
 
 from __future__ import annotations
@@ -73,6 +73,10 @@ def _run(kernel: Callable[..., None], *args: Any) -> None:
         other.result()
 
 
+def _starts(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)])
+
+
 def _runs(starts: np.ndarray, pair_bytes: int) -> Iterator[tuple[int, int]]:
     """Runs of tiles [first, end) whose lists fit the budget together; at least one tile each."""
     first, tiles_n = 0, len(starts) - 1
@@ -137,11 +141,12 @@ class _Blend(torch.autograd.Function):
         _run(bins.sort_by_depth, looks, box, order, visible)
         counts = np.zeros(views * grid[0] * grid[1], np.int64)
         _run(bins.count, order, visible, centres, radii_px, box, grid, counts)
-        starts = np.concatenate([[0], np.cumsum(counts)])
+        starts = _starts(counts)
 
         outputs = tuple(torch.empty(views, channels, height, width) for channels in (3, 1, 1))
         saved = (np.empty((views, height, width), np.float32), np.empty((views, height, width), np.float32))
-        out = (*(output.numpy() for output in outputs), *saved)
+        used = np.empty(len(counts), np.int64)
+        out = (*(output.numpy() for output in outputs), *saved, used)
         backdrop = _array(background)
         no_slots, no_firsts = np.empty(0, np.int32), np.empty((0, 0), np.int32)
         for first, end in _runs(starts, 4):
@@ -151,7 +156,7 @@ class _Blend(torch.autograd.Function):
             _run(bins.fill, *lists, no_slots, no_firsts)
             _run(tiles.blend, ids, local, first, grid, centres, looks, box, backdrop, out)
         ctx.save_for_backward(means2d, splats, radii, reach)
-        ctx.lists = (backdrop, grid, order, visible, starts, saved)
+        ctx.lists = (backdrop, grid, order, visible, _starts(used), saved)
         return outputs
 
     @staticmethod
@@ -180,14 +185,20 @@ class _Blend(torch.autograd.Function):
         return g_means2d, g_splats, None, None, None, None
 
 
+def splat(
+    gaussians: Gaussians, cameras: Cameras, size: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Projection alone: means2d, splats, radii and reach, as in raster_cpu_project."""
+    return _Project.apply(cameras, size, *(tensor for _, tensor in gaussians.items()))
+
+
 def render_cpu(
     gaussians: Gaussians, cameras: Cameras, size: tuple[int, int], background: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """image, alpha, depth, radii_px and means2d, as in raster.Rendered; background [V, 3]."""
     if len(gaussians) > MAX_GAUSSIANS:
         raise ValueError(f"at most {MAX_GAUSSIANS} Gaussians, got {len(gaussians)}")
-    fields = [tensor for _, tensor in gaussians.items()]
-    means2d, splats, radii, reach = _Project.apply(cameras, size, *fields)
+    means2d, splats, radii, reach = splat(gaussians, cameras, size)
     if means2d.requires_grad:
         means2d.retain_grad()
     image, alpha, depth = _Blend.apply(means2d, splats, radii, reach, background, size)

@@ -81,6 +81,7 @@ def count(order, visible, means2d, radii, reach, grid, counts, part, parts):
 def fill(order, visible, means2d, radii, reach, grid, first_tile, starts, ids, slots, firsts, part, parts):
     """Lists for tiles first_tile ... first_tile + len(starts) - 2. Parts share out the views.
 
+    A list ends where starts says, be it before the last splat that touches the tile.
     With slots (empty: not wanted) also each pair's slot, and firsts [views, N + 1]: the slots of the
     splat of rank r in view v are firsts[v, r] ... firsts[v, r + 1] - 1.
     """
@@ -102,7 +103,7 @@ def fill(order, visible, means2d, radii, reach, grid, first_tile, starts, ids, s
             for y in range(max(rows[0], row_low), min(rows[1], row_high)):
                 for x in range(cols[0], cols[1]):
                     tile = base + y * grid[1] + x
-                    if low <= tile < high:
+                    if low <= tile < high and cursor[tile - low] < starts[tile + 1 - first_tile]:
                         ids[cursor[tile - low]] = n
                         if want_slots:
                             slots[cursor[tile - low]] = slot

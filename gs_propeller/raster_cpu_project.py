@@ -8,8 +8,8 @@ which alpha < 1/255.
 
 As 3DGS (Kerbl et al. 2023; EWA splatting, Zwicker et al. 2002): covariance U U^T + LOW_PASS with
 U = J W R(q) diag(s), J the perspective Jacobian at a point clamped to CLAMP times the half field of
-view. Arithmetic inside is float64, because scalar code gains nothing from float32 and the sums over
-views stay exact to the last float32 bit; what is stored is float32.
+view. Arithmetic inside is float64, for thin splats and for the sums over views; what is stored is
+float32.
 """
 
 from __future__ import annotations

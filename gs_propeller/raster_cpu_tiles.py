@@ -5,10 +5,14 @@ red, green, blue, depth; means2d [V, N, 2] px, pixel centres at +0.5; reach [V, 
 extents of the box outside which alpha < 1/255 (0: nowhere visible). Tiles are TILE x TILE px,
 numbered row by row, view after view; `ids[starts[t]:starts[t + 1]]` are tile t's splats, near to far.
 
-A tile is walked splat by splat, and inside a splat row by row: the innermost loop runs over the
+A tile is walked splat by splat, and within a splat row by row: the innermost loop runs over the
 16 pixels of a row without a branch, which the compiler turns into vector code. That is why alpha's
-tests are selects, and why exp is a polynomial. Walking pixel by pixel, as a GPU thread does, was
-several times slower. Compiled without fast-math: each sum is the one written here, in its order.
+tests are selects, and why exp is a polynomial. (Walking pixel by pixel, as a GPU thread does, leaves a
+branch in every step and nothing to vectorise.) Compiled without fast-math: each sum is the one written
+here, in its order.
+
+Constants are frozen into the compiled code, and numba's cache only watches the file a kernel is in:
+after changing TILE or ALPHA_MIN here, delete the package's __pycache__.
 """
 
 from __future__ import annotations
@@ -54,8 +58,12 @@ def _rows(mean_y, reach_y, top, height):
 
 @njit(cache=True, error_model="numpy", nogil=True)  # pragma: no cover - compiled
 def blend(ids, starts, first_tile, grid, means2d, splats, reach, background, out, part, parts):
-    """Composite tiles first_tile + part, + parts, ...: writes out = image, alpha, depth, T, last."""
-    image, alpha_out, depth_out, t_out, last_out = out
+    """Composite tiles first_tile + part, + parts, ...: writes out = image, alpha, depth, T, last, used.
+
+    T [V, H, W] is the light left; last [V, H, W] how far down its tile's list a pixel blended, and
+    used [tiles] the greatest of those in a tile: all behind is hidden, and the adjoint leaves it out.
+    """
+    image, alpha_out, depth_out, t_out, last_out, used = out
     height, width = t_out.shape[1], t_out.shape[2]
     rows_n, cols_n = grid
     s = np.empty((7, TILE, TILE), np.float32)
@@ -110,15 +118,18 @@ def blend(ids, starts, first_tile, grid, means2d, splats, reach, background, out
                         alive += s[T, y, x] > _ZERO
                 if alive == 0:
                     break
+        deepest = 0
         for y in range(min(TILE, height - top)):
             for x in range(min(TILE, width - left)):
                 t = s[KEPT, y, x]
+                deepest = max(deepest, int(s[LAST, y, x]))
                 for k in range(3):
                     image[view, k, top + y, left + x] = s[R + k, y, x] + t * background[view, k]
                 alpha_out[view, 0, top + y, left + x] = _ONE - t
                 depth_out[view, 0, top + y, left + x] = s[D, y, x]
                 t_out[view, top + y, left + x] = t
                 last_out[view, top + y, left + x] = s[LAST, y, x]
+        used[tile] = deepest
 
 
 @njit(cache=True, error_model="numpy", nogil=True)  # pragma: no cover - compiled
@@ -138,7 +149,9 @@ def blend_adjoint(
     part,
     parts,
 ):
-    """Gradient of blend: one record for each (tile, splat) pair, at records[slots[i]]."""
+    """Gradient of blend: one record for each (tile, splat) pair, at records[slots[i]].
+
+    The lists are blend's, each cut to its used part."""
     t_out, last_out = saved
     g_image, g_alpha, g_depth = grads
     height, width = t_out.shape[1], t_out.shape[2]
@@ -153,12 +166,10 @@ def blend_adjoint(
         left = tile % cols_n * TILE
         begin, end = starts[local], starts[local + 1]
         s[:] = _ZERO
-        deepest = 0
         for y in range(min(TILE, height - top)):
             for x in range(min(TILE, width - left)):
                 s[T, y, x] = t_out[view, top + y, left + x]
                 s[LAST, y, x] = last_out[view, top + y, left + x]
-                deepest = max(deepest, int(last_out[view, top + y, left + x]))
                 rest = -g_alpha[view, 0, top + y, left + x]  # d loss / d (final transmittance)
                 for k in range(3):
                     g = g_image[view, k, top + y, left + x]
@@ -166,9 +177,7 @@ def blend_adjoint(
                     rest += background[view, k] * g
                 s[REST, y, x] = rest * s[T, y, x]
                 s[D, y, x] = g_depth[view, 0, top + y, left + x]
-        for i in range(begin + deepest, end):  # hidden: no pixel blended them
-            records[slots[i]] = _ZERO
-        for i in range(begin + deepest - 1, begin - 1, -1):
+        for i in range(end - 1, begin - 1, -1):
             n = ids[i]
             mx, my = means2d[view, n, 0] - F(left) - _HALF, means2d[view, n, 1]
             a, b, c = splats[view, n, 0], splats[view, n, 1], splats[view, n, 2]

@@ -1,0 +1,269 @@
+"""Ranks: one program on several devices, each of which takes its share of the window's drifts.
+
+W ranks (the world), slots: the window's states, dealt round robin, slot j to rank j mod W. Rank 0 asks and
+takes its own share; the others serve until told to stop. What travels, always between rank 0 and one other,
+so that an error can name the rank:
+    to a rank     ASK or STOP, slots, columns | rows and step of each slot | parameters, float32, flat
+    and back      DONE, numbers, 0            | grads, statistics and losses, float32, flat
+               or FAILED, bytes, 0            | the traceback, utf-8
+No lineage travels: rank 0 knows it, and a drift is a function of (parameters, step) alone, so the result
+does not depend on the number of ranks. Nothing is pickled, and every wait ends at the timeout.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gs_propeller.gaussians import Drift, Gaussians, State, StepStats
+
+Evaluation = tuple[Gaussians, StepStats, Tensor]  # grads, statistics, losses [L] at one slot
+Compute = Callable[
+    [Sequence[Gaussians], Sequence[int]], Sequence[Evaluation]
+]  # a rank's slots, may batch them
+Sent = tuple[dist.Work | None, Tensor]  # a send under way, and the tensor that it still reads
+
+ASK, STOP, DONE, FAILED = range(4)
+
+
+class RankError(RuntimeError):
+    """A rank failed, died or kept silent; the message says which, and holds its traceback if it sent one."""
+
+
+def under_launcher() -> bool:
+    """Whether torchrun, or `launch`, started this process as one of its ranks."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launch(argv: Sequence[str], ranks: int, threads: int = 0, grace_s: int = 60) -> int:
+    """Run `python *argv` as so many local ranks, wait for all, return the exit code for this process.
+
+    threads: CPU threads of each rank, 0: its share of the cores. grace_s: how long ranks may take to write
+    a checkpoint after Ctrl-C or a TERM, which go on to each of them once. Raises RankError when a rank other
+    than 0 dies by itself; what rank 0 has to say it says on its own.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # Compiled kernels size their thread pools when they are imported, so it must stand in the environment.
+    share = str(threads or core_share(ranks))
+    os.environ |= {"OMP_NUM_THREADS": share, "NUMBA_NUM_THREADS": share}
+    # Loopback by name: gloo would look up the host's name, which containers often cannot resolve.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        shutdown_timeout=grace_s,
+    )
+    logging.disable(logging.ERROR)  # the launcher's own tables; one line from us says it better
+    try:
+        elastic_launch(config, sys.executable)(*argv)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if rank != 0 and 0 not in error.failures:
+            raise RankError(f"rank {rank} of {ranks} died: {_ending(failure.exitcode)}") from None
+        code = error.failures[0].exitcode if 0 in error.failures else failure.exitcode
+        return code if code >= 0 else 128 - code
+    except SignalException as error:
+        return 128 + error.sigval
+    finally:
+        logging.disable(logging.NOTSET)
+    return 0
+
+
+def _ending(exitcode: int) -> str:
+    if exitcode == -9:
+        return "killed (signal 9), most often for want of memory; try fewer ranks"
+    return f"signal {-exitcode}" if exitcode < 0 else f"exit code {exitcode}"
+
+
+def core_share(ranks: int) -> int:
+    """Cores that this process may use, over the ranks on this machine; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // ranks)
+
+
+def share_cores(ranks: int, threads: int = 0) -> int:
+    """Keep this process to its share of the cores, or to so many threads; returns how many."""
+    import numba
+
+    share = threads or core_share(ranks)
+    torch.set_num_threads(share)
+    numba.set_num_threads(min(share, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    return share
+
+
+class Ranks:
+    """This process among the ranks; alone where no launcher started it. A context manager.
+
+    On rank 0 `evaluate` is the solver's dear call, and leaving the context stops the others; on the others
+    `serve` returns when it does. timeout_s: of every wait, so longer than any rank's longest computation or
+    loading; also how long the others wait for rank 0's next request.
+    """
+
+    def __init__(self, compute: Compute, device: torch.device | str = "cpu", timeout_s: float = 600.0):
+        if timeout_s <= 0.0:
+            raise ValueError(f"timeout_s must be above 0, got {timeout_s}")
+        self.compute = compute
+        self.device = torch.device(device)
+        self.rank = int(os.environ.get("RANK", 0))
+        self.world = int(os.environ.get("WORLD_SIZE", 1))
+        # NCCL refuses two ranks on one GPU; then, as on CPUs, what travels is staged through the host
+        own_gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", self.world))
+        nccl = self.device.type == "cuda" and own_gpu and dist.is_nccl_available()
+        self.wire = self.device if nccl else torch.device("cpu")
+        if self.world > 1:
+            if nccl:
+                os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # or its waits have no timeout
+            backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
+            with _lost(0):
+                dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Tell the others to stop, and leave. Twice does no harm."""
+        if not dist.is_initialized():
+            return
+        if self.rank == 0:
+            for other in range(1, self.world):
+                try:
+                    dist.send(torch.tensor([STOP, 0, 0]), other)
+                except RuntimeError:
+                    continue  # it is gone already
+        dist.destroy_process_group()
+
+    def evaluate(self, states: Sequence[State], steps: Sequence[int]) -> list[Drift]:
+        """Drifts of all slots, in their order; on rank 0 alone. Raises RankError, or what compute raises."""
+        shares = [range(rank, len(states), self.world) for rank in range(self.world)]
+        params = [state.params for state in states]
+        sending = {rank: self._ask(rank, shares[rank], params, steps) for rank in range(1, self.world)}
+        results: dict[int, Evaluation] = {}
+        failure: Exception | None = None
+        try:
+            own = self.compute([params[slot] for slot in shares[0]], [steps[slot] for slot in shares[0]])
+            results |= zip(shares[0], own, strict=True)
+        except Exception as error:
+            failure = error  # after the others' answers: one left on the wire would pass for the next one
+        for rank, sends in sending.items():
+            answer = self._collect(rank, [params[slot] for slot in shares[rank]], sends)
+            if isinstance(answer, RankError):
+                failure = failure or answer
+            else:
+                results |= zip(shares[rank], answer, strict=True)
+        if failure is not None:
+            raise failure
+        drifts = []
+        for slot, state in enumerate(states):
+            grads, stats, losses = results[slot]
+            drifts.append(Drift(grads, stats, state.lineage, losses))
+        return drifts
+
+    def serve(self) -> None:
+        """Compute what rank 0 asks for, until it says stop. Raises RankError when rank 0 is lost.
+
+        Ctrl-C and TERM are rank 0's to answer: it ends its pass, which needs this rank, and then says stop.
+        """
+        handlers = {sign: signal.signal(sign, signal.SIG_IGN) for sign in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while True:
+                command, slots, columns = self._recv(torch.empty(3, dtype=torch.int64), 0).tolist()
+                if command == STOP:
+                    return
+                if slots:
+                    self._answer(slots, columns)
+        finally:
+            for sign, handler in handlers.items():
+                signal.signal(sign, handler)
+
+    def _ask(self, rank: int, slots: range, params: list[Gaussians], steps: Sequence[int]) -> list[Sent]:
+        """Begin to send a rank its slots. No slots, no answer: the request then only says that we live."""
+        parts = [params[slot].pack() for slot in slots]
+        messages = [torch.tensor([ASK, len(slots), parts[0].shape[1] if parts else 0])]
+        if parts:
+            messages.append(torch.tensor([[len(params[slot]), steps[slot]] for slot in slots]))
+            messages.append(torch.cat([part.reshape(-1) for part in parts]).float().to(self.wire))
+        with _lost(rank):
+            return [(dist.isend(message, rank), message) for message in messages]
+
+    def _answer(self, slots: int, columns: int) -> None:
+        """A rank's side of one request."""
+        table = self._recv(torch.empty(slots, 2, dtype=torch.int64), 0).tolist()
+        sizes = [rows * columns for rows, _ in table]
+        flat = self._recv(torch.empty(sum(sizes), device=self.wire), 0).to(self.device)
+        params = [Gaussians.unpack(part.reshape(-1, columns)) for part in flat.split(sizes)]
+        try:
+            results = self.compute(params, [step for _, step in table])
+            rows = [
+                torch.cat([grads.pack(), stats.grad2d[:, None], stats.seen[:, None], stats.radii[:, None]], 1)
+                for grads, stats, _ in results
+            ]
+            losses = torch.stack([losses for _, _, losses in results])
+            body = torch.cat([*(part.reshape(-1) for part in rows), losses.reshape(-1)]).float().to(self.wire)
+            header = [DONE, len(body), losses.shape[1]]
+        except Exception:  # whatever it is: rank 0 raises it with this traceback, and decides
+            text = traceback.format_exc().encode()
+            body = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+            header = [FAILED, len(body), 0]
+        with _lost(0):
+            dist.send(torch.tensor(header), 0)
+            dist.send(body, 0)
+
+    def _collect(self, rank: int, params: list[Gaussians], sends: list[Sent]) -> list[Evaluation] | RankError:
+        """The answer of a rank, or the failure that it reports; raises RankError when the rank is lost."""
+        with _lost(rank):
+            for work, _ in sends:
+                if work is not None:
+                    work.wait()
+        if not params:
+            return []
+        status, size, terms = self._recv(torch.empty(3, dtype=torch.int64), rank).tolist()
+        if status == FAILED:
+            text = bytes(self._recv(torch.empty(size, dtype=torch.uint8), rank).tolist()).decode()
+            return RankError(f"rank {rank} of {self.world} failed:\n{text}")
+        flat = self._recv(torch.empty(size, device=self.wire), rank).to(self.device)
+        columns = params[0].pack().shape[1] + 3
+        *rows, losses = flat.split([*(len(part) * columns for part in params), len(params) * terms])
+        results = []
+        for part, loss in zip(rows, losses.reshape(len(params), terms), strict=True):
+            grads, grad2d, seen, radii = part.reshape(-1, columns).split([columns - 3, 1, 1, 1], 1)
+            stats = StepStats(grad2d[:, 0], seen[:, 0], radii[:, 0])
+            results.append((Gaussians.unpack(grads), stats, loss))
+        return results
+
+    def _recv(self, into: Tensor, rank: int) -> Tensor:
+        with _lost(rank):
+            dist.recv(into, rank)
+        return into
+
+
+@contextmanager
+def _lost(rank: int) -> Iterator[None]:
+    """What torch.distributed raises when the other side died, hangs or was never there, by our name."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise RankError(
+            f"rank {rank} was lost: it died, or was silent for longer than the timeout ({reason})"
+        ) from error

@@ -1,0 +1,318 @@
+"""The window against plain loops: exact solutions, Algorithm 2 by hand, Gaussians that split."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from toy_scene import ADAM, DENSITY, SEED, drift_at, scene
+
+from gs_propeller.densify import coast, distance, update
+from gs_propeller.gaussians import Drift, State
+from gs_propeller.lineage import COPY, FIRST_HALF, NOBODY
+from gs_propeller.picard import (
+    Problem,
+    Report,
+    Settings,
+    Window,
+    accepted,
+    adapted,
+    advance,
+    init,
+    resume,
+    solve,
+)
+
+H = 0.05  # step of the ODE
+
+
+def slope(x: Tensor, step: int) -> Tensor:
+    """x' = (-x_0 + cos t, x_0 - x_1^3): nonlinear, not autonomous."""
+    return torch.stack([-x[0] + math.cos(step * H), x[0] - x[1] ** 3])
+
+
+ODE: Problem[Tensor, Tensor] = Problem(  # the classic iteration: a drift h s(x), Eq. 5
+    evaluate=lambda states, steps: [H * slope(x, step) for x, step in zip(states, steps, strict=True)],
+    update=lambda x, drift: x + drift,
+    distance=lambda new, old: float((new - old).square().mean()),
+    coast=lambda x: 1.02 * x,
+)
+X0 = torch.tensor([1.0, -0.5], dtype=torch.float64)
+
+
+def euler(steps: int) -> Tensor:
+    x = X0
+    for step in range(steps):
+        x = x + H * slope(x, step)
+    return x
+
+
+def exact(threshold: float = 0.0, **others: object) -> Settings:
+    return Settings(threshold=threshold, ema=1.0, **others)  # type: ignore[arg-type]
+
+
+def gaussian_problem() -> Problem[State, Drift]:
+    def evaluate(states: Sequence[State], steps: Sequence[int]) -> list[Drift]:
+        drifts = []
+        for state, step in zip(states, steps, strict=True):
+            grads, stats, losses = drift_at(state.params, step)
+            drifts.append(Drift(grads, stats, state.lineage, losses))
+        return drifts
+
+    return Problem(
+        evaluate,
+        partial(update, adam=ADAM, density=DENSITY, seed=SEED),
+        partial(distance, seed=SEED),
+        partial(coast, adam=ADAM, density=DENSITY, seed=SEED),
+    )
+
+
+# ---- equal to the serial loop
+
+
+@pytest.mark.parametrize("tail", ["copy", "momentum"])
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 5, 50])
+def test_threshold_0_is_the_serial_loop(window: int, tail: str) -> None:
+    done = solve(ODE, exact(steps=40, window=window, tail=tail), X0)
+    assert done.start == 40 and len(done.states) == 1
+    assert torch.equal(done.states[0], euler(40))
+    assert done.passes <= 40  # App. A
+    assert done.threshold == 0.0
+
+
+def test_classic_picard_reaches_the_exact_solution() -> None:
+    """x' = -x from 1: Euler's (1 - h)^n, by a window over the whole path and a threshold near rounding."""
+    decay: Problem[Tensor, Tensor] = Problem(
+        lambda states, steps: [-H * x for x in states], torch.add, lambda new, old: float((new - old) ** 2)
+    )
+    done = solve(decay, exact(1e-24, steps=60, window=60, tail="copy"), torch.ones((), dtype=torch.float64))
+    assert abs(float(done.states[0]) - (1 - H) ** 60) < 3e-13  # 1.1e-13
+    assert done.passes < 30
+
+
+def test_window_1_is_one_evaluation_a_step() -> None:
+    """Any threshold: one step is accepted each pass, from its exact state."""
+    done = solve(ODE, Settings(steps=25, window=1, threshold=1e9), X0)
+    assert (done.passes, done.evaluations) == (25, 25)
+    assert torch.equal(done.states[0], euler(25))
+
+
+@pytest.mark.parametrize("tail", ["copy", "momentum"])
+def test_gaussians_that_split_and_die(tail: str) -> None:
+    """The state of window 4 equals window 1's in every tensor, over clones, splits, prunes and resets."""
+    problem, states = gaussian_problem(), [scene(24)]
+    for step in range(30):
+        states.append(problem.update(states[-1], problem.evaluate(states[-1:], [step])[0]))
+    everyone = {own for state in states for own in state.ids.tolist()}
+    last = states[-1].lineage
+    assert {NOBODY % 4, COPY, FIRST_HALF} <= set((last[:, 0, 1] % 4).tolist())
+    parents = {row[1][0] for state in states for row in state.lineage.tolist() if row[0][1] % 4 in (1, 2)}
+    assert len(everyone - set(last[:, 0, 0].tolist()) - parents) > 0  # pruned, not split
+    for window in (1, 4):
+        done = solve(problem, exact(steps=30, window=window, tail=tail), scene(24))
+        for name, tensor in done.states[0].tensors().items():
+            assert torch.equal(tensor, states[-1].tensors()[name]), f"{name}, window {window}"
+        assert done.passes == 30 if window == 1 else done.passes <= 30
+
+
+def test_adaptive_threshold_is_faster_and_near() -> None:
+    problem = gaussian_problem()
+    serial = solve(problem, Settings(steps=30, window=1), scene(24))
+    for tail in ("copy", "momentum"):
+        done = solve(problem, Settings(steps=30, window=6, threshold=1e-4, tail=tail), scene(24))
+        assert done.passes < 0.7 * serial.passes
+        assert distance(serial.states[0], done.states[0], SEED) < 0.01
+
+
+# ---- Algorithm 2 by hand
+
+
+def algorithm_2(settings: Settings) -> tuple[list[tuple[int, int, float]], Tensor]:
+    """The paper's listing for the ODE, its names kept, in plain lists: (tau, skip, e) of each pass."""
+    T, n, e = settings.steps, settings.window + 1, settings.threshold
+    tau, p = 0, min(n - 1, settings.steps)
+    theta = {i: X0 for i in range(p + 1)}
+    trace = []
+    while tau < T:
+        s = {tau + j: H * slope(theta[tau + j], tau + j) for j in range(p)}
+        new = {tau: theta[tau]}
+        for j in range(p):
+            new[tau + j + 1] = new[tau + j] + s[tau + j]
+        error = {j: float(((new[tau + j] - theta[tau + j]) ** 2).sum()) / 2 for j in range(1, p + 1)}
+        skip = min({j for j in range(1, p + 1) if error[j] > e} | {p})
+        trace.append((tau, skip, e))
+        for j in range(p, skip + p + 1):
+            new[tau + j] = new[tau + p]
+        theta = new
+        tau += skip
+        middle = statistics.median if settings.aggregate == "median" else statistics.fmean
+        if settings.ema < 1:
+            e = settings.ema * e + (1 - settings.ema) * middle(error.values())
+        p = min(p, T - tau)
+    return trace, theta[T]
+
+
+@pytest.mark.parametrize("aggregate", ["mean", "median"])
+@pytest.mark.parametrize("window", [1, 2, 5, 8])
+@pytest.mark.parametrize(
+    ("threshold", "ema"), [(1e-6, 1.0), (1e-4, 0.9), (1e-9, 0.2), (0.0, 0.5), (1e-3, 0.0)]
+)
+def test_follows_the_listing(window: int, threshold: float, ema: float, aggregate: str) -> None:
+    settings = Settings(37, window, threshold, ema, aggregate, tail="copy")
+    reports: list[Report[Tensor]] = []
+    done = solve(ODE, settings, X0, lambda window, report: reports.append(report))
+    trace, final = algorithm_2(settings)
+    assert [(r.start, r.accepted) for r in reports] == [(tau, skip) for tau, skip, _ in trace]
+    assert [r.threshold for r in reports] == pytest.approx([e for *_, e in trace], rel=1e-12)
+    assert torch.equal(done.states[0], final)
+    assert done.passes == len(trace) and done.evaluations == sum(len(r.errors) for r in reports)
+    assert all(len(r.drifts) == r.accepted for r in reports)
+
+
+@pytest.mark.parametrize(
+    ("errors", "threshold", "skip"),
+    [
+        ([0.0, 0.0, 0.0], 0.0, 3),
+        ([0.1, 0.0, 0.0], 0.1, 3),  # over, not at
+        ([0.2, 0.0, 0.0], 0.1, 1),
+        ([0.0, 0.2, 0.3], 0.1, 2),
+        ([0.0, 0.0, 0.3], 0.1, 3),
+        ([0.0, math.nan, 0.0], 0.1, 2),
+        ([math.inf], 1e300, 1),
+    ],
+)
+def test_skip(errors: list[float], threshold: float, skip: int) -> None:
+    assert accepted(errors, threshold) == skip
+
+
+@pytest.mark.parametrize("errors", [[3.0], [5.0, 1.0], [9.0, 1.0, 4.0], [8.0, 1.0, 3.0, 2.0]])
+def test_aggregates_are_true(errors: list[float]) -> None:
+    assert adapted(7.0, errors, 0.0, "median") == pytest.approx(statistics.median(errors), rel=1e-15)
+    assert adapted(7.0, errors, 0.0, "mean") == pytest.approx(statistics.fmean(errors), rel=1e-15)
+    expected = 0.9 * 7.0 + 0.1 * statistics.median(errors)
+    assert adapted(7.0, errors, 0.9, "median") == pytest.approx(expected, rel=1e-15)
+    assert adapted(7.0, errors, 1.0, "median") == 7.0
+    assert adapted(7.0, [*errors, math.nan, math.inf], 0.0, "mean") == pytest.approx(statistics.fmean(errors))
+    assert adapted(7.0, [math.nan], 0.0, "mean") == 7.0
+
+
+def test_momentum_tail_guesses_a_steady_path() -> None:
+    """A constant drift that coast knows: every pass after the first accepts its whole window."""
+    line: Problem[Tensor, Tensor] = Problem(
+        lambda states, steps: [torch.ones(()) for _ in states],
+        torch.add,
+        lambda new, old: float((new - old) ** 2),
+        lambda x: x + 1.0,
+    )
+    momentum = solve(line, exact(steps=40, window=8, tail="momentum"), torch.zeros(()))
+    copy = solve(line, exact(steps=40, window=8, tail="copy"), torch.zeros(()))
+    assert float(momentum.states[0]) == float(copy.states[0]) == 40.0
+    assert momentum.passes == 5
+    assert copy.passes > 5
+
+
+# ---- the window
+
+
+def test_window_shrinks_at_the_end() -> None:
+    sizes: list[tuple[int, int]] = []
+    done = solve(ODE, Settings(10, 4, threshold=1e9), X0, lambda w, _: sizes.append((w.start, len(w.states))))
+    assert sizes == [(4, 5), (8, 3), (10, 1)]
+    assert done.evaluations == 10
+
+
+def test_evaluate_sees_each_slot_with_its_step() -> None:
+    seen: list[list[int]] = []
+
+    def evaluate(states: Sequence[Tensor], steps: Sequence[int]) -> Sequence[Tensor]:
+        seen.append(list(steps))
+        return ODE.evaluate(states, steps)
+
+    problem = Problem(evaluate, ODE.update, ODE.distance)
+    solve(problem, Settings(7, 3, threshold=1e9, tail="copy"), X0)
+    assert seen == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("tail", ["copy", "momentum"])
+@pytest.mark.parametrize("window", [1, 2, 4, 9])
+def test_goes_on_with_another_window(window: int, tail: str) -> None:
+    """Stopped by on_pass, taken up with another window: threshold 0 is still the serial run."""
+    held: list[Window[Tensor]] = []
+
+    def stop(window: Window[Tensor], _: Report[Tensor]) -> None:
+        held.append(window)
+        if window.start > 12:
+            raise Stop
+
+    with pytest.raises(Stop):
+        solve(ODE, exact(steps=40, window=4, tail=tail), X0, stop)
+    w, settings = held[-1], exact(steps=40, window=window, tail=tail)
+    again = resume(w.states, w.start, w.threshold, ODE, settings, w.passes, w.evaluations)
+    assert len(again.states) == window + 1
+    assert all(torch.equal(a, b) for a, b in zip(again.states, w.states, strict=False))
+    done = solve(ODE, settings, again)
+    assert torch.equal(done.states[0], euler(40))
+    assert done.passes > w.passes and done.evaluations > w.evaluations
+
+
+def test_resumed_is_uninterrupted() -> None:
+    """Same window, adaptive threshold: stopping anywhere changes nothing."""
+    problem, settings = gaussian_problem(), Settings(30, 4, threshold=1e-4)
+    whole = solve(problem, settings, scene(24))
+    held: list[Window[State]] = []
+    solve(problem, settings, scene(24), lambda window, _: held.append(window))
+    for w in held[:: len(held) // 3]:
+        states = [State.from_tensors(state.tensors()) for state in w.states]
+        done = solve(problem, settings, resume(states, w.start, w.threshold, problem, settings, w.passes))
+        assert done.passes == whole.passes and done.threshold == whole.threshold
+        for name, tensor in done.states[0].tensors().items():
+            assert torch.equal(tensor, whole.states[0].tensors()[name])
+
+
+def test_begins_later() -> None:
+    late = init(euler(15), ODE, exact(steps=40, window=3), start=15)
+    assert late.start == 15 and torch.equal(solve(ODE, exact(steps=40, window=3), late).states[0], euler(40))
+    nothing = solve(ODE, exact(steps=0), X0)
+    assert nothing.passes == 0 and torch.equal(nothing.states[0], X0)
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": -1}, "steps must be at least 0, got -1"),
+        ({"window": 0}, "window must be at least 1, got 0"),
+        ({"threshold": -1e-9}, "threshold must be"),
+        ({"threshold": math.nan}, "threshold must be"),
+        ({"ema": 1.1}, "ema must be in 0..1"),
+        ({"aggregate": "middle"}, "one of mean, median, got 'middle'"),
+        ({"tail": "linear"}, "one of copy, momentum, got 'linear'"),
+    ],
+)
+def test_settings_refuse(wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings(**({"steps": 9} | wrong))  # type: ignore[arg-type]
+
+
+def test_windows_refuse() -> None:
+    settings = Settings(9)
+    with pytest.raises(ValueError, match=r"start must be in 0\.\.9, got 10"):
+        init(X0, ODE, settings, start=10)
+    with pytest.raises(ValueError, match="needs its first state"):
+        resume([], 0, 0.0, ODE, settings)
+    with pytest.raises(ValueError, match="needs coast"):
+        init(X0, Problem(ODE.evaluate, ODE.update, ODE.distance), settings)
+    with pytest.raises(ValueError, match="no steps left after step 9"):
+        advance(init(X0, ODE, settings, start=9), ODE, settings)
+    short = Problem(lambda states, steps: [], ODE.update, ODE.distance, ODE.coast)
+    with pytest.raises(ValueError, match="1 states were to be evaluated, 0 drifts came back"):
+        solve(short, settings, X0)

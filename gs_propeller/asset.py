@@ -1,0 +1,145 @@
+"""An asset in the making: the problem that a picture poses, its solution, and what is made of it.
+
+N Gaussians, V views. This is where the configuration meets the parts; none of them reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gs_propeller.adam import AdamSettings
+from gs_propeller.camera import Cameras, orbit
+from gs_propeller.config import Config
+from gs_propeller.densify import DensifySettings, coast, distance, update
+from gs_propeller.gaussians import Drift, Gaussians, State, init_ball
+from gs_propeller.losses import Distillation, Schedule
+from gs_propeller.picard import Problem, Settings
+from gs_propeller.picture import Picture
+from gs_propeller.ranks import Ranks
+from gs_propeller.raster import render
+from guidance.zero123 import Zero123
+
+
+def schedule(config: Config) -> Schedule:
+    """What a step looks like; degrees become radians here."""
+    return Schedule(
+        steps=config.steps,
+        batch_size=config.batch_size,
+        guidance_scale=config.guidance_scale,
+        t_min=config.t_min,
+        t_max=config.t_max,
+        anneal_t=config.anneal_t,
+        lambda_sds=config.lambda_sds,
+        lambda_rgb=config.lambda_rgb,
+        lambda_mask=config.lambda_mask,
+        lambda_opacity=config.lambda_opacity,
+        lambda_scale=config.lambda_scale,
+        elevation_rad=math.radians(config.elevation),
+        min_elevation_rad=math.radians(config.min_elevation),
+        max_elevation_rad=math.radians(config.max_elevation),
+        radius=config.radius,
+        fov_y_rad=math.radians(config.fov_y_deg),
+        reference_size=config.reference_size,
+        render_size=config.render_size,
+        invert_background=config.invert_background,
+    )
+
+
+def distillation(config: Config, picture: Picture, prior: Zero123) -> Distillation:
+    """The drift of this picture under this prior; the same on every rank."""
+    rgb, mask = picture.rgb[None].to(prior.device), picture.mask[None].to(prior.device)
+    size = (config.reference_size, config.reference_size)
+    reference, reference_mask = (
+        F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1) for x in (rgb, mask)
+    )
+    backend = config.raster
+    return Distillation(
+        prior, prior.embed(rgb), reference, reference_mask, schedule(config), config.seed, backend
+    )
+
+
+def adam_settings(config: Config) -> AdamSettings:
+    return AdamSettings(
+        position_lr_init=config.position_lr_init,
+        position_lr_final=config.position_lr_final,
+        position_lr_steps=config.position_lr_steps,
+        feature_lr=config.feature_lr,
+        opacity_lr=config.opacity_lr,
+        scaling_lr=config.scaling_lr,
+        rotation_lr=config.rotation_lr,
+    )
+
+
+def densify_settings(config: Config) -> DensifySettings:
+    return DensifySettings(
+        start=config.densify_from,
+        end=config.densify_until,
+        every=config.densify_every,
+        reset_every=config.opacity_reset_every,
+        grad_threshold=config.densify_grad_threshold,
+        min_opacity=config.min_opacity,
+        max_gaussians=config.max_gaussians,
+    )
+
+
+def problem(config: Config, ranks: Ranks) -> Problem[State, Drift]:
+    """The four functions that the solver integrates; the dear one runs on all ranks."""
+    adam, density, seed = adam_settings(config), densify_settings(config), config.seed
+
+    def evaluate(states: Sequence[State], steps: Sequence[int]) -> list[Drift]:
+        return ranks.evaluate(states, steps)
+
+    return Problem(
+        evaluate=evaluate,
+        update=lambda state, drift: update(state, drift, adam, density, seed),
+        distance=lambda new, old: distance(new, old, seed),
+        coast=lambda state: coast(state, adam, density, seed),
+    )
+
+
+def solver_settings(config: Config, world: int) -> Settings:
+    """A window of 0 is one slot for each rank: n devices, n steps at once (the paper: n - 1)."""
+    return Settings(
+        steps=config.steps,
+        window=config.window or world,
+        threshold=config.threshold,
+        ema=config.ema,
+        aggregate=config.aggregate,
+        tail=config.tail,
+    )
+
+
+def first_state(config: Config, device: torch.device | str) -> State:
+    return init_ball(config.num_points, config.init_radius, config.sh_degree, config.seed, device)
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Renders a solution from where its configuration puts the cameras."""
+
+    gaussians: Gaussians
+    config: Config
+
+    def cameras(self, azimuths_deg: Sequence[float], elevations_deg: Sequence[float]) -> Cameras:
+        """V cameras; azimuth 0 is the input view's, elevations are absolute."""
+        azimuths, elevations = (torch.tensor(list(a), dtype=torch.float64).deg2rad() for a in (azimuths_deg, elevations_deg))
+        cameras = orbit(azimuths, elevations, self.config.radius, math.radians(self.config.fov_y_deg))
+        return cameras.to(self.gaussians.means.device)
+
+    @torch.no_grad()
+    def views(self, cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
+        """(image [V, 3, S, S] over white, alpha [V, 1, S, S])."""
+        white = torch.ones(3, device=self.gaussians.means.device)
+        rendered = render(self.gaussians, cameras, size, white, backend=self.config.raster)
+        return rendered.image, rendered.alpha
+
+    def turntable(self, frames: int, size: int) -> Tensor:
+        """[F, 3, S, S]: once round at the input's elevation, starting from its view."""
+        azimuths = [360.0 * k / frames for k in range(frames)]
+        return self.views(self.cameras(azimuths, [self.config.elevation] * frames), size)[0].clamp(0, 1).cpu()

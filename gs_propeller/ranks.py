@@ -75,11 +75,12 @@ def launch(argv: Sequence[str], ranks: int, threads: int = 0, grace_s: int = 60)
     try:
         elastic_launch(config, sys.executable)(*argv)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if rank != 0 and 0 not in error.failures:
-            raise RankError(f"rank {rank} of {ranks} died: {_ending(failure.exitcode)}") from None
-        code = error.failures[0].exitcode if 0 in error.failures else failure.exitcode
-        return code if code >= 0 else 128 - code
+        codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        killed = [rank for rank in sorted(codes) if rank > 0 and codes[rank] < 0]
+        if killed or 0 not in codes:  # rank 0, if it ended too, ended for that
+            rank = min(killed or codes)
+            raise RankError(f"rank {rank} of {ranks} died: {_ending(codes[rank])}") from None
+        return codes[0] if codes[0] >= 0 else 128 - codes[0]
     except SignalException as error:
         return 128 + error.sigval
     finally:
@@ -104,8 +105,9 @@ def share_cores(ranks: int, threads: int = 0) -> int:
     import numba
 
     share = threads or core_share(ranks)
-    torch.set_num_threads(share)
+    # This order: numba's pool, as it starts, sets OpenMP's count, which is torch's too.
     numba.set_num_threads(min(share, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    torch.set_num_threads(share)
     return share
 
 
@@ -263,7 +265,6 @@ def _lost(rank: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise RankError(
-            f"rank {rank} was lost: it died, or was silent for longer than the timeout ({reason})"
-        ) from error
+        reason = str(error).strip().splitlines()[-1].split("] ", 1)[-1].split(". ")[0]
+        message = f"rank {rank} was lost: it died, or was silent for longer than the timeout ({reason})"
+        raise RankError(message) from error

@@ -89,8 +89,8 @@ def test_classic_picard_reaches_the_exact_solution() -> None:
         lambda states, steps: [-H * x for x in states], torch.add, lambda new, old: float((new - old) ** 2)
     )
     done = solve(decay, exact(1e-24, steps=60, window=60, tail="copy"), torch.ones((), dtype=torch.float64))
-    assert abs(float(done.states[0]) - (1 - H) ** 60) < 3e-13  # 1.1e-13
-    assert done.passes < 30
+    assert abs(float(done.states[0]) - (1 - H) ** 60) < 1.5e-13  # 5.4e-14
+    assert done.passes < 30  # 22
 
 
 def test_window_1_is_one_evaluation_a_step() -> None:
@@ -121,10 +121,11 @@ def test_gaussians_that_split_and_die(tail: str) -> None:
 def test_adaptive_threshold_is_faster_and_near() -> None:
     problem = gaussian_problem()
     serial = solve(problem, Settings(steps=30, window=1), scene(24))
+    assert serial.passes == 30
     for tail in ("copy", "momentum"):
         done = solve(problem, Settings(steps=30, window=6, threshold=1e-4, tail=tail), scene(24))
-        assert done.passes < 0.7 * serial.passes
-        assert distance(serial.states[0], done.states[0], SEED) < 0.01
+        assert done.passes <= 10  # copy 8, momentum 7, for 30 steps
+        assert distance(serial.states[0], done.states[0], SEED) < 4e-5  # copy 1.6e-5, momentum 2.8e-6
 
 
 # ---- Algorithm 2 by hand

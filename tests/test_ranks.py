@@ -1,0 +1,232 @@
+"""Ranks: real processes on gloo give what one process gives; failures surface, and soon.
+
+This process is one of the two ranks, so both sides are tested here; the other runs this file as a program.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from toy_scene import ADAM, DENSITY, SEED, compute, scene
+
+from gs_propeller.densify import coast, distance, update
+from gs_propeller.gaussians import Gaussians, State
+from gs_propeller.picard import Problem, Settings, solve
+from gs_propeller.ranks import Evaluation, RankError, Ranks, core_share, launch, share_cores, under_launcher
+
+FAILS, DIES, HANGS = 1000, 1001, 1002  # steps at which the other rank's compute does so
+
+
+def troubled(params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluation]:
+    if FAILS in steps:
+        raise ArithmeticError(f"no good at step {FAILS}")
+    if DIES in steps:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if HANGS in steps:
+        time.sleep(60)
+    return compute(list(params), list(steps))
+
+
+def run(ranks: Ranks, window: int, steps: int = 22) -> State:
+    problem = Problem(
+        ranks.evaluate,
+        partial(update, adam=ADAM, density=DENSITY, seed=SEED),
+        partial(distance, seed=SEED),
+        partial(coast, adam=ADAM, density=DENSITY, seed=SEED),
+    )
+    return solve(problem, Settings(steps, window, threshold=0.0, ema=1.0), scene(24)).states[0]
+
+
+def same(one: State, other: State) -> bool:
+    return all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
+
+
+def program(role: str, path: str) -> None:
+    """The other rank, or, under launch, each of them."""
+    torch.set_num_threads(1)
+    with Ranks(troubled, timeout_s=30.0) as ranks:
+        if ranks.rank > 0:
+            if role == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            ranks.serve()
+            return
+        if role == "bad input":
+            sys.exit(2)
+        if role == "vanishes":
+            os._exit(1)
+        torch.save(run(ranks, window=4).tensors(), path)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before, handlers = (
+        torch.get_num_threads(),
+        {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)},
+    )
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    for sign, handler in handlers.items():  # the launcher leaves its own
+        signal.signal(sign, handler)
+
+
+@contextmanager
+def other_rank(
+    rank: int, role: str, path: Path, patch: pytest.MonkeyPatch
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the other rank of two, and make this process the one that is left."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in (world | {"GLOO_SOCKET_IFNAME": "lo", "RANK": str(1 - rank)}).items():
+        patch.setenv(name, value)
+    root = str(Path(__file__).parent.parent)
+    environment = os.environ | {"RANK": str(rank), "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, __file__, role, str(path)], env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """window 1 and 4 in one process, 4 and 3 on two: the same final state, over splits and prunes."""
+    assert not under_launcher()
+    with Ranks(compute) as alone:
+        serial, window = run(alone, 1), run(alone, 4)
+        expected = alone.evaluate([scene(9), scene(7), scene(5)], [3, 1, 2])
+    assert same(serial, window)
+    with other_rank(1, "serves", tmp_path, monkeypatch) as process, Ranks(compute, timeout_s=60.0) as ranks:
+        assert under_launcher() and (ranks.rank, ranks.world) == (0, 2)
+        assert same(run(ranks, 4), serial)
+        assert same(run(ranks, 3), serial)
+        # fewer slots than ranks, and states of different sizes
+        drifts = ranks.evaluate([scene(9)], [3]) + ranks.evaluate([scene(7), scene(5)], [1, 2])
+        for drift, twin in zip(drifts, expected, strict=True):
+            assert torch.equal(drift.grads.pack(), twin.grads.pack())
+            assert torch.equal(drift.stats.grad2d, twin.stats.grad2d)
+            assert torch.equal(drift.stats.radii, twin.stats.radii) and torch.equal(
+                drift.stats.seen, twin.stats.seen
+            )
+            assert torch.equal(drift.losses, twin.losses) and torch.equal(drift.lineage, twin.lineage)
+        ranks.close()
+        assert process.wait(timeout=30) == 0
+
+
+def test_failures_surface_and_leave_the_ranks_in_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = [scene(6), scene(5), scene(4)]
+    with other_rank(1, "serves", tmp_path, monkeypatch) as process, Ranks(troubled, timeout_s=60.0) as ranks:
+        with pytest.raises(RankError, match="rank 1 of 2 failed") as error:
+            ranks.evaluate(states, [0, FAILS, 2])
+        assert "ArithmeticError: no good at step 1000" in str(error.value)
+        assert 'raise ArithmeticError(f"no good' in str(error.value)  # the worker's own traceback
+        with pytest.raises(ArithmeticError, match="no good"):
+            ranks.evaluate(states, [FAILS, 1, 2])
+        again = ranks.evaluate(states, [0, 1, 2])
+        twin = compute([state.params for state in states], [0, 1, 2])
+        assert all(torch.equal(a.grads.pack(), b[0].pack()) for a, b in zip(again, twin, strict=True))
+        begin = time.monotonic()
+        with pytest.raises(RankError, match="rank 1 was lost"):
+            ranks.evaluate(states, [0, DIES, 2])
+        assert time.monotonic() - begin < 30  # half the timeout: noticed, not waited for
+        assert process.wait(timeout=30) == -signal.SIGKILL
+
+
+def test_a_silent_rank_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with other_rank(1, "serves", tmp_path, monkeypatch), Ranks(troubled, timeout_s=8.0) as ranks:
+        ranks.evaluate([scene(5), scene(5)], [0, 1])
+        begin = time.monotonic()
+        with pytest.raises(RankError, match=r"rank 1 was lost.*silent for longer than the timeout"):
+            ranks.evaluate([scene(5), scene(5)], [0, HANGS])
+        assert 6 < time.monotonic() - begin < 30
+
+
+def test_serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process as rank 1: it serves to the end, deaf to Ctrl-C, and then hears again."""
+    path, handler = tmp_path / "state.pt", signal.getsignal(signal.SIGINT)
+
+    def interrupted(params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluation]:
+        signal.raise_signal(signal.SIGINT)
+        return compute(list(params), list(steps))
+
+    with other_rank(0, "asks", path, monkeypatch) as process:
+        with Ranks(interrupted, timeout_s=60.0) as ranks:
+            ranks.serve()
+        assert process.wait(timeout=30) == 0
+    assert signal.getsignal(signal.SIGINT) is handler
+    monkeypatch.undo()
+    assert same(State.from_tensors(torch.load(path)), run(Ranks(compute), 4))
+
+
+def test_serving_what_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure goes to rank 0, which ends; so does serving."""
+
+    def failing(params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluation]:
+        raise ArithmeticError("never any good")
+
+    with other_rank(0, "asks", tmp_path / "none.pt", monkeypatch) as process:
+        with Ranks(failing, timeout_s=60.0) as ranks:
+            ranks.serve()
+        assert process.wait(timeout=30) == 1
+
+
+def test_losing_rank_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        other_rank(0, "vanishes", tmp_path, monkeypatch),
+        pytest.raises(RankError, match="rank 0 was lost"),
+        Ranks(compute, timeout_s=60.0) as ranks,
+    ):
+        ranks.serve()
+
+
+@pytest.fixture
+def path_for_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """launch changes the environment for good, as it may before a process that only waits; not so here."""
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "GLOO_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
+
+
+@pytest.mark.usefixtures("path_for_ranks")
+def test_launch(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    assert launch([__file__, "asks", str(path)], ranks=2, threads=1) == 0
+    assert same(State.from_tensors(torch.load(path)), run(Ranks(compute), 1))
+    assert launch([__file__, "bad input", ""], ranks=2, threads=1) == 2
+
+
+@pytest.mark.usefixtures("path_for_ranks")
+def test_launch_names_the_rank_that_died(tmp_path: Path) -> None:
+    with pytest.raises(RankError, match=r"rank 1 of 2 died: killed \(signal 9\).*fewer ranks"):
+        launch([__file__, "killed", str(tmp_path / "none.pt")], ranks=2, threads=1)
+
+
+def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    assert [core_share(ranks) for ranks in (1, 5, 12, 40)] == [12, 2, 1, 1]
+    assert share_cores(6) == 2 and torch.get_num_threads() == 2
+    assert share_cores(6, threads=1) == 1 and torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0])
+def test_refuses_no_timeout(timeout_s: float) -> None:
+    with pytest.raises(ValueError, match="timeout_s must be above 0"):
+        Ranks(compute, timeout_s=timeout_s)
+
+
+if __name__ == "__main__":
+    program(sys.argv[1], sys.argv[2])

@@ -76,7 +76,8 @@ def launch(argv: Sequence[str], ranks: int, threads: int = 0, grace_s: int = 60)
         elastic_launch(config, sys.executable)(*argv)
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        killed = [rank for rank in sorted(codes) if rank > 0 and codes[rank] < 0]
+        # TERM is how the launcher ends the others once one has failed; that is nobody's own death
+        killed = [rank for rank in codes if rank > 0 and codes[rank] < 0 and codes[rank] != -signal.SIGTERM]
         if killed or 0 not in codes:  # rank 0, if it ended too, ended for that
             rank = min(killed or codes)
             raise RankError(f"rank {rank} of {ranks} died: {_ending(codes[rank])}") from None

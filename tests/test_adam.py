@@ -5,10 +5,10 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from toy_scene import drift_at, scene
 
 from gs_propeller.adam import AdamSettings, adam_step, learning_rates, momentum, position_lr
 from gs_propeller.gaussians import Gaussians
+from tests.toy_scene import drift_at, scene
 
 
 def test_equals_torch_adam() -> None:

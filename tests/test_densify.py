@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from toy_scene import ADAM, DENSITY, SEED, drift_at, scene
 
 from gs_propeller.adam import adam_step, momentum
 from gs_propeller.densify import (
@@ -26,6 +25,7 @@ from gs_propeller.densify import (
 from gs_propeller.gaussians import Drift, Gaussians, State, Stats, StepStats
 from gs_propeller.lineage import COPY, FIRST_HALF, NOBODY, SECOND_HALF, born, founders, is_half, match, relate
 from gs_propeller.randomness import normals
+from tests.toy_scene import ADAM, DENSITY, SEED, drift_at, scene
 
 Row = dict[str, Tensor]
 SETTINGS = DensifySettings(grad_threshold=1.0, split_scale=0.3, max_scale=0.5, min_gaussians=2)

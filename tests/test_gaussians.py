@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toy_scene import scene
 
 from gs_propeller.gaussians import (
     ANCESTORS,
@@ -20,6 +19,7 @@ from gs_propeller.gaussians import (
 )
 from gs_propeller.lineage import NOBODY
 from gs_propeller.randomness import keyed_generator, normals, splitmix64
+from tests.toy_scene import scene
 
 WORD = (1 << 64) - 1
 

@@ -8,7 +8,6 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
-from toy_scene import ADAM, DENSITY, SEED, drift_at, scene
 
 from gs_propeller.densify import coast, distance, update
 from gs_propeller.gaussians import Drift, State
@@ -25,6 +24,7 @@ from gs_propeller.picard import (
     resume,
     solve,
 )
+from tests.toy_scene import ADAM, DENSITY, SEED, drift_at, scene
 
 H = 0.05  # step of the ODE
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_scene import ADAM, DENSITY, SEED, compute, scene
 
 from gs_propeller.densify import coast, distance, update
 from gs_propeller.gaussians import Gaussians, State
 from gs_propeller.picard import Problem, Settings, solve
 from gs_propeller.ranks import Evaluation, RankError, Ranks, core_share, launch, share_cores, under_launcher
+from tests.toy_scene import ADAM, DENSITY, SEED, compute, scene
 
 FAILS, DIES, HANGS = 1000, 1001, 1002  # steps at which the other rank's compute does so
 
@@ -63,6 +63,16 @@ def program(role: str, path: str) -> None:
             sys.exit(2)
         if role == "vanishes":
             os._exit(1)
+        if role == "interrupted":
+            heard: list[int] = []
+            signal.signal(signal.SIGINT, lambda sign, _: heard.append(sign))
+            while not heard:
+                ranks.evaluate([scene(5), scene(5)], [0, 1])
+                Path(path).write_text("runs")
+            time.sleep(0.5)  # for a signal too many
+            ranks.evaluate([scene(5), scene(5)], [0, 1])  # the other rank must still be there
+            Path(path).write_text(f"heard {len(heard)}")
+            return
         torch.save(run(ranks, window=4).tensors(), path)
 
 
@@ -213,6 +223,23 @@ def test_launch(tmp_path: Path) -> None:
 def test_launch_names_the_rank_that_died(tmp_path: Path) -> None:
     with pytest.raises(RankError, match=r"rank 1 of 2 died: killed \(signal 9\).*fewer ranks"):
         launch([__file__, "killed", str(tmp_path / "none.pt")], ranks=2, threads=1)
+
+
+@pytest.mark.usefixtures("path_for_ranks")
+def test_interrupt_reaches_rank_0_once_and_no_rank_dies_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "heard"
+    argv = [__file__, "interrupted", str(path)]
+    call = f"import sys, gs_propeller.ranks as ranks; sys.exit(ranks.launch({argv}, ranks=2, threads=1))"
+    process = subprocess.Popen([sys.executable, "-c", call])
+    try:
+        until = time.monotonic() + 60
+        while not (path.exists() and path.read_text() == "runs") and time.monotonic() < until:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 128 + signal.SIGINT
+    finally:
+        process.kill()
+    assert path.read_text() == "heard 1"
 
 
 def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,9 @@ def adam_step(state: State, grads: Gaussians, settings: AdamSettings) -> State:
 def momentum(state: State, settings: AdamSettings) -> Gaussians:
     """The gradient that Adam's first moment expects next: m / (1 - beta_1^t), zero at t = 0.
 
-    The bias is taken out, since a mean of few gradients started from zero is too short a step.
+    The bias is taken out, since a mean of few gradients started from zero is too short a step. As a tail,
+    fitting 200 to 600 noisy splats with window 8: 26.39 dB, serial 26.37; m as it stands 26.40, half of it
+    26.37, zero (the moments decaying) 26.30, a copied state 25.93. Past the first steps they hardly differ.
     """
     if state.step == 0:
         return state.exp_avg.map(torch.zeros_like)

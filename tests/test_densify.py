@@ -79,7 +79,8 @@ def densify_twin(state: State, settings: DensifySettings, seed: int) -> list[tup
     ]
     large = [i for i in range(len(rows)) if grads[i] >= settings.grad_threshold]
     chosen = sorted(large, key=lambda i: (-grads[i], i))[: max(0, settings.max_gaussians - len(rows))]
-    kept, copies, halves = [], [], {FIRST_HALF: [], SECOND_HALF: []}
+    kept, copies = [], []
+    halves: dict[int, list[tuple[Row, Row, Tensor, float]]] = {FIRST_HALF: [], SECOND_HALF: []}
     for i, row in enumerate(rows):
         halved = i in chosen and float(row["log_scales"].exp().max()) > settings.split_scale
         if not halved:

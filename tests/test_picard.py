@@ -314,6 +314,6 @@ def test_windows_refuse() -> None:
         init(X0, Problem(ODE.evaluate, ODE.update, ODE.distance), settings)
     with pytest.raises(ValueError, match="no steps left after step 9"):
         advance(init(X0, ODE, settings, start=9), ODE, settings)
-    short = Problem(lambda states, steps: [], ODE.update, ODE.distance, ODE.coast)
+    short: Problem[Tensor, Tensor] = Problem(lambda states, steps: [], ODE.update, ODE.distance, ODE.coast)
     with pytest.raises(ValueError, match="1 states were to be evaluated, 0 drifts came back"):
         solve(short, settings, X0)

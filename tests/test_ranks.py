@@ -33,7 +33,7 @@ def troubled(params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluati
         os.kill(os.getpid(), signal.SIGKILL)
     if HANGS in steps:
         time.sleep(60)
-    return compute(list(params), list(steps))
+    return compute(params, steps)
 
 
 def run(ranks: Ranks, window: int, steps: int = 22) -> State:
@@ -170,7 +170,7 @@ def test_serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def interrupted(params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluation]:
         signal.raise_signal(signal.SIGINT)
-        return compute(list(params), list(steps))
+        return compute(params, steps)
 
     with other_rank(0, "asks", path, monkeypatch) as process:
         with Ranks(interrupted, timeout_s=60.0) as ranks:

@@ -1,5 +1,7 @@
 """A toy drift on Gaussians: cheap, nonlinear, every row felt by every other; some split, some die."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -55,5 +57,5 @@ def drift_at(params: Gaussians, step: int) -> tuple[Gaussians, StepStats, Tensor
     return grads, stats, torch.stack([waves.square().mean(), params.sh_dc.square().mean()])
 
 
-def compute(params: list[Gaussians], steps: list[int]) -> list[tuple[Gaussians, StepStats, Tensor]]:
+def compute(params: Sequence[Gaussians], steps: Sequence[int]) -> list[tuple[Gaussians, StepStats, Tensor]]:
     return [drift_at(p, step) for p, step in zip(params, steps, strict=True)]

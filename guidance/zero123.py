@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +74,8 @@ class Zero123:
         """
         self.device, self.dtype = torch.device(device), dtype
         source = str(folder)
+        if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):  # a hub id is owner/name
+            raise UserError(f"there is no prior folder {source!r}; leave prior= out for the pocket prior")
         try:
             self.unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype)
             self.vae = AutoencoderKL.from_pretrained(source, subfolder="vae", torch_dtype=dtype)

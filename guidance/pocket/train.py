@@ -30,7 +30,7 @@ from guidance.zero123 import CameraProjection
 WIDTH = 128  # of the image embedding
 EMA_DECAY = 0.999
 DROP = 0.1  # share of samples that learn the unconditional score
-SHARDS_KEPT, SHARDS_FIRST, STEPS_PER_SHARD = 64, 4, 60
+SHARDS_KEPT, SHARDS_FIRST, STEPS_PER_SHARD = 64, 12, 160
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's normalisation
 
 

@@ -1,0 +1,118 @@
+"""The whole pipeline against the generator's truth: `python -m bench.asset [--objects 5] [key=value ...]`.
+
+The cat and held-out objects (seeds that the prior never saw). Beside it, in the same run, two trivial rivals:
+the blob that the optimisation starts from, and a billboard, the input silhouette extruded and textured, at
+several depths, of which the best for each measure counts. Prints a table, then one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.truth import (
+    SCORE_PX,
+    Case,
+    asset_cameras,
+    billboard,
+    cases,
+    mask_iou,
+    novel_angles,
+    over_white,
+    psnr_db,
+    save_png,
+)
+from gs_propeller.asset import Viewer, first_state
+from gs_propeller.config import load, updated
+from gs_propeller.texture import shade
+from guidance.pocket.data import TEST_SEED, VALIDATION_SEED
+from main_propeller import make_asset
+
+DEPTHS = (0.1, 0.2, 0.4, 0.6)  # of the billboard, world units; the picture spans 1.46
+MEASURES = ("psnr_db", "iou", "blob_psnr_db", "blob_iou", "billboard_psnr_db", "billboard_iou", "mesh_psnr_db", "mesh_iou")
+
+
+def score(case: Case, folder: Path, pairs: list[str], config_path: str) -> tuple[dict[str, float], torch.Tensor]:
+    """One object's measures, and a contact sheet [3, H, W]: truth, ours, its mesh."""
+    save_png(str(folder / f"{case.name}.png"), case.picture())
+    config, _ = load(["--config", config_path, *pairs])
+    config = updated(
+        config,
+        {
+            "input": str(folder / f"{case.name}.png"),
+            "elevation": math.degrees(case.pose.elevation_rad),
+            "outdir": str(folder),
+            "resume": False,
+            "turntable_frames": 0,
+        },
+    )
+    asset = make_asset(config, quiet=True)
+    azimuths, elevations = novel_angles(case.pose)
+    cameras = asset_cameras(azimuths, elevations)
+    rgba = case.truth(azimuths, elevations)
+    truth, mask = over_white(rgba), rgba[:, 3:]
+    result: dict[str, float] = {}
+
+    def note(prefix: str, image: torch.Tensor, alpha: torch.Tensor) -> None:
+        result[f"{prefix}psnr_db"], result[f"{prefix}iou"] = psnr_db(image, truth), mask_iou(alpha, mask)
+
+    image, alpha = asset.viewer.views(cameras, SCORE_PX)
+    note("", image, alpha)
+    note("blob_", *Viewer(first_state(config, "cpu").params, config).views(cameras, SCORE_PX))
+    with torch.no_grad():
+        drawn = shade(asset.textured, cameras, SCORE_PX)
+    note("mesh_", *drawn)
+    for depth in DEPTHS:
+        slab = billboard(case.picture(), case.pose, cameras, depth)
+        result[f"billboard_psnr_db@{depth}"] = psnr_db(slab[0], truth)
+        result[f"billboard_iou@{depth}"] = mask_iou(slab[1], mask)
+    known = asset_cameras(torch.zeros(1), torch.tensor([case.pose.elevation_rad]))
+    front = over_white(case.truth(torch.zeros(1), torch.tensor([case.pose.elevation_rad])))
+    result["reference_psnr_db"] = psnr_db(asset.viewer.views(known, SCORE_PX)[0], front)
+    picks = slice(0, 16, 2)
+    rows = [torch.cat(list(x[picks]), 2) for x in (truth, image, drawn[0])]
+    return result, torch.cat(rows, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--objects", type=int, default=5, help="held-out objects beside the cat")
+    parser.add_argument("--config", default="configs/image.yaml")
+    parser.add_argument("--validation", action="store_true", help="objects to tune on, apart from the test ones")
+    parser.add_argument("--sheet", type=Path, default=Path("build/bench/asset.png"), help="contact sheet to write")
+    parser.add_argument("pairs", nargs="*", help="key=value")
+    given = parser.parse_args()
+    console, rows, sheets = Console(width=120), {}, []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in cases(given.objects, VALIDATION_SEED if given.validation else TEST_SEED):
+            rows[case.name], sheet = score(case, Path(folder), given.pairs, given.config)
+            sheets.append(sheet)
+            console.print(f"{case.name}: " + ", ".join(f"{k} {rows[case.name][k]:.2f}" for k in ("psnr_db", "iou")))
+    given.sheet.parent.mkdir(parents=True, exist_ok=True)
+    save_png(str(given.sheet), torch.cat(sheets, 1))
+
+    mean = {key: sum(row[key] for row in rows.values()) / len(rows) for key in next(iter(rows.values()))}
+    for measure in ("psnr_db", "iou"):  # the strongest billboard there is, on average over the objects
+        best = max(DEPTHS, key=lambda depth: mean[f"billboard_{measure}@{depth}"])
+        for row in (*rows.values(), mean):
+            row[f"billboard_{measure}"] = row[f"billboard_{measure}@{best}"]
+    table = Table(title=f"{len(rows)} objects, 16 novel views at {SCORE_PX} px")
+    for heading in ("object", "ours dB / IoU", "mesh dB / IoU", "billboard dB / IoU", "blob dB / IoU", "reference dB"):
+        table.add_column(heading)
+    for name, row in [*rows.items(), ("mean", mean)]:
+        cells = [f"{row[f'{p}psnr_db']:.2f} / {row[f'{p}iou']:.3f}" for p in ("", "mesh_", "billboard_", "blob_")]
+        table.add_row(name, *cells, f"{row['reference_psnr_db']:.2f}")
+    console.print(table)
+    figures = {key: round(mean[key], 3) for key in (*MEASURES, "reference_psnr_db")}
+    print(json.dumps({"objects": len(rows), **figures, "cat": {k: round(rows["cat"][k], 3) for k in figures}}))
+
+
+if __name__ == "__main__":
+    main()

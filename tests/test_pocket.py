@@ -1,0 +1,192 @@
+"""The pocket prior's objects, their views, the training stream and the training itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gs_propeller.camera import orbit
+from guidance.pocket import data, train
+from guidance.pocket.objects import FAMILIES, PALETTE, Part, Thing, cat, euler, make
+from guidance.pocket.render import FILL, FOV_Y_RAD, RADIUS, framed, on_white, surface, views
+from guidance.zero123 import POCKET, Zero123, relative_cameras
+
+LIGHT = np.array([0.0, 1.0, 0.0])
+
+
+def _ball(radius: float = 0.5, at: tuple[float, float, float] = (0, 0, 0), **changes: object) -> Thing:
+    colour = np.array([0.8, 0.4, 0.2])
+    part = Part(np.array(at, float), np.full(3, radius), np.eye(3), (1.0, 1.0), 0.0, colour, 1 - colour, **changes)  # type: ignore[arg-type]
+    return Thing("ball", 0, "a ball", (part,), LIGHT, 1.0)
+
+
+def test_a_sphere_covers_what_geometry_says() -> None:
+    image = views(_ball(), orbit([0.3], [0.2], RADIUS, FOV_Y_RAD), 128)[0]
+    angular = math.asin(0.5 / RADIUS)
+    radius_px = math.tan(angular) / math.tan(FOV_Y_RAD / 2) * 64
+    area = float(image[3].sum())
+    assert abs(area / (math.pi * radius_px**2) - 1) < 0.02  # measured 0.007: the facets lie inside the sphere
+    assert torch.allclose(image[:3, 64, 64], torch.tensor([0.8, 0.4, 0.2]), atol=1e-5)  # ambient 1: no shading
+
+
+def test_where_things_appear() -> None:
+    """+x is right and +y up from azimuth 0; from azimuth 90 degrees, +z is left."""
+    front, side = orbit([0.0], [0.0], RADIUS, FOV_Y_RAD), orbit([math.pi / 2], [0.0], RADIUS, FOV_Y_RAD)
+
+    def centre(at: tuple[float, float, float], camera: object) -> tuple[float, float]:
+        alpha = views(_ball(0.1, at), camera, 64)[0, 3]  # type: ignore[arg-type]
+        rows, cols = torch.nonzero(alpha > 0.5, as_tuple=True)
+        return float(cols.float().mean()), float(rows.float().mean())
+
+    assert centre((0.4, 0, 0), front)[0] > 40
+    assert centre((0, 0.4, 0), front)[1] < 24
+    assert centre((0, 0, 0.4), side)[0] < 24
+
+
+def test_nearer_surfaces_hide_others() -> None:
+    near, far = _ball(0.2, (0, 0, 0.5)), _ball(0.2, (0, 0, -0.5))
+    dark = Part(np.zeros(3) + [0, 0, -0.5], np.full(3, 0.2), np.eye(3), (1, 1), 0.0, np.zeros(3), np.zeros(3))
+    both = Thing("two", 0, "", (*near.parts, dark), LIGHT, 1.0)
+    seen = views(both, orbit([0.0], [0.0], RADIUS, FOV_Y_RAD), 32)[0]
+    assert seen[0, 16, 16] > 0.7
+    assert far.parts[0].centre[2] < 0
+
+
+@pytest.mark.parametrize("pattern", range(1, 6))
+def test_patterns_show_both_colours(pattern: int) -> None:
+    image = views(_ball(0.6, pattern=pattern), orbit([0.0], [0.0], RADIUS, FOV_Y_RAD), 96)[0]
+    red = image[0][image[3] > 0.99]
+    assert float(red.min()) < 0.4
+    assert float(red.max()) > 0.6
+
+
+def test_inside_agrees_with_the_surface() -> None:
+    for thing in (cat(), *(make(f, 5) for f in FAMILIES)):
+        placed = framed(thing, 0.2, 0.1)
+        shape = surface(placed)
+        points = shape.vertices.astype(np.float64)
+        normals = shape.normals.astype(np.float64)
+        solid = np.linalg.norm(normals, axis=1) > 0.5
+        assert placed.inside(points - 1e-3 * normals)[solid].mean() > 0.97  # poles of sharp cones may poke out
+        assert not placed.inside(np.array([[5.0, 5.0, 5.0]]))[0]
+
+
+def test_framing_centres_and_fills() -> None:
+    for seed, family in enumerate(FAMILIES):
+        thing = framed(make(family, seed), 0.4, 0.2)
+        alpha = views(thing, orbit([0.4], [0.2], RADIUS, FOV_Y_RAD), 256)[0, 3] > 0.5
+        rows, cols = torch.nonzero(alpha, as_tuple=True)
+        spans = [int(x.max() - x.min() + 1) / 256 for x in (rows, cols)]
+        assert abs(max(spans) - FILL) < 0.02
+        for x in (rows, cols):
+            assert abs(float(x.max() + x.min() + 1) / 2 / 256 - 0.5) < 0.012
+
+
+def test_objects_are_functions_of_family_and_seed() -> None:
+    a, b, other = make("bird", 3), make("bird", 3), make("bird", 4)
+    assert all(np.array_equal(p.centre, q.centre) for p, q in zip(a.parts, b.parts, strict=True))
+    assert a.caption == b.caption
+    assert not np.array_equal(a.parts[0].radii, other.parts[0].radii)
+    assert any(word in a.caption for word in PALETTE)
+    with pytest.raises(ValueError, match="there are sitter"):
+        make("dragon", 0)
+
+
+def test_euler_turns_the_named_way() -> None:
+    assert np.allclose(euler(yaw=math.pi / 2) @ [0, 0, 1], [1, 0, 0])
+    assert np.allclose(euler(pitch=math.pi / 2) @ [0, 1, 0], [0, 0, 1])
+    assert np.allclose(euler(roll=math.pi / 2) @ [1, 0, 0], [0, 1, 0])
+
+
+def test_stream_is_reproducible_and_mirrors() -> None:
+    one, again = data.shard(3, 2), data.shard(3, 2)
+    assert torch.equal(one.images, again.images)
+    assert torch.equal(one.poses[:, 0], torch.tensor([[0.0, 0.0, 1.0, 0.0]]).expand(2, 4))
+    mirror = data.mirrored(one)
+    assert torch.equal(mirror.images.flip(-1), one.images)
+    assert torch.equal(mirror.poses[..., 1], -one.poses[..., 1])
+    seeds = {thing.seed for thing, _ in data.held_out(12)}
+    assert max(seeds) < data.TRAIN_SEED
+
+
+def test_the_stream_encodes_cameras_as_the_guidance_does() -> None:
+    known, target = data.Pose(0.3, 0.1), data.Pose(1.1, -0.2)
+    code = relative_cameras(0.1, torch.tensor([0.8]), torch.tensor([-0.2]))[0]
+    assert torch.allclose(torch.tensor(data.relative_pose(known, target)), code, atol=1e-6)
+
+
+def test_a_view_of_the_stream_is_the_view_of_its_pose() -> None:
+    value = data.shard(0, 1)
+    names = list(FAMILIES)
+    thing, known = data.posed(names[data.TRAIN_SEED % len(names)], data.TRAIN_SEED)
+    picture = on_white(views(thing, orbit([known.azimuth_rad], [known.elevation_rad], RADIUS, FOV_Y_RAD), 64))
+    assert torch.equal(value.images[0, 0], (picture[0] * 255 + 0.5).to(torch.uint8))
+
+
+def test_timesteps_start_at_high_noise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    assert int(train.timesteps(0, 500, generator).min()) >= 699
+    late = train.timesteps(100_000, 5000, generator)
+    assert int(late.min()) < 20
+    assert int(late.max()) <= 999
+
+
+@pytest.mark.slow
+def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few steps of each stage on a small stream: the losses fall, and a second call goes on from the first."""
+    small = data.shard(0, 6)
+    monkeypatch.setattr(train, "shard", lambda number: small)
+    monkeypatch.setattr(train, "SHARDS_FIRST", 1)
+    torch.manual_seed(0)
+    options = train.Options(tmp_path, minutes=0.0, batch=4, vae_steps=51, vae_batch=4)
+    log = train.Log(tmp_path / "log.jsonl")
+    vae = train.train_vae(options, log)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["psnr_db"] > lines[0]["psnr_db"] + 5
+    assert vae.config.scaling_factor > 0
+
+    clock = iter(range(10_000))
+    monkeypatch.setattr(train.time, "time", lambda: float(next(clock)))
+    train.train_unet(train.Options(tmp_path, minutes=1.0, batch=4), vae, log)
+    first = int(train.load_file(tmp_path / "unet.safetensors")["step"])
+    train.train_unet(train.Options(tmp_path, minutes=1.0, batch=4), train.train_vae(options, log), log)
+    assert int(train.load_file(tmp_path / "unet.safetensors")["step"]) == 2 * first > 0
+
+    sums = train.export(options, tmp_path / "prior")
+    assert Zero123(tmp_path / "prior").size_px == data.SIZE_PX
+    record = json.loads((tmp_path / "prior" / "training.json").read_text())
+    assert record["sha256"] == sums
+    assert record["steps"] == 2 * first
+
+
+def test_shipped_weights_are_the_recorded_ones() -> None:
+    record = json.loads((POCKET / "training.json").read_text())
+    for name, checksum in record["sha256"].items():
+        assert hashlib.sha256((POCKET / name).read_bytes()).hexdigest() == checksum
+    assert sum(p.stat().st_size for p in POCKET.rglob("*") if p.is_file()) < 20e6
+    lines = [json.loads(line) for line in (POCKET / "training.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["stage"] == "unet"]
+    assert losses[-1] < losses[0]
+
+
+def test_shipped_prior_turns_a_held_out_object() -> None:
+    """The prior's own novel views are nearer to the truth than a white page."""
+    prior, scores = Zero123(POCKET), []
+    for thing, pose in data.held_out(3):
+        turn = torch.tensor([1.2, math.pi, 4.5])
+        lift = torch.full((3,), pose.elevation_rad)
+        camera = orbit([pose.azimuth_rad], [pose.elevation_rad], RADIUS, FOV_Y_RAD)
+        truth = on_white(views(thing, orbit(turn + pose.azimuth_rad, lift, RADIUS, FOV_Y_RAD), 64))
+        noise = torch.randn(3, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
+        known = prior.embed(on_white(views(thing, camera, 64)))
+        codes = relative_cameras(pose.elevation_rad, turn, lift)
+        drawn = prior.refine(torch.zeros(3, 3, 64, 64), known, codes, noise, 1.0, 8, 1.0)
+        ours, page = (((x - truth) ** 2).mean() for x in (drawn, torch.ones_like(truth)))
+        scores.append(float(10 * torch.log10(page / ours)))
+    assert sum(scores) / 3 > 2.0

@@ -1,0 +1,151 @@
+"""Zero-1-to-3 guidance against the formulas written out, on random weights in the published layout."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gs_propeller.errors import UserError
+from guidance.zero123 import POCKET, Zero123, find_prior, relative_cameras
+from tests import tiny_prior
+
+SCALE = 3.0
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def prior(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Zero123:
+    return Zero123(tiny_prior.write(tmp_path_factory.mktemp("prior"), request.param))
+
+
+def _arguments(prior: Zero123, views: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(views, 3, 16, 16, generator=generator)
+    cameras = relative_cameras(0.1, torch.tensor([0.3, -2.0, 1.0])[:views], torch.tensor([0.2, 0.0, -0.4])[:views])
+    noise = torch.randn(views, *prior.latent_shape, generator=generator)
+    return images, cameras, torch.tensor([20, 500, 980])[:views], noise
+
+
+def test_sizes_are_read_from_the_folder(prior: Zero123) -> None:
+    assert prior.latent_shape == (tiny_prior.CHANNELS, tiny_prior.LATENT, tiny_prior.LATENT)
+    assert prior.size_px == 16
+    assert prior.levels == 1000
+    known = prior.embed(torch.rand(1, 3, 30, 30))
+    assert known.embedding.shape == (1, tiny_prior.WIDTH)
+    assert known.latents.shape == (1, tiny_prior.CHANNELS, 8, 8)
+
+
+def test_embed_normalises_as_the_folder_says(prior: Zero123) -> None:
+    image = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(3))
+    mean, std = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1), torch.tensor([0.2, 0.3, 0.25]).view(1, 3, 1, 1)
+    with torch.no_grad():
+        expected = prior.encoder(pixel_values=(image - mean) / std).image_embeds
+    assert torch.equal(prior.embed(image).embedding, expected)
+
+
+def _slow_sds(prior: Zero123, image: Tensor, known: Tensor, camera: Tensor, t: int, noise: Tensor, reference: Tensor) -> Tensor:
+    """Paper Eq. 1 for one view, from the loss whose gradient it is: w <eps_hat - eps, latents>."""
+    image = image.clone().requires_grad_(True)
+    latents = prior.vae.encode(image * 2 - 1).latent_dist.mean * 0.37
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    abar = torch.cumprod(1 - betas, 0)[t].float()
+    noisy = abar.sqrt() * latents.detach() + (1 - abar).sqrt() * noise
+    with torch.no_grad():
+        token = prior.projection.proj(torch.cat([known, camera], 1))[:, None]
+        outputs = []
+        for kept in (1.0, 0.0):
+            stacked = torch.cat([noisy, reference * kept], 1)
+            out = prior.unet(stacked, torch.tensor([t]), token * kept).sample
+            if prior.scheduler.config.prediction_type == "v_prediction":
+                out = abar.sqrt() * out + (1 - abar).sqrt() * noisy
+            outputs.append(out)
+    guided = outputs[1] + SCALE * (outputs[0] - outputs[1])
+    ((1 - abar) * (guided - noise) * latents).sum().backward()
+    assert image.grad is not None
+    return image.grad
+
+
+def test_sds_gradient_against_the_formula(prior: Zero123) -> None:
+    images, cameras, t, noise = _arguments(prior)
+    known = prior.embed(torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(2)))
+    grad, residual = prior.sds_grad(images, known, cameras, t, noise, SCALE)
+    for v in range(3):
+        one = slice(v, v + 1)
+        expected = _slow_sds(prior, images[one], known.embedding, cameras[one], int(t[v]), noise[one], known.latents)
+        worst = (grad[one] - expected).abs().max() / expected.abs().max()
+        assert worst < 2e-5  # measured 4e-6: batches of three and one are summed differently
+    assert residual.shape == (3,)
+    assert bool((residual > 0).all())
+
+
+def test_guidance_of_one_needs_no_unconditional_call(prior: Zero123) -> None:
+    images, cameras, t, noise = _arguments(prior)
+    known = prior.embed(images[:1])
+    noisy = prior.encode(images).detach()
+    alone = prior.predict(noisy, known, cameras, t, 1.0)[0]
+    without, given = (prior.predict(noisy, known, cameras, t, s)[0] for s in (0.0, 2.0))
+    assert torch.allclose(alone, (without + given) / 2, atol=2e-5)
+
+
+def test_noise_and_clean_agree(prior: Zero123) -> None:
+    images, cameras, t, noise = _arguments(prior)
+    noisy = prior.encode(images).detach()
+    predicted, clean = prior.predict(noisy, prior.embed(images[:1]), cameras, t, SCALE)
+    abar = prior.alphas[t].view(3, 1, 1, 1)
+    assert torch.allclose(abar.sqrt() * clean + (1 - abar).sqrt() * predicted, noisy, atol=2e-4)
+
+
+def test_refine_keeps_more_of_the_picture_at_less_strength(prior: Zero123) -> None:
+    images, cameras, _, noise = _arguments(prior)
+    known = prior.embed(images[:1])
+    through = prior.decode(prior.encode(images))
+    errors = [
+        (prior.refine(images, known, cameras, noise, strength, 4, 1.0) - through).square().mean()
+        for strength in (0.02, 0.9)
+    ]
+    assert errors[0] < errors[1]
+    assert torch.equal(
+        prior.refine(images, known, cameras, noise, 1.0, 3), prior.refine(1 - images, known, cameras, noise, 1.0, 3)
+    )
+    with pytest.raises(ValueError, match="strength"):
+        prior.refine(images, known, cameras, noise, 0.0)
+
+
+def test_camera_code_signs() -> None:
+    """Polar angle grows downwards, azimuth counter-clockwise from above (towards +x from +z)."""
+    code = relative_cameras(math.radians(10), torch.tensor([math.pi / 2]), torch.deg2rad(torch.tensor([40.0])))[0]
+    assert torch.allclose(code, torch.tensor([math.radians(-30), 1.0, 0.0, 0.0]), atol=1e-6)
+
+
+def test_missing_parts_are_named(tmp_path: Path) -> None:
+    folder = tiny_prior.write(tmp_path / "prior")
+    shutil.rmtree(folder / "vae")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        Zero123(folder)
+    with pytest.raises(UserError, match="no/such-prior"):
+        Zero123("no/such-prior")
+    with pytest.raises(UserError, match="no prior folder"):
+        Zero123(tmp_path / "nowhere")
+
+
+def test_clip_values_where_the_folder_has_none(tmp_path: Path) -> None:
+    folder = tiny_prior.write(tmp_path / "prior")
+    shutil.rmtree(folder / "feature_extractor")
+    assert abs(float(Zero123(folder).mean[0, 0, 0, 0]) - 0.48145466) < 1e-6
+
+
+def test_the_pocket_prior_is_found_and_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_prior("auto") == str(POCKET)
+    assert find_prior("a/b") == "a/b"
+    moved = shutil.copytree(POCKET, tmp_path / "elsewhere")
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    here, there = (Zero123(p).embed(image) for p in (POCKET, moved))
+    assert torch.equal(here.embedding, there.embedding)
+    assert torch.equal(here.latents, there.latents)
+    monkeypatch.setattr("guidance.zero123.POCKET", tmp_path / "nothing")
+    with pytest.raises(UserError, match="restore data"):
+        find_prior("")

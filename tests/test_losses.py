@@ -1,0 +1,138 @@
+"""The drift: each loss alone moves something, draws depend on the step alone, gradients against differences."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from gs_propeller.gaussians import Gaussians, init_ball
+from gs_propeller.losses import LOSSES, Distillation, Schedule, draw, gathered
+from gs_propeller.raster import render
+
+SCHEDULE = Schedule(
+    steps=10, batch_size=3, guidance_scale=2.0, t_min=0.1, t_max=0.9, anneal_t=True, lambda_sds=0.0, lambda_rgb=0.0,
+    lambda_mask=0.0, lambda_opacity=0.0, lambda_scale=0.0, elevation_rad=0.1, min_elevation_rad=-0.3,
+    max_elevation_rad=0.4, radius=2.0, fov_y_rad=math.radians(49.1), reference_size=24, render_size=0,
+    invert_background=0.0,
+)  # fmt: skip
+
+
+class Towards:
+    """A prior that wants one colour everywhere: its score is that of |images - colour|^2 / 2."""
+
+    levels, size_px, latent_shape = 100, 16, (2, 4, 4)
+
+    def sds_grad(
+        self, images: Tensor, conditioning: Any, cameras: Tensor, t: Tensor, noise: Tensor, guidance_scale: float
+    ) -> tuple[Tensor, Tensor]:
+        error = images.detach() - conditioning
+        return error, 0.5 * error.square().sum((1, 2, 3))
+
+
+def _problem(**weights: float) -> tuple[Distillation, Gaussians]:
+    picture = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
+    mask = (picture[:, :1] > 0.5).float()
+    colour = torch.tensor([0.9, 0.1, 0.2]).view(1, 3, 1, 1)
+    schedule = replace(SCHEDULE, **weights)  # type: ignore[arg-type]
+    return Distillation(Towards(), colour, picture, mask, schedule, seed=4), init_ball(40, 0.4, 0, 0).params
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_each_loss_alone_moves_the_gaussians(name: str) -> None:
+    distillation, params = _problem(**{f"lambda_{name}": 5.0})
+    grads, stats, losses = distillation.drift(params, 3)
+    assert float(losses[LOSSES.index(name)]) > 0
+    assert float(losses.sum() - losses[LOSSES.index(name)]) == 0
+    assert any(float(g.abs().max()) > 0 for _, g in grads.items())
+    assert float(stats.seen.max()) == 4  # the known view and three novel ones
+
+
+def test_draws_depend_on_the_step_alone() -> None:
+    prior = Towards()
+    one, again, other = (draw(step, SCHEDULE, prior, 4) for step in (5, 5, 6))
+    for field in ("azimuths", "elevations", "t", "noise", "backdrop"):
+        assert torch.equal(getattr(one, field), getattr(again, field))
+    assert not torch.equal(one.noise, other.noise)
+    assert not torch.equal(one.azimuths, draw(5, SCHEDULE, prior, 5).azimuths)
+
+
+def test_draws_stay_in_their_ranges() -> None:
+    prior = Towards()
+    for step in range(SCHEDULE.steps):
+        chosen = draw(step, SCHEDULE, prior, 0)
+        assert bool(((chosen.elevations >= -0.2 - 1e-6) & (chosen.elevations <= 0.5 + 1e-6)).all())
+        sectors = ((chosen.azimuths - chosen.azimuths[0]) / (2 * math.pi / 3)).round() % 3
+        assert len(sectors.unique()) >= 2
+        assert bool((chosen.backdrop == 1).all())
+        free = draw(step, replace(SCHEDULE, anneal_t=False, invert_background=1.0), prior, 0)
+        assert bool(((free.t >= 10) & (free.t <= 90)).all())
+        assert bool((free.backdrop == 0).all())
+    annealed = [int(draw(step, SCHEDULE, prior, 0).t[0]) for step in range(10)]
+    assert annealed == [90, 82, 74, 65, 57, 50, 42, 33, 26, 18] or annealed == sorted(annealed, reverse=True)
+
+
+def test_gradient_against_differences() -> None:
+    """Known-view colour and mask: the drift's directional derivative is that of the loss it names."""
+    distillation, params = _problem(lambda_rgb=100.0, lambda_mask=50.0)
+    grads, _, losses = distillation.drift(params, 5)
+    direction = torch.randn(40, 1, 3, generator=torch.Generator().manual_seed(1))
+    slope = float((grads.sh_dc * direction).sum())
+
+    def value(step: float) -> float:
+        moved = replace(params, sh_dc=params.sh_dc + step * direction)
+        return float(distillation.drift(moved, 5)[2].double().sum())
+
+    assert abs((value(1e-2) - value(-1e-2)) / 2e-2 / slope - 1) < 0.01  # measured 4e-4
+    seen = render(params, distillation.reference_camera(), 24, torch.ones(3))
+    rgb = 0.5 * 100.0 * float(((seen.image - distillation.reference) ** 2).mean())
+    assert abs(float(losses[0]) - rgb) < 1e-4 * rgb
+
+
+def test_sds_pulls_towards_what_the_prior_wants() -> None:
+    distillation, params = _problem(lambda_sds=1.0)
+    grads, _, losses = distillation.drift(params, 0)
+    moved = params.map(lambda p, g: p - 1e-3 * g, grads)
+    assert float(distillation.drift(moved, 0)[2].sum()) < float(losses.sum())
+
+
+def test_slots_together_are_slots_alone() -> None:
+    distillation, params = _problem(lambda_rgb=10.0, lambda_sds=1.0)
+    together = distillation.compute([params, params], [1, 2])
+    for (grads, stats, losses), step in zip(together, (1, 2), strict=True):
+        alone = distillation.drift(params, step)
+        assert torch.equal(grads.pack(), alone[0].pack())
+        assert torch.equal(stats.grad2d, alone[1].grad2d)
+        assert torch.equal(losses, alone[2])
+
+
+def test_statistics_against_loops() -> None:
+    params = init_ball(12, 0.4, 0, 1).params.map(lambda x: x.detach().requires_grad_(True))
+    distillation, _ = _problem()
+    one = render(params, distillation.reference_camera(), (20, 30), torch.ones(3))
+    two = render(params, distillation.reference_camera(), (16, 16), torch.ones(3))
+    (one.image.square().sum() + two.image.sum()).backward()
+    stats = gathered(one, two)
+    for i in range(12):
+        norm, seen, radius = 0.0, 0, 0.0
+        for view, (height, width) in ((one, (20, 30)), (two, (16, 16))):
+            if view.radii_px[0, i] > 0:
+                assert view.means2d.grad is not None
+                gx, gy = view.means2d.grad[0, i].tolist()
+                norm += math.hypot(gx * width / 2, gy * height / 2)
+                seen += 1
+            radius = max(radius, float(view.radii_px[0, i]) / max(height, width))
+        assert abs(float(stats.grad2d[i]) - norm) < 1e-5 * max(norm, 1.0)
+        assert float(stats.seen[i]) == seen
+        assert abs(float(stats.radii[i]) - radius) < 1e-6
+
+
+def test_a_gradient_that_is_no_number_is_named() -> None:
+    distillation, params = _problem(lambda_sds=1.0)
+    broken = replace(distillation, conditioning=torch.full((1, 3, 1, 1), math.nan))
+    with pytest.raises(FloatingPointError, match="step 7: a gradient is not finite"):
+        broken.drift(params, 7)

@@ -19,10 +19,13 @@ from gs_propeller.config import Config
 from gs_propeller.densify import DensifySettings, coast, distance, update
 from gs_propeller.gaussians import Drift, Gaussians, State, init_ball
 from gs_propeller.losses import Distillation, Schedule
+from gs_propeller.mesh import Mesh, extract
+from gs_propeller.mesh_raster import rasterize
 from gs_propeller.picard import Problem, Settings
 from gs_propeller.picture import Picture
 from gs_propeller.ranks import Ranks
 from gs_propeller.raster import render
+from gs_propeller.texture import Reference, Textured, bake
 from guidance.zero123 import Zero123
 
 
@@ -143,3 +146,35 @@ class Viewer:
         """[F, 3, S, S]: once round at the input's elevation, starting from its view."""
         azimuths = [360.0 * k / frames for k in range(frames)]
         return self.views(self.cameras(azimuths, [self.config.elevation] * frames), size)[0].clamp(0, 1).cpu()
+
+
+def orbit_angles(count: int) -> tuple[list[float], list[float]]:
+    """(azimuths, elevations) [V] degrees that see all sides: a spiral over three heights."""
+    return [360.0 * k / count for k in range(count)], [(0.0, 30.0, -30.0, 65.0)[k % 4] for k in range(count)]
+
+
+def textured_mesh(viewer: Viewer, picture: Picture) -> Textured:
+    """Mesh and texture of a solution: the density threshold that fits the renders, colours from all round."""
+    config = viewer.config
+    gaussians = Gaussians(*(tensor.detach().cpu() for _, tensor in viewer.gaussians.items()))
+    judged = viewer.cameras([0, 60, 120, 180, 240, 300, 0, 90], [config.elevation] * 6 + [60, -40])
+    alphas = viewer.views(judged, 96)[1][:, 0].cpu() > 0.5
+
+    def silhouettes(mesh: Mesh) -> float:
+        seen = rasterize(mesh, judged.to("cpu"), 96).mask
+        return float((seen & alphas).sum() / (seen | alphas).sum().clamp_min(1))
+
+    mesh = extract(gaussians, config.mesh_resolution, config.mesh_faces, silhouettes)
+
+    def render_views(cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
+        image, alpha = viewer.views(cameras.to(viewer.gaussians.means.device), size)
+        return image.cpu(), alpha.cpu()
+
+    cameras = viewer.cameras(*orbit_angles(config.bake_views)).to("cpu")
+    return bake(mesh, render_views, cameras, config.texture_size, config.bake_size, known_view(viewer, picture))
+
+
+def known_view(viewer: Viewer, picture: Picture) -> Reference:
+    """The input picture with the camera that took it."""
+    camera = viewer.cameras([0.0], [viewer.config.elevation]).to("cpu")
+    return Reference(picture.rgb[None].cpu(), picture.mask[None].cpu(), camera)

@@ -1,0 +1,229 @@
+"""One picture in, one textured 3D asset out: score distillation on Gaussians, parallel in time.
+
+    python main_propeller.py --config configs/image.yaml input=data/cat.png
+
+Read downwards: arguments, load, solve, mesh, save. `torchrun main_propeller.py ...` spans machines.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from gs_propeller import checkpoint
+from gs_propeller.asset import Viewer, distillation, first_state, problem, solver_settings, textured_mesh
+from gs_propeller.config import Config, help_text, load, to_yaml
+from gs_propeller.errors import UserError
+from gs_propeller.gaussians import Drift, State
+from gs_propeller.io import atomic, save_glb, save_obj, save_ply
+from gs_propeller.log import Metrics, Progress, quiet_libraries, summary
+from gs_propeller.losses import LOSSES
+from gs_propeller.media import contact_sheet, turntable
+from gs_propeller.picard import Report, Window, resume, solve
+from gs_propeller.picture import Picture, load_picture
+from gs_propeller.ranks import RankError, Ranks, launch, share_cores, under_launcher
+from gs_propeller.raster_cpu import set_threads
+from gs_propeller.texture import Textured
+from guidance.zero123 import Zero123, find_prior
+
+INTERRUPTED = 130
+
+
+class Interrupted(Exception):
+    """Ctrl-C or TERM: the checkpoint is written."""
+
+
+@dataclass(frozen=True)
+class Asset:
+    """What a run gives back: the solution's state, its viewer, the textured mesh, and every file by name."""
+
+    state: State
+    viewer: Viewer
+    textured: Textured
+    files: dict[str, Path]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code: 0, 2 for bad input, 3 for a lost rank, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        config, flags = load(words)
+        if flags.help:
+            _help()
+        elif flags.dry_run:
+            print(to_yaml(config), end="")
+        elif under_launcher() or _ranks(config) == 1:
+            make_asset(config)
+        else:
+            load_picture(_input(config))  # what is wrong with the input is said once, not by every rank
+            find_prior(config.prior)
+            return launch([str(Path(__file__).resolve()), *words], _ranks(config), config.threads)
+    except UserError as error:
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RankError as error:
+        print(f"error: {error}\nthe last checkpoint is kept: the same command goes on from it", file=sys.stderr)
+        return 3
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def make_asset(config: Config, quiet: bool = False) -> Asset:
+    """The whole job for one picture, on this process's rank. Raises UserError.
+
+    Rank 0 returns the asset, its files written to config.run_folder. The other ranks of a launch work until
+    rank 0 has no more to ask, and end there (SystemExit).
+    """
+    quiet_libraries()
+    begun_s = time.monotonic()
+    picture = load_picture(_input(config))
+    device = _device(config)
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    set_threads(share_cores(local, config.threads))
+    prior = Zero123(find_prior(config.prior), device, _precision(config, device))
+    task = distillation(config, picture, prior)
+    say = None if quiet else sys.stderr
+
+    with Ranks(task.compute, device, config.timeout_s) as ranks:
+        if ranks.rank > 0:
+            ranks.serve()
+            raise SystemExit(0)
+        if say and picture.note:
+            print(f"note: {picture.note}", file=say)
+        with checkpoint.lock(config.run_folder):
+            window, seconds = _solve(config, ranks, device, Path(config.input).read_bytes(), quiet)
+            ranks.close()  # the others need not wait for the mesh
+            return _save(config, window, picture, time.monotonic() - begun_s, seconds, quiet)
+
+
+def _solve(
+    config: Config, ranks: Ranks, device: torch.device, picture: bytes, quiet: bool
+) -> tuple[Window[State], float]:
+    """(the last window, seconds spent in the loop), going on from the folder's checkpoint where there is one."""
+    folder, settings, task = config.run_folder, solver_settings(config, ranks.world), problem(config, ranks)
+    with atomic(folder / "config.yaml") as temporary:
+        temporary.write_text(to_yaml(config))
+    mark = checkpoint.fingerprint(config, picture)
+    found = checkpoint.restore(folder, mark) if config.resume else None
+    window, spent_s = found or (Window((first_state(config, device),), 0, settings.threshold), 0.0)
+    states = [state.to(device) for state in window.states]
+    window = resume(states, window.start, window.threshold, task, settings, window.passes, window.evaluations)
+    metrics = Metrics(folder / "metrics.jsonl", window.start)
+    begun_s = saved_s = time.monotonic()
+    stream = None if quiet else sys.stderr
+    with checkpoint.interrupts() as stop, Progress("distil", settings.steps, window.start, stream) as progress:
+
+        def on_pass(now: Window[State], report: Report[Drift]) -> None:
+            nonlocal saved_s
+            elapsed_s = spent_s + time.monotonic() - begun_s
+            losses = torch.stack([drift.losses for drift in report.drifts]).cpu()
+            shared = {"pass": now.passes, "threshold": report.threshold, "gaussians": len(now.states[0])}
+            for k, row in enumerate(losses.tolist()):
+                values = dict(zip(LOSSES, row, strict=True))
+                metrics.write(step=report.start + k, error=report.errors[k], elapsed_s=elapsed_s, **shared, **values)
+            shown = {name: f"{value:.3g}" for name, value in zip(LOSSES, losses[-1].tolist(), strict=True) if value}
+            errors = f"{max(report.errors):.1e}/{report.threshold:.1e}"
+            progress.update(
+                now.start,
+                **{"pass": f"{now.passes}", "accepted": f"{report.accepted}/{len(report.errors)}", "error": errors},
+                **shown,
+                N=f"{len(now.states[0])}",
+            )
+            if stop.asked or time.monotonic() - saved_s > config.checkpoint_every_s:
+                checkpoint.save(folder, now, mark, elapsed_s)
+                saved_s = time.monotonic()
+            if stop.asked:
+                raise Interrupted(f"stopped at step {now.start}; the same command goes on from there")
+
+        try:
+            window = solve(task, settings, window, on_pass)
+        finally:
+            metrics.close()
+    spent_s += time.monotonic() - begun_s
+    checkpoint.save(folder, window, mark, spent_s)
+    return window, spent_s
+
+
+def _save(
+    config: Config, window: Window[State], picture: Picture, total_s: float, solve_s: float, quiet: bool
+) -> Asset:
+    """Mesh, texture and every file of the asset."""
+    begun_s = time.monotonic()
+    folder, name = config.run_folder, config.run_name
+    viewer = Viewer(window.states[0].params, config)
+    files = {kind: folder / f"{name}.{kind}" for kind in ("ply", "obj", "glb", "png")}
+    files["png"] = folder / f"{name}_sheet.png"  # NAME.png is the texture of NAME.obj
+    save_ply(files["ply"], viewer.gaussians)
+    textured = textured_mesh(viewer, picture)
+    save_obj(files["obj"], textured)
+    save_glb(files["glb"], textured)
+    contact_sheet(files["png"], viewer.turntable(8, config.turntable_size))
+    if config.turntable_frames:
+        files["mp4"] = folder / f"{name}.mp4"
+        turntable(files["mp4"], viewer.turntable(config.turntable_frames, config.turntable_size), config.fps)
+    if not quiet:
+        mesh_s = time.monotonic() - begun_s
+        rows = [
+            ("steps", f"{window.start} in {window.passes} passes, {window.evaluations} evaluations"),
+            ("Gaussians", f"{len(viewer.gaussians)}"),
+            ("mesh", f"{len(textured.mesh.faces)} faces"),
+            ("time", f"{solve_s:.0f} s solving, {mesh_s:.0f} s mesh and files, {total_s + mesh_s:.0f} s in this call"),
+        ]
+        summary(f"{name}: done", rows + [(kind, str(path)) for kind, path in files.items()])
+    return Asset(window.states[0], viewer, textured, files)
+
+
+def _input(config: Config) -> str:
+    if config.input:
+        return config.input
+    if config.prompt:
+        raise UserError("prompt= needs a text prior, and none is supported yet; give input=PICTURE instead")
+    raise UserError("nothing to make an asset of: give input=PICTURE")
+
+
+def _device(config: Config) -> torch.device:
+    cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not cuda:
+        raise UserError("device=cuda, but torch sees no CUDA device; use device=auto")
+    if config.device == "cpu" or not cuda:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+
+
+def _precision(config: Config, device: torch.device) -> torch.dtype:
+    if config.precision == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[config.precision]
+
+
+def _ranks(config: Config) -> int:
+    on_cuda = config.device != "cpu" and torch.cuda.is_available()
+    return config.ranks or (torch.cuda.device_count() if on_cuda else 1)
+
+
+def _help() -> None:
+    console = Console(width=max(110, Console().width))
+    console.print("python main_propeller.py --config configs/image.yaml input=PICTURE [key=value ...] [--dry-run]\n")
+    table = Table("option", "default", "unit", "what it is", box=None)
+    section = ""
+    for where, name, default, unit, remark in help_text():
+        if where != section:
+            table.add_row(f"[bold]{where}[/bold]")
+            section = where
+        table.add_row(f"  {name}", default, unit, remark.replace("[", r"\["))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

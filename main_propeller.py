@@ -57,21 +57,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config, flags = load(words)
         if flags.help:
-            _help()
+            show_help()
         elif flags.dry_run:
             print(to_yaml(config), end="")
-        elif under_launcher() or _ranks(config) == 1:
+        elif under_launcher() or rank_count(config) == 1:
             make_asset(config)
         else:
-            load_picture(_input(config))  # what is wrong with the input is said once, not by every rank
+            load_picture(input_of(config))  # what is wrong with the input is said once, not by every rank
             find_prior(config.prior)
-            return launch([str(Path(__file__).resolve()), *words], _ranks(config), config.threads)
+            return launch([str(Path(__file__).resolve()), *words], rank_count(config), config.threads)
     except UserError as error:
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"error: {error}", file=sys.stderr)
         return 2
     except RankError as error:
-        print(f"error: {error}\nthe last checkpoint is kept: the same command goes on from it", file=sys.stderr)
+        print(
+            f"error: {error}\nthe last checkpoint is kept: the same command goes on from it", file=sys.stderr
+        )
         return 3
     except (Interrupted, KeyboardInterrupt) as stop:
         print(str(stop) or "stopped", file=sys.stderr)
@@ -87,11 +89,11 @@ def make_asset(config: Config, quiet: bool = False) -> Asset:
     """
     quiet_libraries()
     begun_s = time.monotonic()
-    picture = load_picture(_input(config))
-    device = _device(config)
+    picture = load_picture(input_of(config))
+    device = device_of(config)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     set_threads(share_cores(local, config.threads))
-    prior = Zero123(find_prior(config.prior), device, _precision(config, device))
+    prior = Zero123(find_prior(config.prior), device, precision_of(config, device))
     task = distillation(config, picture, prior)
     say = None if quiet else sys.stderr
 
@@ -122,7 +124,10 @@ def _solve(
     metrics = Metrics(folder / "metrics.jsonl", window.start)
     begun_s = saved_s = time.monotonic()
     stream = None if quiet else sys.stderr
-    with checkpoint.interrupts() as stop, Progress("distil", settings.steps, window.start, stream) as progress:
+    with (
+        checkpoint.interrupts() as stop,
+        Progress("distil", settings.steps, window.start, stream) as progress,
+    ):
 
         def on_pass(now: Window[State], report: Report[Drift]) -> None:
             nonlocal saved_s
@@ -131,12 +136,20 @@ def _solve(
             shared = {"pass": now.passes, "threshold": report.threshold, "gaussians": len(now.states[0])}
             for k, row in enumerate(losses.tolist()):
                 values = dict(zip(LOSSES, row, strict=True))
-                metrics.write(step=report.start + k, error=report.errors[k], elapsed_s=elapsed_s, **shared, **values)
-            shown = {name: f"{value:.3g}" for name, value in zip(LOSSES, losses[-1].tolist(), strict=True) if value}
+                metrics.write(
+                    step=report.start + k, error=report.errors[k], elapsed_s=elapsed_s, **shared, **values
+                )
+            shown = {
+                name: f"{value:.3g}" for name, value in zip(LOSSES, losses[-1].tolist(), strict=True) if value
+            }
             errors = f"{max(report.errors):.1e}/{report.threshold:.1e}"
             progress.update(
                 now.start,
-                **{"pass": f"{now.passes}", "accepted": f"{report.accepted}/{len(report.errors)}", "error": errors},
+                **{
+                    "pass": f"{now.passes}",
+                    "accepted": f"{report.accepted}/{len(report.errors)}",
+                    "error": errors,
+                },
                 **shown,
                 N=f"{len(now.states[0])}",
             )
@@ -178,13 +191,17 @@ def _save(
             ("steps", f"{window.start} in {window.passes} passes, {window.evaluations} evaluations"),
             ("Gaussians", f"{len(viewer.gaussians)}"),
             ("mesh", f"{len(textured.mesh.faces)} faces"),
-            ("time", f"{solve_s:.0f} s solving, {mesh_s:.0f} s mesh and files, {total_s + mesh_s:.0f} s in this call"),
+            (
+                "time",
+                f"{solve_s:.0f} s solving, {mesh_s:.0f} s mesh and files, {total_s + mesh_s:.0f} s in this call",
+            ),
         ]
         summary(f"{name}: done", rows + [(kind, str(path)) for kind, path in files.items()])
     return Asset(window.states[0], viewer, textured, files)
 
 
-def _input(config: Config) -> str:
+def input_of(config: Config) -> str:
+    """The picture's path. Raises UserError."""
     if config.input:
         return config.input
     if config.prompt:
@@ -192,7 +209,8 @@ def _input(config: Config) -> str:
     raise UserError("nothing to make an asset of: give input=PICTURE")
 
 
-def _device(config: Config) -> torch.device:
+def device_of(config: Config) -> torch.device:
+    """This rank's device. Raises UserError."""
     cuda = torch.cuda.is_available()
     if config.device == "cuda" and not cuda:
         raise UserError("device=cuda, but torch sees no CUDA device; use device=auto")
@@ -201,20 +219,22 @@ def _device(config: Config) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
 
 
-def _precision(config: Config, device: torch.device) -> torch.dtype:
+def precision_of(config: Config, device: torch.device) -> torch.dtype:
+    """The prior's."""
     if config.precision == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[config.precision]
 
 
-def _ranks(config: Config) -> int:
+def rank_count(config: Config) -> int:
+    """Ranks that the plain command starts."""
     on_cuda = config.device != "cpu" and torch.cuda.is_available()
     return config.ranks or (torch.cuda.device_count() if on_cuda else 1)
 
 
-def _help() -> None:
+def show_help(program: str = "main_propeller.py") -> None:
     console = Console(width=max(110, Console().width))
-    console.print("python main_propeller.py --config configs/image.yaml input=PICTURE [key=value ...] [--dry-run]\n")
+    console.print(f"python {program} --config configs/image.yaml input=PICTURE [key=value ...] [--dry-run]\n")
     table = Table("option", "default", "unit", "what it is", box=None)
     section = ""
     for where, name, default, unit, remark in help_text():

@@ -36,10 +36,21 @@ from guidance.pocket.data import TEST_SEED, VALIDATION_SEED
 from main_propeller import make_asset
 
 DEPTHS = (0.1, 0.2, 0.4, 0.6)  # of the billboard, world units; the picture spans 1.46
-MEASURES = ("psnr_db", "iou", "blob_psnr_db", "blob_iou", "billboard_psnr_db", "billboard_iou", "mesh_psnr_db", "mesh_iou")
+MEASURES = (
+    "psnr_db",
+    "iou",
+    "blob_psnr_db",
+    "blob_iou",
+    "billboard_psnr_db",
+    "billboard_iou",
+    "mesh_psnr_db",
+    "mesh_iou",
+)
 
 
-def score(case: Case, folder: Path, pairs: list[str], config_path: str) -> tuple[dict[str, float], torch.Tensor]:
+def score(
+    case: Case, folder: Path, pairs: list[str], config_path: str
+) -> tuple[dict[str, float], torch.Tensor]:
     """One object's measures, and a contact sheet [3, H, W]: truth, ours, its mesh."""
     save_png(str(folder / f"{case.name}.png"), case.picture())
     config, _ = load(["--config", config_path, *pairs])
@@ -82,11 +93,17 @@ def score(case: Case, folder: Path, pairs: list[str], config_path: str) -> tuple
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--objects", type=int, default=5, help="held-out objects beside the cat")
     parser.add_argument("--config", default="configs/image.yaml")
-    parser.add_argument("--validation", action="store_true", help="objects to tune on, apart from the test ones")
-    parser.add_argument("--sheet", type=Path, default=Path("build/bench/asset.png"), help="contact sheet to write")
+    parser.add_argument(
+        "--validation", action="store_true", help="objects to tune on, apart from the test ones"
+    )
+    parser.add_argument(
+        "--sheet", type=Path, default=Path("build/bench/asset.png"), help="contact sheet to write"
+    )
     parser.add_argument("pairs", nargs="*", help="key=value")
     given = parser.parse_args()
     console, rows, sheets = Console(width=120), {}, []
@@ -94,7 +111,9 @@ def main() -> None:
         for case in cases(given.objects, VALIDATION_SEED if given.validation else TEST_SEED):
             rows[case.name], sheet = score(case, Path(folder), given.pairs, given.config)
             sheets.append(sheet)
-            console.print(f"{case.name}: " + ", ".join(f"{k} {rows[case.name][k]:.2f}" for k in ("psnr_db", "iou")))
+            console.print(
+                f"{case.name}: " + ", ".join(f"{k} {rows[case.name][k]:.2f}" for k in ("psnr_db", "iou"))
+            )
     given.sheet.parent.mkdir(parents=True, exist_ok=True)
     save_png(str(given.sheet), torch.cat(sheets, 1))
 
@@ -104,14 +123,25 @@ def main() -> None:
         for row in (*rows.values(), mean):
             row[f"billboard_{measure}"] = row[f"billboard_{measure}@{best}"]
     table = Table(title=f"{len(rows)} objects, 16 novel views at {SCORE_PX} px")
-    for heading in ("object", "ours dB / IoU", "mesh dB / IoU", "billboard dB / IoU", "blob dB / IoU", "reference dB"):
+    for heading in (
+        "object",
+        "ours dB / IoU",
+        "mesh dB / IoU",
+        "billboard dB / IoU",
+        "blob dB / IoU",
+        "reference dB",
+    ):
         table.add_column(heading)
     for name, row in [*rows.items(), ("mean", mean)]:
-        cells = [f"{row[f'{p}psnr_db']:.2f} / {row[f'{p}iou']:.3f}" for p in ("", "mesh_", "billboard_", "blob_")]
+        cells = [
+            f"{row[f'{p}psnr_db']:.2f} / {row[f'{p}iou']:.3f}" for p in ("", "mesh_", "billboard_", "blob_")
+        ]
         table.add_row(name, *cells, f"{row['reference_psnr_db']:.2f}")
     console.print(table)
     figures = {key: round(mean[key], 3) for key in (*MEASURES, "reference_psnr_db")}
-    print(json.dumps({"objects": len(rows), **figures, "cat": {k: round(rows["cat"][k], 3) for k in figures}}))
+    print(
+        json.dumps({"objects": len(rows), **figures, "cat": {k: round(rows["cat"][k], 3) for k in figures}})
+    )
 
 
 if __name__ == "__main__":

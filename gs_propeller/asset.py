@@ -59,7 +59,8 @@ def distillation(config: Config, picture: Picture, prior: Zero123) -> Distillati
     rgb, mask = picture.rgb[None].to(prior.device), picture.mask[None].to(prior.device)
     size = (config.reference_size, config.reference_size)
     reference, reference_mask = (
-        F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1) for x in (rgb, mask)
+        F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+        for x in (rgb, mask)
     )
     backend = config.raster
     return Distillation(
@@ -122,6 +123,19 @@ def first_state(config: Config, device: torch.device | str) -> State:
     return init_ball(config.num_points, config.init_radius, config.sh_degree, config.seed, device)
 
 
+def orbit_camera(config: Config, azimuths_deg: Sequence[float], elevations_deg: Sequence[float]) -> Cameras:
+    """V cameras at the configuration's distance; azimuth 0 is the input view's, elevations are absolute."""
+    azimuths, elevations = (
+        torch.tensor(list(angles), dtype=torch.float64).deg2rad() for angles in (azimuths_deg, elevations_deg)
+    )
+    return orbit(azimuths, elevations, config.radius, math.radians(config.fov_y_deg))
+
+
+def reference_of(config: Config, picture: Picture) -> Reference:
+    """The input picture with the camera that took it."""
+    return Reference(picture.rgb[None], picture.mask[None], orbit_camera(config, [0.0], [config.elevation]))
+
+
 @dataclass(frozen=True)
 class Viewer:
     """Renders a solution from where its configuration puts the cameras."""
@@ -131,9 +145,7 @@ class Viewer:
 
     def cameras(self, azimuths_deg: Sequence[float], elevations_deg: Sequence[float]) -> Cameras:
         """V cameras; azimuth 0 is the input view's, elevations are absolute."""
-        azimuths, elevations = (torch.tensor(list(a), dtype=torch.float64).deg2rad() for a in (azimuths_deg, elevations_deg))
-        cameras = orbit(azimuths, elevations, self.config.radius, math.radians(self.config.fov_y_deg))
-        return cameras.to(self.gaussians.means.device)
+        return orbit_camera(self.config, azimuths_deg, elevations_deg).to(self.gaussians.means.device)
 
     @torch.no_grad()
     def views(self, cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
@@ -157,11 +169,11 @@ def textured_mesh(viewer: Viewer, picture: Picture) -> Textured:
     """Mesh and texture of a solution: the density threshold that fits the renders, colours from all round."""
     config = viewer.config
     gaussians = Gaussians(*(tensor.detach().cpu() for _, tensor in viewer.gaussians.items()))
-    judged = viewer.cameras([0, 60, 120, 180, 240, 300, 0, 90], [config.elevation] * 6 + [60, -40])
-    alphas = viewer.views(judged, 96)[1][:, 0].cpu() > 0.5
+    judged = orbit_camera(config, [0, 60, 120, 180, 240, 300, 0, 90], [config.elevation] * 6 + [60, -40])
+    alphas = viewer.views(judged.to(viewer.gaussians.means.device), 96)[1][:, 0].cpu() > 0.5
 
     def silhouettes(mesh: Mesh) -> float:
-        seen = rasterize(mesh, judged.to("cpu"), 96).mask
+        seen = rasterize(mesh, judged, 96).mask
         return float((seen & alphas).sum() / (seen | alphas).sum().clamp_min(1))
 
     mesh = extract(gaussians, config.mesh_resolution, config.mesh_faces, silhouettes)
@@ -170,11 +182,6 @@ def textured_mesh(viewer: Viewer, picture: Picture) -> Textured:
         image, alpha = viewer.views(cameras.to(viewer.gaussians.means.device), size)
         return image.cpu(), alpha.cpu()
 
-    cameras = viewer.cameras(*orbit_angles(config.bake_views)).to("cpu")
-    return bake(mesh, render_views, cameras, config.texture_size, config.bake_size, known_view(viewer, picture))
-
-
-def known_view(viewer: Viewer, picture: Picture) -> Reference:
-    """The input picture with the camera that took it."""
-    camera = viewer.cameras([0.0], [viewer.config.elevation]).to("cpu")
-    return Reference(picture.rgb[None].cpu(), picture.mask[None].cpu(), camera)
+    cameras = orbit_camera(config, *orbit_angles(config.bake_views))
+    reference = reference_of(config, picture)
+    return bake(mesh, render_views, cameras, config.texture_size, config.bake_size, reference)

@@ -24,21 +24,49 @@ from gs_propeller.picard import Window
 FILE = "checkpoint.safetensors"
 # What may change between a run and its continuation without another result being asked for.
 FREE = frozenset(
-    "resume outdir ranks threads raster timeout_s device window checkpoint_every_s turntable_frames turntable_size fps "
-    "mesh mesh_resolution mesh_faces texture_size bake_views bake_size refine_steps refine_batch texture_lr "
-    "refine_strength_max refine_strength_min".split()
+    [
+        "resume",
+        "outdir",
+        "ranks",
+        "threads",
+        "raster",
+        "timeout_s",
+        "device",
+        "window",
+        "checkpoint_every_s",
+        "turntable_frames",
+        "turntable_size",
+        "fps",
+        "mesh",
+        "mesh_resolution",
+        "mesh_faces",
+        "texture_size",
+        "bake_views",
+        "bake_size",
+        "refine_steps",
+        "refine_batch",
+        "texture_lr",
+        "refine_strength_max",
+        "refine_strength_min",
+    ]
 )
 
 
 def fingerprint(config: Config, picture: bytes) -> str:
     """A hash of every option that shapes the Gaussians, and of the input picture's bytes."""
-    shaping = {key: value for key, value in asdict(config).items() if key not in FREE and key not in ("input", "name")}
+    shaping = {
+        key: value
+        for key, value in asdict(config).items()
+        if key not in FREE and key not in ("input", "name")
+    }
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode() + picture).hexdigest()[:16]
 
 
 def save(folder: Path, window: Window[State], mark: str, elapsed_s: float) -> None:
     """Writes the window; the last whole checkpoint stays if that fails. Raises UserError."""
-    tensors = {f"{i}/{key}": value for i, state in enumerate(window.states) for key, value in state.tensors().items()}
+    tensors = {
+        f"{i}/{key}": value for i, state in enumerate(window.states) for key, value in state.tensors().items()
+    }
     meta = {
         "states": len(window.states),
         "start": window.start,
@@ -70,7 +98,9 @@ def restore(folder: Path, mark: str) -> tuple[Window[State], float] | None:
         i, name = key.split("/", 1)
         groups[int(i)][name] = value
     states = tuple(State.from_tensors(group) for group in groups)
-    return Window(states, meta["start"], meta["threshold"], meta["passes"], meta["evaluations"]), meta["elapsed_s"]
+    return Window(states, meta["start"], meta["threshold"], meta["passes"], meta["evaluations"]), meta[
+        "elapsed_s"
+    ]
 
 
 @contextmanager
@@ -85,7 +115,9 @@ def lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UserError(f"another run is at work in {folder}; wait for it, or give name=... to this one") from error
+            raise UserError(
+                f"another run is at work in {folder}; wait for it, or give name=... to this one"
+            ) from error
         yield
 
 

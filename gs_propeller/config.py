@@ -18,14 +18,30 @@ from yaml import YAMLError
 
 from gs_propeller.errors import UserError
 
-SECTIONS = ("input and output", "devices", "prior", "losses", "window", "Gaussians", "mesh and texture", "pictures of the result")
+SECTIONS = (
+    "input and output",
+    "devices",
+    "prior",
+    "losses",
+    "window",
+    "Gaussians",
+    "mesh and texture",
+    "pictures of the result",
+)
 
 
 def _option(
     default: Any, section: int, remark: str, unit: str = "", low: float | None = None, high: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:  # fmt: skip
-    extra = {"section": SECTIONS[section], "help": remark, "unit": unit, "low": low, "high": high, "choices": choices}
+    extra = {
+        "section": SECTIONS[section],
+        "help": remark,
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "choices": choices,
+    }
     return field(default=default, metadata=extra)
 
 
@@ -39,26 +55,38 @@ class Config:
     input: str = _option("", 0, "picture to turn into an asset: PNG, JPEG or WebP, with or without alpha")
     prompt: str = _option("", 0, "sentence to turn into an asset")
     negative_prompt: str = _option("", 0, "what the asset should not look like")
-    elevation: float = _option(0.0, 0, "of the camera that took the picture, above the horizon", "deg", -80, 80)
-    name: str = _option("", 0, "of the run and its files; from the input's file name or the prompt where empty")
+    elevation: float = _option(
+        0.0, 0, "of the camera that took the picture, above the horizon", "deg", -80, 80
+    )
+    name: str = _option(
+        "", 0, "of the run and its files; from the input's file name or the prompt where empty"
+    )
     outdir: str = _option("runs", 0, "folder that the run's folder goes into")
     resume: bool = _option(True, 0, "go on from the run folder's checkpoint; false starts anew")
     seed: int = _option(0, 0, "of every random number", "", 0, 2**31 - 1)
 
-    device: str = _option("auto", 1, "auto takes CUDA where there is one", "", choices=("auto", "cpu", "cuda"))
+    device: str = _option(
+        "auto", 1, "auto takes CUDA where there is one", "", choices=("auto", "cpu", "cuda")
+    )
     ranks: int = _option(0, 1, "processes, a device each; 0: every visible GPU, or one on a CPU", "", 0, 1024)
     threads: int = _option(0, 1, "CPU threads of a rank; 0: its share of the cores", "", 0, 1024)
     raster: str = _option("auto", 1, "splatting backend", "", choices=("auto", "cpu", "gsplat", "inria"))
     timeout_s: float = _option(600.0, 1, "longest wait for another rank", "s", 1, 1e6)
 
-    prior: str = _option("auto", 2, "Zero-1-to-3 folder in diffusers format or hub id; auto: the pocket prior")
+    prior: str = _option(
+        "auto", 2, "Zero-1-to-3 folder in diffusers format or hub id; auto: the pocket prior"
+    )
     precision: str = _option("auto", 2, "of the prior; auto: float16 on CUDA, float32 on a CPU", "",
                              choices=("auto", "float32", "float16", "bfloat16"))  # fmt: skip
-    guidance_scale: float = _option(2.0, 2, "classifier-free guidance; DreamGaussian: 5 with zero123-xl", "", 0, 1000)
+    guidance_scale: float = _option(
+        2.0, 2, "classifier-free guidance; DreamGaussian: 5 with zero123-xl", "", 0, 1000
+    )
     t_min: float = _option(0.3, 2, "lowest noise level, share of all; DreamGaussian: 0.02", "", 0, 1)
     t_max: float = _option(0.98, 2, "highest noise level, share of all", "", 0, 1)
     anneal_t: bool = _option(True, 2, "go down from t_max to t_min over the steps; false draws uniformly")
-    batch_size: int = _option(4, 2, "novel views a step; the paper: 16, four times dearer on a CPU", "views", 1, 256)
+    batch_size: int = _option(
+        4, 2, "novel views a step; the paper: 16, four times dearer on a CPU", "views", 1, 256
+    )
     render_size: int = _option(0, 2, "of novel views; 0: the prior's own side", "px", 0, 2048)
     min_elevation: float = _option(-30.0, 2, "of novel views, from the input's", "deg", -90, 90)
     max_elevation: float = _option(30.0, 2, "of novel views, from the input's", "deg", -90, 90)
@@ -75,11 +103,15 @@ class Config:
     reference_size: int = _option(128, 3, "side at which the input view is fitted", "px", 16, 1024)
 
     steps: int = _option(500, 4, "T, optimisation steps", "", 1, 1_000_000)
-    window: int = _option(0, 4, "P, steps evaluated at once; 0: as many as ranks, 1: the serial loop", "", 0, 1024)
+    window: int = _option(
+        0, 4, "P, steps evaluated at once; 0: as many as ranks, 1: the serial loop", "", 0, 1024
+    )
     threshold: float = _option(5e-4, 4, "e, first fixed-point threshold (paper, Tables 3 and 4)", "", 0)
     ema: float = _option(0.9, 4, "gamma, of the adaptive threshold; 1 keeps it", "", 0, 1)
     aggregate: str = _option("median", 4, "M, of the window's errors", "", choices=("median", "mean"))
-    tail: str = _option("momentum", 4, "what fills the window's end; copy is the paper's", "", choices=("momentum", "copy"))
+    tail: str = _option(
+        "momentum", 4, "what fills the window's end; copy is the paper's", "", choices=("momentum", "copy")
+    )
     checkpoint_every_s: float = _option(30.0, 4, "time between checkpoints", "s", 0)
 
     num_points: int = _option(1500, 5, "Gaussians at the start; DreamGaussian: 5000", "", 4, 10_000_000)
@@ -95,7 +127,9 @@ class Config:
     densify_from: int = _option(100, 5, "first densification", "step", 0)
     densify_until: int = _option(350, 5, "last densification", "step", 0)
     densify_every: int = _option(50, 5, "between densifications; DreamGaussian: 100", "steps", 1)
-    densify_grad_threshold: float = _option(0.5, 5, "2D gradient from which a Gaussian is cloned or split", "", 0)
+    densify_grad_threshold: float = _option(
+        0.5, 5, "2D gradient from which a Gaussian is cloned or split", "", 0
+    )
     opacity_reset_every: int = _option(700, 5, "between opacity resets", "steps", 1)
     min_opacity: float = _option(0.01, 5, "below it a Gaussian is pruned", "", 0.0001, 0.9)
     max_gaussians: int = _option(8000, 5, "bound on their number", "", 16, 100_000_000)
@@ -106,14 +140,18 @@ class Config:
     bake_views: int = _option(32, 6, "that the texture is baked from", "views", 4, 512)
     bake_size: int = _option(256, 6, "side of those views", "px", 64, 2048)
     mesh: str = _option("", 6, "mesh to refine; empty: the first stage's", "")
-    refine_steps: int = _option(30, 6, "of texture refinement (main2_mesh.py); DreamGaussian: 50", "steps", 1, 100_000)
+    refine_steps: int = _option(
+        30, 6, "of texture refinement (main2_mesh.py); DreamGaussian: 50", "steps", 1, 100_000
+    )
     refine_batch: int = _option(4, 6, "views a refinement step", "views", 1, 256)
     texture_lr: float = _option(0.1, 6, "learning rate of the texture; DreamGaussian: 0.2", "", 0)
     refine_strength_max: float = _option(0.6, 6, "noise strength of the first refinement step", "", 0.01, 1)
     refine_strength_min: float = _option(0.2, 6, "noise strength of the last", "", 0.01, 1)
 
     turntable_frames: int = _option(60, 7, "of the turntable; 0: none", "frames", 0, 10_000)
-    turntable_size: int = _option(256, 7, "side of the turntable and the contact sheet's views", "px", 16, 2048)
+    turntable_size: int = _option(
+        256, 7, "side of the turntable and the contact sheet's views", "px", 16, 2048
+    )
     fps: int = _option(30, 7, "of the turntable", "frames/s", 1, 240)
 
     def __post_init__(self) -> None:
@@ -122,7 +160,11 @@ class Config:
             _check_range(f.name, value, meta["low"], meta["high"], meta["unit"])
             if meta["choices"] and value not in meta["choices"]:
                 raise UserError(f"{f.name}={value} is not one of {', '.join(meta['choices'])}")
-        for low, high in (("t_min", "t_max"), ("min_elevation", "max_elevation"), ("refine_strength_min", "refine_strength_max")):
+        for low, high in (
+            ("t_min", "t_max"),
+            ("min_elevation", "max_elevation"),
+            ("refine_strength_min", "refine_strength_max"),
+        ):
             if getattr(self, low) > getattr(self, high):
                 raise UserError(f"{low}={getattr(self, low)} is above {high}={getattr(self, high)}")
         for name in ("position_lr_init", "position_lr_final", "densify_grad_threshold"):
@@ -176,7 +218,7 @@ def load(argv: Sequence[str]) -> tuple[Config, Flags]:
     if not path:
         raise UserError("say which configuration: --config configs/image.yaml input=PICTURE")
     config = updated(Config(), _read_yaml(path), f" (in {path})")
-    return updated(config, {key: value for key, value in pairs}), Flags(dry_run)
+    return updated(config, dict(pairs)), Flags(dry_run)
 
 
 def updated(config: Config, values: dict[str, Any], where: str = "") -> Config:
@@ -212,8 +254,14 @@ def help_text() -> list[tuple[str, str, str, str, str]]:
 def _read_yaml(path: str) -> dict[str, Any]:
     file = Path(path)
     if not file.is_file():
-        near = difflib.get_close_matches(file.name, [p.name for p in file.parent.glob("*.yaml")] if file.parent.is_dir() else [], 1)
-        hint = f"; did you mean {file.parent / near[0]}?" if near else "; there are configs/image.yaml and configs/text.yaml"
+        near = difflib.get_close_matches(
+            file.name, [p.name for p in file.parent.glob("*.yaml")] if file.parent.is_dir() else [], 1
+        )
+        hint = (
+            f"; did you mean {file.parent / near[0]}?"
+            if near
+            else "; there are configs/image.yaml and configs/text.yaml"
+        )
         raise UserError(f"no configuration file {path}{hint}")
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(file))

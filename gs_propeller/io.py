@@ -47,7 +47,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.replace(final)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"cannot write {final}: {reason}; free some space or choose another outdir=") from error
+        raise UserError(
+            f"cannot write {final}: {reason}; free some space or choose another outdir="
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -55,7 +57,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """Tensors and JSON metadata in one safetensors file: whole or not at all."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Copies: states of one window share what did not change, and the format wants each name its own memory.
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with atomic(path) as temporary:
         save_file(plain, temporary, {"json": json.dumps(meta)})
 
@@ -81,10 +84,24 @@ def save_ply(path: str | Path, gaussians: Gaussians) -> None:
         gaussians.log_scales,
         gaussians.quats,
     ]
-    names = ["x", "y", "z", "nx", "ny", "nz", *(f"f_dc_{i}" for i in range(3)), *(f"f_rest_{i}" for i in range(3 * rest))]
+    names = [
+        "x",
+        "y",
+        "z",
+        "nx",
+        "ny",
+        "nz",
+        *(f"f_dc_{i}" for i in range(3)),
+        *(f"f_rest_{i}" for i in range(3 * rest)),
+    ]
     names += ["opacity", *(f"scale_{i}" for i in range(3)), *(f"rot_{i}" for i in range(4))]
     table = torch.cat([c.detach().cpu().float() for c in columns], 1).numpy().astype("<f4")
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {n}", *(f"property float {x}" for x in names)]
+    header = [
+        "ply",
+        "format binary_little_endian 1.0",
+        f"element vertex {n}",
+        *(f"property float {x}" for x in names),
+    ]
     with atomic(path) as temporary:
         temporary.write_bytes("\n".join([*header, "end_header\n"]).encode() + table.tobytes())
 
@@ -183,4 +200,6 @@ def load_mesh(path: str | Path) -> Textured:
     # Vertices that a seam doubled are one again, so that normals are smooth across it.
     points, index = np.unique(vertices, axis=0, return_inverse=True)
     mesh = Mesh(torch.from_numpy(points), torch.from_numpy(index.reshape(-1))[faces])
-    return Textured(mesh, torch.from_numpy(np.array(uvs, dtype=np.float32)), faces, torch.from_numpy(texture.copy()))
+    return Textured(
+        mesh, torch.from_numpy(np.array(uvs, dtype=np.float32)), faces, torch.from_numpy(texture.copy())
+    )

@@ -27,12 +27,23 @@ LOSSES = ("rgb", "mask", "sds", "opacity", "scale")
 class ViewPrior(Protocol):
     """What the drift needs of a prior: see guidance/zero123.py."""
 
-    levels: int
-    size_px: int
-    latent_shape: tuple[int, int, int]
+    @property
+    def levels(self) -> int: ...
+
+    @property
+    def size_px(self) -> int: ...
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]: ...
 
     def sds_grad(
-        self, images: Tensor, conditioning: Any, cameras: Tensor, t: Tensor, noise: Tensor, guidance_scale: float
+        self,
+        images: Tensor,
+        conditioning: Any,
+        cameras: Tensor,
+        t: Tensor,
+        noise: Tensor,
+        guidance_scale: float,
     ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -89,7 +100,9 @@ def draw(step: int, schedule: Schedule, prior: ViewPrior, seed: int) -> Draw:
     elevations = elevations.clamp(-1.5, 1.5)  # straight up or down has no azimuth
     dark = torch.rand(views, generator=where) < schedule.invert_background
     if schedule.anneal_t:
-        share = torch.full((views,), schedule.t_max + (schedule.t_min - schedule.t_max) * step / schedule.steps)
+        share = torch.full(
+            (views,), schedule.t_max + (schedule.t_min - schedule.t_max) * step / schedule.steps
+        )
     else:
         share = schedule.t_min + (schedule.t_max - schedule.t_min) * torch.rand(views, generator=levels)
     t = (share * prior.levels).long().clamp(0, prior.levels - 1)
@@ -142,7 +155,12 @@ class Distillation:
         novel = render(params, cameras, side, chosen.backdrop.to(device), backend=self.backend)
         codes = relative_cameras(s.elevation_rad, chosen.azimuths, chosen.elevations).to(device)
         pixels, residual = self.prior.sds_grad(
-            novel.image, self.conditioning, codes, chosen.t.to(device), chosen.noise.to(device), s.guidance_scale
+            novel.image,
+            self.conditioning,
+            codes,
+            chosen.t.to(device),
+            chosen.noise.to(device),
+            s.guidance_scale,
         )
         views = len(chosen.t)
         # Its gradient is `pixels`; its value is replaced by the residual's below, which says more.
@@ -162,7 +180,8 @@ class Distillation:
 
 def gathered(*renders: Rendered) -> StepStats:
     """Densification's statistics over all views of a step, where DreamPropeller's release keeps the last view's."""
-    grad, seen, radii = 0.0, 0.0, torch.zeros(())
+    zero = torch.zeros(())
+    grad, seen, radii = zero, zero, zero
     for view in renders:
         height, width = view.image.shape[-2:]
         at = torch.zeros_like(view.means2d) if view.means2d.grad is None else view.means2d.grad
@@ -172,7 +191,7 @@ def gathered(*renders: Rendered) -> StepStats:
         seen = seen + visible.sum(0)
         largest = view.radii_px.to(at.dtype).amax(0) / max(height, width)
         radii = torch.maximum(radii.to(at), largest)
-    return StepStats(grad, seen, radii)  # type: ignore[arg-type]
+    return StepStats(grad, seen, radii)
 
 
 def _broken(grads: Gaussians) -> str:

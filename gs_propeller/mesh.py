@@ -121,7 +121,9 @@ def extract(
     the best of several by it, else DreamGaussian's 1 where that leaves anything. Raises UserError for N = 0.
     """
     if len(gaussians) == 0:
-        raise UserError("there is nothing to make a mesh of: no Gaussian is left; run again with resume=false")
+        raise UserError(
+            "there is nothing to make a mesh of: no Gaussian is left; run again with resume=false"
+        )
     reach = (gaussians.means.detach().abs().amax(1) + 3 * gaussians.log_scales.detach().exp().amax(1)).cpu()
     extent = float(reach.quantile(0.98).clamp(0.05, 2.0)) if len(reach) < 10_000_000 else 1.0
     grid = density_grid(gaussians, resolution, extent)
@@ -157,7 +159,9 @@ def clean(mesh: trimesh.Trimesh, faces: int) -> Mesh:
     if len(parts):
         volumes = [abs(part.volume) for part in parts]
         # A cavity's surface faces inward: its volume is negative, and nobody sees it.
-        solid = [p for p, v in zip(parts, volumes, strict=True) if v >= KEPT_SHARE * max(volumes) and p.volume > 0]
+        solid = [
+            p for p, v in zip(parts, volumes, strict=True) if v >= KEPT_SHARE * max(volumes) and p.volume > 0
+        ]
         mesh = trimesh.util.concatenate(solid or [parts[int(np.argmax(volumes))]])
     mesh = trimesh.smoothing.filter_taubin(mesh, iterations=SMOOTHING)
     closed = mesh

@@ -42,7 +42,9 @@ def rasterize(mesh: Mesh, cameras: Cameras, size: int | tuple[int, int]) -> Hits
     TriangleMesh(scene, np.ascontiguousarray(mesh.vertices.numpy()[mesh.faces.numpy()], dtype=np.float32))
     focal = cameras.focal_px(height)
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    rays = torch.stack([(x - width / 2) / focal, (y - height / 2) / focal, torch.ones_like(x)], -1).reshape(-1, 3)
+    rays = torch.stack([(x - width / 2) / focal, (y - height / 2) / focal, torch.ones_like(x)], -1).reshape(
+        -1, 3
+    )
     found = []
     for w2c, centre in zip(cameras.w2c, cameras.centres, strict=True):
         directions = np.ascontiguousarray((rays @ w2c[:3, :3]).numpy(), dtype=np.float32)
@@ -50,7 +52,10 @@ def rasterize(mesh: Mesh, cameras: Cameras, size: int | tuple[int, int]) -> Hits
         found.append(scene.run(origins, directions, output=True))
     shape = (len(cameras), height, width)
     face_id = torch.from_numpy(np.stack([f["primID"] for f in found]).astype(np.int64)).reshape(shape)
-    u, v = (torch.from_numpy(np.stack([f[k] for f in found]).astype(np.float32)).reshape(shape) for k in ("u", "v"))
+    u, v = (
+        torch.from_numpy(np.stack([f[k] for f in found]).astype(np.float32)).reshape(shape)
+        for k in ("u", "v")
+    )
     hit = face_id >= 0
     barycentric = torch.stack([1 - u - v, u, v], -1) * hit[..., None]
     # Directions have z = 1 in the camera's axes, so a ray's length along them is camera z.
@@ -58,11 +63,15 @@ def rasterize(mesh: Mesh, cameras: Cameras, size: int | tuple[int, int]) -> Hits
     return Hits(torch.where(hit, face_id, -1), barycentric, torch.where(hit, depth, torch.zeros_like(depth)))
 
 
-def _rasterize_cuda(mesh: Mesh, cameras: Cameras, height: int, width: int) -> Hits:  # pragma: no cover - needs CUDA
+def _rasterize_cuda(
+    mesh: Mesh, cameras: Cameras, height: int, width: int
+) -> Hits:  # pragma: no cover - needs CUDA
     try:
         import nvdiffrast.torch as dr
     except ImportError as error:
-        raise UserError("mesh rasterisation on CUDA needs nvdiffrast: see requirements-cuda.txt, or device=cpu") from error
+        raise UserError(
+            "mesh rasterisation on CUDA needs nvdiffrast: see requirements-cuda.txt, or device=cpu"
+        ) from error
     focal, near, far = cameras.focal_px(height), 0.01, 100.0
     projection = torch.zeros(4, 4, device=mesh.vertices.device)
     projection[0, 0], projection[1, 1] = 2 * focal / width, 2 * focal / height
@@ -72,7 +81,9 @@ def _rasterize_cuda(mesh: Mesh, cameras: Cameras, height: int, width: int) -> Hi
     points = torch.cat([mesh.vertices, torch.ones_like(mesh.vertices[:, :1])], 1)
     seen = points @ w2c.transpose(1, 2)
     faces = mesh.faces.int()
-    out, _ = dr.rasterize(dr.RasterizeCudaContext(), (seen @ projection.T).contiguous(), faces, (height, width))
+    out, _ = dr.rasterize(
+        dr.RasterizeCudaContext(), (seen @ projection.T).contiguous(), faces, (height, width)
+    )
     face_id = out[..., 3].long() - 1
     hit = face_id >= 0
     barycentric = torch.stack([out[..., 0], out[..., 1], 1 - out[..., 0] - out[..., 1]], -1) * hit[..., None]

@@ -55,7 +55,9 @@ def load_picture(path: str | Path, size: int = 512) -> Picture:
         raise UserError(f"{path} is transparent everywhere: there is no object in it")
     top, bottom, left, right = rows.min(), rows.max() + 1, cols.min(), cols.max() + 1
     if max(bottom - top, right - left) < LEAST_PX:
-        raise UserError(f"the object in {path} is {right - left} x {bottom - top} px; at least {LEAST_PX} are needed")
+        raise UserError(
+            f"the object in {path} is {right - left} x {bottom - top} px; at least {LEAST_PX} are needed"
+        )
     return Picture(*_centred(rgba, int(top), int(bottom), int(left), int(right), size), note)
 
 
@@ -73,13 +75,17 @@ def _read(path: Path) -> Array:
             with Image.open(path) as opened:
                 width, height = opened.size
                 if width * height > MOST_PIXELS:
-                    raise UserError(f"{path} has {width} x {height} px; at most {MOST_PIXELS // 10**6} million are read")
+                    raise UserError(
+                        f"{path} has {width} x {height} px; at most {MOST_PIXELS // 10**6} million are read"
+                    )
                 opened.load()
                 image = ImageOps.exif_transpose(opened)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path} is not a picture that can be read: {error}") from error
     if image.mode.startswith("I"):  # 16 bits a channel: Pillow's own conversion would clip at 255
-        grey = np.asarray(image, dtype=np.float32) / (65535.0 if image.mode != "I" or np.asarray(image).max() > 255 else 255.0)
+        grey = np.asarray(image, dtype=np.float32) / (
+            65535.0 if image.mode != "I" or np.asarray(image).max() > 255 else 255.0
+        )
         return np.stack([grey, grey, grey, np.ones_like(grey)], 2).clip(0, 1)
     return np.asarray(image.convert("RGBA"), dtype=np.float32) / 255.0
 
@@ -89,7 +95,9 @@ def _cut_out(rgb: Array, path: str) -> tuple[Array, str]:
     if max(rgb.shape[:2]) < LEAST_PX:
         raise UserError(f"{path} is {rgb.shape[1]} x {rgb.shape[0]} px; at least {LEAST_PX} are needed")
     model = Path(os.environ.get("U2NET_HOME", Path.home() / ".u2net")) / "u2net.onnx"
-    if importlib.util.find_spec("rembg") is not None and model.is_file():  # pragma: no cover - needs its weights
+    if (
+        importlib.util.find_spec("rembg") is not None and model.is_file()
+    ):  # pragma: no cover - needs its weights
         from rembg import remove
 
         cut = remove(Image.fromarray((rgb * 255).astype(np.uint8)))
@@ -105,7 +113,9 @@ def _grab_cut(rgb: Array, path: str) -> Array:
     """Alpha [H, W]: GrabCut started from how unlike the border each pixel is."""
     height, width = rgb.shape[:2]
     scale = min(1.0, CUT_PX / max(height, width))
-    small = cv2.resize(rgb, (max(3, round(width * scale)), max(3, round(height * scale))), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        rgb, (max(3, round(width * scale)), max(3, round(height * scale))), interpolation=cv2.INTER_AREA
+    )
     colours = (small * 255).astype(np.uint8)
     lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB)
     edge = max(1, min(small.shape[:2]) // 40)
@@ -118,9 +128,13 @@ def _grab_cut(rgb: Array, path: str) -> Array:
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 1.0)
     cv2.setRNGSeed(0)
     clusters = min(4, len(samples))
-    _, _, centres = cv2.kmeans(samples, clusters, np.zeros((len(samples), 1), np.int32), criteria, 1, cv2.KMEANS_PP_CENTERS)
+    _, _, centres = cv2.kmeans(
+        samples, clusters, np.zeros((len(samples), 1), np.int32), criteria, 1, cv2.KMEANS_PP_CENTERS
+    )
     unlike = np.min(np.linalg.norm(lab[:, :, None] - centres[None, None], axis=3), axis=2)
-    strange = float(np.percentile(np.min(np.linalg.norm(samples[:, None] - centres[None], axis=2), axis=1), 95))
+    strange = float(
+        np.percentile(np.min(np.linalg.norm(samples[:, None] - centres[None], axis=2), axis=1), 95)
+    )
     mask = np.full(small.shape[:2], cv2.GC_PR_BGD, dtype=np.uint8)
     mask[unlike > max(12.0, 1.5 * strange)] = cv2.GC_PR_FGD
     inner = np.zeros_like(ring)
@@ -132,13 +146,17 @@ def _grab_cut(rgb: Array, path: str) -> Array:
     try:
         cv2.grabCut(colours, mask, None, *models, 5, cv2.GC_INIT_WITH_MASK)
     except cv2.error as error:
-        raise UserError(f"no object stands out from the background of {path}; give a picture with transparency") from error
+        raise UserError(
+            f"no object stands out from the background of {path}; give a picture with transparency"
+        ) from error
     front = ((mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)).astype(np.uint8)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     front = cv2.morphologyEx(cv2.morphologyEx(front, cv2.MORPH_OPEN, kernel), cv2.MORPH_CLOSE, kernel)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(front)
     if count < 2 or stats[1:, cv2.CC_STAT_AREA].max() < 0.002 * front.size:
-        raise UserError(f"no object stands out from the background of {path}; give a picture with transparency")
+        raise UserError(
+            f"no object stands out from the background of {path}; give a picture with transparency"
+        )
     largest = (labels == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())).astype(np.float32)
     soft = cv2.GaussianBlur(largest, (3, 3), 0)
     return cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR).clip(0, 1)
@@ -150,7 +168,9 @@ def _centred(rgba: Array, top: int, bottom: int, left: int, right: int, size: in
     box = torch.from_numpy(premultiplied.copy()).permute(2, 0, 1)[None]
     scale = size * (1 - BORDER_RATIO) / max(box.shape[2:])
     height, width = max(1, round(box.shape[2] * scale)), max(1, round(box.shape[3] * scale))
-    box = F.interpolate(box, (height, width), mode="bicubic", antialias=scale < 1, align_corners=False).clamp(0, 1)[0]
+    box = F.interpolate(box, (height, width), mode="bicubic", antialias=scale < 1, align_corners=False).clamp(
+        0, 1
+    )[0]
     canvas = torch.zeros(4, size, size)
     y, x = (size - height) // 2, (size - width) // 2
     canvas[:, y : y + height, x : x + width] = box

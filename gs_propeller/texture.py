@@ -114,7 +114,9 @@ def bake(
     if bool(painted.any()):  # unseen texels and the gaps between charts: the nearest painted one
         grid = holes.reshape(texture_size, texture_size).numpy()
         near = distance_transform_edt(grid, return_distances=False, return_indices=True)
-        texture = texture.reshape(texture_size, texture_size, 3)[torch.from_numpy(near[0]).long(), torch.from_numpy(near[1]).long()]
+        texture = texture.reshape(texture_size, texture_size, 3)[
+            torch.from_numpy(near[0]).long(), torch.from_numpy(near[1]).long()
+        ]
     return Textured(mesh, uvs, uv_faces, texture.reshape(texture_size, texture_size, 3).clamp(0, 1))
 
 
@@ -176,7 +178,6 @@ def refine(
     targets_of: Callable[[int, Tensor, float], Tensor],
     reference: Reference,
     settings: RefineSettings,
-    seed: int,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> Textured:
     """DreamGaussian's second stage: the texture follows what the prior makes of its own renders.

@@ -8,6 +8,7 @@ minus input, radians and world units. Nothing random is drawn here: timesteps an
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -67,14 +68,18 @@ def relative_cameras(
 class Zero123:
     """The frozen prior. Its two working methods are `embed` and `sds_grad`; `refine` serves the second stage."""
 
-    def __init__(self, folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32):
+    def __init__(
+        self, folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ):
         """Loads unet, vae, image_encoder, clip_camera_projection and scheduler from a folder or hub id.
 
         Raises UserError when a part is missing, naming it.
         """
         self.device, self.dtype = torch.device(device), dtype
         source = str(folder)
-        if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):  # a hub id is owner/name
+        if not Path(source).is_dir() and not re.fullmatch(
+            r"[\w.-]+/[\w.-]+", source
+        ):  # a hub id is owner/name
             raise UserError(f"there is no prior folder {source!r}; leave prior= out for the pocket prior")
         try:
             self.unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype)
@@ -210,7 +215,7 @@ class Zero123:
             alpha, sigma = self._alpha_sigma(levels[:1])
             noisy = alpha * self.encode(images).float() + sigma * noise
         clean = noisy
-        for here, there in zip(levels[:-1], levels[1:], strict=True):
+        for here, there in itertools.pairwise(levels):
             t = here.expand(len(noisy))
             predicted, clean = self.predict(noisy, conditioning, cameras, t, guidance_scale)
             alpha, sigma = self._alpha_sigma(there[None])
@@ -237,14 +242,19 @@ def _resize(images: Tensor, side: int, mode: str) -> Tensor:
 def _normalisation(source: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """CLIP's pixel mean and deviation [1, 3, 1, 1], from the folder where it has them."""
     name = "feature_extractor/preprocessor_config.json"
-    values = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+    values = {
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }
     try:
         local = Path(source) / name
         path = local if local.exists() or Path(source).is_dir() else Path(hf_hub_download(source, name))
         values |= json.loads(path.read_text())
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError):
         pass  # the file is optional: these are CLIP's own values, which every published conversion uses
-    return tuple(torch.tensor(values[k], device=device).reshape(1, 3, 1, 1) for k in ("image_mean", "image_std"))  # type: ignore[return-value]
+    return tuple(
+        torch.tensor(values[k], device=device).reshape(1, 3, 1, 1) for k in ("image_mean", "image_std")
+    )  # type: ignore[return-value]
 
 
 def find_prior(name: str) -> str:
@@ -252,5 +262,7 @@ def find_prior(name: str) -> str:
     if name not in ("", "auto"):
         return name
     if not (POCKET / "unet").is_dir():
-        raise UserError(f"the pocket prior is missing from {POCKET}; restore data/, or give prior= another folder")
+        raise UserError(
+            f"the pocket prior is missing from {POCKET}; restore data/, or give prior= another folder"
+        )
     return str(POCKET)

@@ -28,7 +28,13 @@ class Towards:
     levels, size_px, latent_shape = 100, 16, (2, 4, 4)
 
     def sds_grad(
-        self, images: Tensor, conditioning: Any, cameras: Tensor, t: Tensor, noise: Tensor, guidance_scale: float
+        self,
+        images: Tensor,
+        conditioning: Any,
+        cameras: Tensor,
+        t: Tensor,
+        noise: Tensor,
+        guidance_scale: float,
     ) -> tuple[Tensor, Tensor]:
         error = images.detach() - conditioning
         return error, 0.5 * error.square().sum((1, 2, 3))

@@ -135,7 +135,7 @@ def algorithm_2(settings: Settings) -> tuple[list[tuple[int, int, float]], Tenso
     """The paper's listing for the ODE, its names kept, in plain lists: (tau, skip, e) of each pass."""
     T, n, e = settings.steps, settings.window + 1, settings.threshold
     tau, p = 0, min(n - 1, settings.steps)
-    theta = {i: X0 for i in range(p + 1)}
+    theta = dict.fromkeys(range(p + 1), X0)
     trace = []
     while tau < T:
         s = {tau + j: H * slope(theta[tau + j], tau + j) for j in range(p)}

@@ -22,7 +22,9 @@ LIGHT = np.array([0.0, 1.0, 0.0])
 
 def _ball(radius: float = 0.5, at: tuple[float, float, float] = (0, 0, 0), **changes: object) -> Thing:
     colour = np.array([0.8, 0.4, 0.2])
-    part = Part(np.array(at, float), np.full(3, radius), np.eye(3), (1.0, 1.0), 0.0, colour, 1 - colour, **changes)  # type: ignore[arg-type]
+    part = Part(
+        np.array(at, float), np.full(3, radius), np.eye(3), (1.0, 1.0), 0.0, colour, 1 - colour, **changes
+    )  # type: ignore[arg-type]
     return Thing("ball", 0, "a ball", (part,), LIGHT, 1.0)
 
 
@@ -32,7 +34,9 @@ def test_a_sphere_covers_what_geometry_says() -> None:
     radius_px = math.tan(angular) / math.tan(FOV_Y_RAD / 2) * 64
     area = float(image[3].sum())
     assert abs(area / (math.pi * radius_px**2) - 1) < 0.02  # measured 0.007: the facets lie inside the sphere
-    assert torch.allclose(image[:3, 64, 64], torch.tensor([0.8, 0.4, 0.2]), atol=1e-5)  # ambient 1: no shading
+    assert torch.allclose(
+        image[:3, 64, 64], torch.tensor([0.8, 0.4, 0.2]), atol=1e-5
+    )  # ambient 1: no shading
 
 
 def test_where_things_appear() -> None:
@@ -73,7 +77,9 @@ def test_inside_agrees_with_the_surface() -> None:
         points = shape.vertices.astype(np.float64)
         normals = shape.normals.astype(np.float64)
         solid = np.linalg.norm(normals, axis=1) > 0.5
-        assert placed.inside(points - 1e-3 * normals)[solid].mean() > 0.97  # poles of sharp cones may poke out
+        assert (
+            placed.inside(points - 1e-3 * normals)[solid].mean() > 0.97
+        )  # poles of sharp cones may poke out
         assert not placed.inside(np.array([[5.0, 5.0, 5.0]]))[0]
 
 

@@ -25,7 +25,9 @@ def prior(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def _arguments(prior: Zero123, views: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(views, 3, 16, 16, generator=generator)
-    cameras = relative_cameras(0.1, torch.tensor([0.3, -2.0, 1.0])[:views], torch.tensor([0.2, 0.0, -0.4])[:views])
+    cameras = relative_cameras(
+        0.1, torch.tensor([0.3, -2.0, 1.0])[:views], torch.tensor([0.2, 0.0, -0.4])[:views]
+    )
     noise = torch.randn(views, *prior.latent_shape, generator=generator)
     return images, cameras, torch.tensor([20, 500, 980])[:views], noise
 
@@ -41,13 +43,18 @@ def test_sizes_are_read_from_the_folder(prior: Zero123) -> None:
 
 def test_embed_normalises_as_the_folder_says(prior: Zero123) -> None:
     image = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(3))
-    mean, std = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1), torch.tensor([0.2, 0.3, 0.25]).view(1, 3, 1, 1)
+    mean, std = (
+        torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1),
+        torch.tensor([0.2, 0.3, 0.25]).view(1, 3, 1, 1),
+    )
     with torch.no_grad():
         expected = prior.encoder(pixel_values=(image - mean) / std).image_embeds
     assert torch.equal(prior.embed(image).embedding, expected)
 
 
-def _slow_sds(prior: Zero123, image: Tensor, known: Tensor, camera: Tensor, t: int, noise: Tensor, reference: Tensor) -> Tensor:
+def _slow_sds(
+    prior: Zero123, image: Tensor, known: Tensor, camera: Tensor, t: int, noise: Tensor, reference: Tensor
+) -> Tensor:
     """Paper Eq. 1 for one view, from the loss whose gradient it is: w <eps_hat - eps, latents>."""
     image = image.clone().requires_grad_(True)
     latents = prior.vae.encode(image * 2 - 1).latent_dist.mean * 0.37
@@ -75,7 +82,9 @@ def test_sds_gradient_against_the_formula(prior: Zero123) -> None:
     grad, residual = prior.sds_grad(images, known, cameras, t, noise, SCALE)
     for v in range(3):
         one = slice(v, v + 1)
-        expected = _slow_sds(prior, images[one], known.embedding, cameras[one], int(t[v]), noise[one], known.latents)
+        expected = _slow_sds(
+            prior, images[one], known.embedding, cameras[one], int(t[v]), noise[one], known.latents
+        )
         worst = (grad[one] - expected).abs().max() / expected.abs().max()
         assert worst < 2e-5  # measured 4e-6: batches of three and one are summed differently
     assert residual.shape == (3,)
@@ -83,7 +92,7 @@ def test_sds_gradient_against_the_formula(prior: Zero123) -> None:
 
 
 def test_guidance_of_one_needs_no_unconditional_call(prior: Zero123) -> None:
-    images, cameras, t, noise = _arguments(prior)
+    images, cameras, t, _noise = _arguments(prior)
     known = prior.embed(images[:1])
     noisy = prior.encode(images).detach()
     alone = prior.predict(noisy, known, cameras, t, 1.0)[0]
@@ -92,7 +101,7 @@ def test_guidance_of_one_needs_no_unconditional_call(prior: Zero123) -> None:
 
 
 def test_noise_and_clean_agree(prior: Zero123) -> None:
-    images, cameras, t, noise = _arguments(prior)
+    images, cameras, t, _noise = _arguments(prior)
     noisy = prior.encode(images).detach()
     predicted, clean = prior.predict(noisy, prior.embed(images[:1]), cameras, t, SCALE)
     abar = prior.alphas[t].view(3, 1, 1, 1)
@@ -109,7 +118,8 @@ def test_refine_keeps_more_of_the_picture_at_less_strength(prior: Zero123) -> No
     ]
     assert errors[0] < errors[1]
     assert torch.equal(
-        prior.refine(images, known, cameras, noise, 1.0, 3), prior.refine(1 - images, known, cameras, noise, 1.0, 3)
+        prior.refine(images, known, cameras, noise, 1.0, 3),
+        prior.refine(1 - images, known, cameras, noise, 1.0, 3),
     )
     with pytest.raises(ValueError, match="strength"):
         prior.refine(images, known, cameras, noise, 0.0)
@@ -117,7 +127,9 @@ def test_refine_keeps_more_of_the_picture_at_less_strength(prior: Zero123) -> No
 
 def test_camera_code_signs() -> None:
     """Polar angle grows downwards, azimuth counter-clockwise from above (towards +x from +z)."""
-    code = relative_cameras(math.radians(10), torch.tensor([math.pi / 2]), torch.deg2rad(torch.tensor([40.0])))[0]
+    code = relative_cameras(
+        math.radians(10), torch.tensor([math.pi / 2]), torch.deg2rad(torch.tensor([40.0]))
+    )[0]
     assert torch.allclose(code, torch.tensor([math.radians(-30), 1.0, 0.0, 0.0]), atol=1e-6)
 
 

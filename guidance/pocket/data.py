@@ -79,7 +79,9 @@ def shard(number: int, objects: int = OBJECTS) -> Shard:
         for _ in range(VIEWS - 1):
             tilt = 0.0 if rng.random() < 0.2 else rng.uniform(math.radians(-30), math.radians(30))
             targets.append(Pose(float(rng.uniform(-math.pi, math.pi)), known.elevation_rad + float(tilt)))
-        cameras = orbit([p.azimuth_rad for p in targets], [p.elevation_rad for p in targets], RADIUS, FOV_Y_RAD)
+        cameras = orbit(
+            [p.azimuth_rad for p in targets], [p.elevation_rad for p in targets], RADIUS, FOV_Y_RAD
+        )
         images[i] = (on_white(views(thing, cameras, SIZE_PX)) * 255 + 0.5).to(torch.uint8)
         poses[i] = torch.tensor([relative_pose(known, p) for p in targets])
     return Shard(images, poses)

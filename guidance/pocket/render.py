@@ -68,7 +68,14 @@ def surface(thing: Thing) -> Surface:
         width = 1.0 + part.taper * unit[:, 1:2]
         shaped = unit * np.concatenate([width, np.ones_like(width), width], 1)
         # The gradient of the untapered implicit, then the taper's own slope.
-        slope = np.stack([_power(ce, 2 - e1) * _power(co, 2 - e2), _power(se, 2 - e1), _power(ce, 2 - e1) * _power(so, 2 - e2)], 1)
+        slope = np.stack(
+            [
+                _power(ce, 2 - e1) * _power(co, 2 - e2),
+                _power(se, 2 - e1),
+                _power(ce, 2 - e1) * _power(so, 2 - e2),
+            ],
+            1,
+        )
         safe = np.maximum(width, 1e-3)
         flank = (slope[:, :1] * unit[:, :1] + slope[:, 2:] * unit[:, 2:]) * part.taper / safe
         normal = np.concatenate([slope[:, :1] / safe, slope[:, 1:2] - flank, slope[:, 2:] / safe], 1)
@@ -152,7 +159,9 @@ def _draw(vertices, normals, local, faces, part, paints, w2c, focal, size, light
                 n0 = wi * normals[i, 0] + wj * normals[j, 0] + wk * normals[k, 0]
                 n1 = wi * normals[i, 1] + wj * normals[j, 1] + wk * normals[k, 1]
                 n2 = wi * normals[i, 2] + wj * normals[j, 2] + wk * normals[k, 2]
-                lit = (n0 * light[0] + n1 * light[1] + n2 * light[2]) / max(math.sqrt(n0 * n0 + n1 * n1 + n2 * n2), 1e-6)
+                lit = (n0 * light[0] + n1 * light[1] + n2 * light[2]) / max(
+                    math.sqrt(n0 * n0 + n1 * n1 + n2 * n2), 1e-6
+                )
                 # Half-Lambert: the far side keeps some shape instead of going flat.
                 shade = ambient + (1.0 - ambient) * (0.5 + 0.5 * lit) ** 2
                 m = _mix(int(paints[p, 6]), u0, u1, u2, int(paints[p, 7]), paints[p, 8], paints[p, 9])
@@ -173,7 +182,9 @@ def views(thing: Thing, cameras: Cameras, size_px: int, supersample: int = 2) ->
             shape.vertices, shape.normals, shape.local, shape.faces, shape.part, shape.paints,
             w2c[v], np.float32(cameras.focal_px(fine)), fine, light, np.float32(thing.ambient), image,
         )  # fmt: skip
-        box = image.reshape(size_px, supersample, size_px, supersample, 4).mean((1, 3))  # colour is premultiplied: 0 outside
+        box = image.reshape(size_px, supersample, size_px, supersample, 4).mean(
+            (1, 3)
+        )  # colour is premultiplied: 0 outside
         alpha = box[:, :, 3:]
         colour = box[:, :, :3] / np.maximum(alpha, 1e-6)
         out[v] = torch.from_numpy(np.concatenate([colour, alpha], 2)).permute(2, 0, 1)
@@ -202,7 +213,9 @@ def framed(thing: Thing, azimuth_rad: float, elevation_rad: float) -> Thing:
         plane = seen[:, :2] / seen[:, 2:] / half
         first, last = plane.min(0), plane.max(0)
         span = float((last - first).max() / 2)
-        centre = np.array([*(first + last) / 2 * RADIUS * half, (seen[:, 2].min() + seen[:, 2].max()) / 2 - RADIUS])
+        centre = np.array(
+            [*(first + last) / 2 * RADIUS * half, (seen[:, 2].min() + seen[:, 2].max()) / 2 - RADIUS]
+        )
         factor = FILL / span
         scale, offset = scale * factor, (offset - rotation.T @ centre) * factor
     return thing.moved(scale, offset)

@@ -97,7 +97,9 @@ class Denoiser(nn.Module):
             self.clip_camera_projection.proj.weight[:, :WIDTH] = torch.eye(WIDTH)
             self.clip_camera_projection.proj.bias.zero_()
 
-    def forward(self, noisy: Tensor, t: Tensor, known: Tensor, known_latents: Tensor, poses: Tensor, keep: Tensor) -> Tensor:
+    def forward(
+        self, noisy: Tensor, t: Tensor, known: Tensor, known_latents: Tensor, poses: Tensor, keep: Tensor
+    ) -> Tensor:
         """v [B, C, L, L]. known [B, 3, S, S] normalised pictures; keep [B] 0 drops the condition."""
         embedding = self.image_encoder(pixel_values=known).image_embeds
         tokens = self.clip_camera_projection(torch.cat([embedding, poses], 1))[:, None] * keep[:, None, None]
@@ -141,7 +143,9 @@ class Log:
 
     def write(self, **values: Any) -> None:
         with self.path.open("a") as file:
-            file.write(json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in values.items()}) + "\n")
+            file.write(
+                json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in values.items()}) + "\n"
+            )
 
 
 def train_vae(options: Options, log: Log) -> AutoencoderKL:
@@ -175,7 +179,9 @@ def train_vae(options: Options, log: Log) -> AutoencoderKL:
             psnr = -10 * torch.log10((error / 2).square().mean()).item()
             log.write(stage="vae", step=step, psnr_db=psnr, kl=kl.item(), elapsed_s=time.time() - begun)
     with torch.no_grad():
-        latents = vae.encode(_batch(images, _keyed(options.seed, -1), 256).to(options.device)).latent_dist.mode()
+        latents = vae.encode(
+            _batch(images, _keyed(options.seed, -1), 256).to(options.device)
+        ).latent_dist.mode()
     vae.register_to_config(scaling_factor=round(1.0 / latents.std().item(), 5))
     vae.save_pretrained(folder)
     return vae
@@ -237,7 +243,8 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log) -> None:
     if checkpoint.exists():
         first = _restore(checkpoint, model, average, optimiser)
     alphas = build_scheduler().alphas_cumprod.to(device)
-    scale, pool = vae.config.scaling_factor, {}
+    scale = vae.config.scaling_factor
+    pool: dict[int, Encoded] = {}
     begun, saved, last, total = time.time(), time.time(), time.time(), 0.0
     step = first
     while time.time() - begun < options.minutes * 60:
@@ -267,7 +274,13 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log) -> None:
         step += 1
         total += loss.item()
         if step % 100 == 0:
-            log.write(stage="unet", step=step, samples=step * options.batch, loss=total / 100, s_per_step=(time.time() - last) / 100)
+            log.write(
+                stage="unet",
+                step=step,
+                samples=step * options.batch,
+                loss=total / 100,
+                s_per_step=(time.time() - last) / 100,
+            )
             total, last = 0.0, time.time()
         if time.time() - saved > 240:
             _store(checkpoint, model, average, optimiser, step)
@@ -288,7 +301,9 @@ def _draw(pool: dict[int, Encoded], size: int, generator: torch.Generator) -> It
     yield torch.stack([e.poses[r, v] for e, r, v in picks])
 
 
-def _store(path: Path, model: Denoiser, average: Denoiser, optimiser: torch.optim.Optimizer, step: int) -> None:
+def _store(
+    path: Path, model: Denoiser, average: Denoiser, optimiser: torch.optim.Optimizer, step: int
+) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v.clone() for k, v in average.state_dict().items()}
     for i, moments in optimiser.state_dict()["state"].items():
@@ -322,7 +337,9 @@ def export(options: Options, folder: Path) -> dict[str, str]:
     average.clip_camera_projection.save_pretrained(folder / "clip_camera_projection")
     build_scheduler().save_pretrained(folder / "scheduler")
     size = {"height": SIZE_PX, "width": SIZE_PX}
-    CLIPImageProcessor(size=size, do_center_crop=False, image_mean=MEAN, image_std=STD).save_pretrained(folder / "feature_extractor")
+    CLIPImageProcessor(size=size, do_center_crop=False, image_mean=MEAN, image_std=STD).save_pretrained(
+        folder / "feature_extractor"
+    )
     index = {
         "_class_name": "Zero1to3StableDiffusionPipeline",
         "unet": ["diffusers", "UNet2DConditionModel"],
@@ -335,15 +352,22 @@ def export(options: Options, folder: Path) -> dict[str, str]:
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     log = (options.out / "log.jsonl").read_text()
     (folder / "training.jsonl").write_text(log)
-    sums = {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*.safetensors"))}
+    sums = {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*.safetensors"))
+    }
     record = {"seed": options.seed, "batch": options.batch, "steps": int(tensors["step"]), "sha256": sums}
     (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
     return sums
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("build/pocket"), help="folder of checkpoints and shards")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/pocket"), help="folder of checkpoints and shards"
+    )
     parser.add_argument("--minutes", type=float, default=60.0, help="time for this call; a later one goes on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -351,7 +375,14 @@ def main() -> None:
     parser.add_argument("--vae-steps", type=int, default=Options.vae_steps)
     parser.add_argument("--export", type=Path, help="only write the averaged weights to this folder")
     given = parser.parse_args()
-    options = Options(given.out, given.minutes, given.seed, threads=given.threads, device=given.device, vae_steps=given.vae_steps)
+    options = Options(
+        given.out,
+        given.minutes,
+        given.seed,
+        threads=given.threads,
+        device=given.device,
+        vae_steps=given.vae_steps,
+    )
     if given.export:
         print(json.dumps(export(options, given.export), indent=2))
         return

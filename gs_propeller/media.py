@@ -32,7 +32,7 @@ def turntable(path: str | Path, frames: Tensor, fps: int = 30) -> None:
         ) as writer,
     ):
         for frame in _bytes(frames):
-            writer.append_data(frame)
+            writer.append_data(frame)  # type: ignore[attr-defined]
 
 
 def contact_sheet(path: str | Path, images: Tensor, columns: int = 4, gap_px: int = 2) -> None:

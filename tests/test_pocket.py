@@ -13,7 +13,8 @@ import torch
 
 from gs_propeller.camera import orbit
 from guidance.pocket import data, train
-from guidance.pocket.objects import FAMILIES, PALETTE, Part, Thing, cat, euler, make
+from guidance.pocket.families import FAMILIES, cat, make
+from guidance.pocket.objects import PALETTE, Part, Thing, euler
 from guidance.pocket.render import FILL, FOV_Y_RAD, RADIUS, framed, on_white, surface, views
 from guidance.zero123 import POCKET, Zero123, relative_cameras
 

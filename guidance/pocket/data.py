@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from gs_propeller.camera import orbit
-from guidance.pocket.objects import FAMILIES, Thing, make
+from guidance.pocket.families import FAMILIES, make
+from guidance.pocket.objects import Thing
 from guidance.pocket.render import FOV_Y_RAD, RADIUS, framed, on_white, surface, views
 
 OBJECTS, VIEWS = 256, 8

@@ -205,7 +205,7 @@ def framed(thing: Thing, azimuth_rad: float, elevation_rad: float) -> Thing:
     rotation, shift = camera.w2c[0, :3, :3].double().numpy(), camera.w2c[0, :3, 3].double().numpy()
     points = surface(thing).vertices.astype(np.float64)
     low, high = points.min(0), points.max(0)
-    scale = 1.0 / np.linalg.norm(high - low)
+    scale = 1.0 / float(np.linalg.norm(high - low))
     offset = -scale * (low + high) / 2
     half = math.tan(FOV_Y_RAD / 2)
     for _ in range(6):  # a contraction: perspective moves the box a little at every correction

@@ -1,0 +1,213 @@
+"""The commands themselves, small but whole: files, equality of windows and ranks, resuming, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+import main2_mesh
+import main_propeller
+from gs_propeller.config import Config, load
+from gs_propeller.gaussians import State
+from gs_propeller.io import load_mesh, load_ply, load_tensors
+from tests import tiny_prior
+
+ROOT = Path(__file__).parent.parent
+IMAGE = str(ROOT / "configs" / "image.yaml")
+SMALL = """steps=12 num_points=150 batch_size=2 reference_size=32 mesh_resolution=32 mesh_faces=400 texture_size=64
+bake_views=8 bake_size=64 turntable_frames=4 turntable_size=32 densify_from=2 densify_every=3 densify_until=10
+densify_grad_threshold=0.001 max_gaussians=260 min_opacity=0.095 refine_steps=2 refine_batch=2 threads=1 device=cpu""".split()
+EXACT = ["threshold=0", "ema=1"]
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_prior.write(tmp_path_factory.mktemp("prior")))
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> str:
+    rng = np.random.default_rng(0)
+    rgba = np.zeros((64, 64, 4), dtype=np.uint8)
+    rgba[10:54, 20:50, :3] = rng.integers(0, 255, (44, 30, 3))
+    rgba[10:54, 20:50, 3] = 255
+    path = tmp_path_factory.mktemp("picture") / "thing.png"
+    Image.fromarray(rgba).save(path)
+    return str(path)
+
+
+def _words(prior: str, picture: str, outdir: Path, *more: str) -> list[str]:
+    return ["--config", IMAGE, f"prior={prior}", f"input={picture}", f"outdir={outdir}", *SMALL, *more]
+
+
+def _run(words: list[str], program: str = "main_propeller.py") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / program), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+
+
+def _state(folder: Path) -> State:
+    tensors, meta = load_tensors(folder / "checkpoint.safetensors")
+    assert meta["start"] == 12
+    return State.from_tensors({k[2:]: v for k, v in tensors.items() if k.startswith("0/")})
+
+
+def _same(a: State, b: State) -> bool:
+    one, two = a.tensors(), b.tensors()
+    return all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.fixture(scope="module")
+def serial(prior: str, picture: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    outdir = tmp_path_factory.mktemp("serial")
+    assert main_propeller.main(_words(prior, picture, outdir, *EXACT)) == 0
+    return outdir / "thing"
+
+
+@pytest.mark.slow
+def test_every_file_is_there_and_opens(serial: Path) -> None:
+    state = _state(serial)
+    assert len(load_ply(serial / "thing.ply")) == len(state)
+    births = state.lineage[:, 0, 1]
+    assert int((births >= 0).sum()) > 0  # it has densified
+    assert len(state) < 150 + int((births >= 0).sum())  # and pruned
+    for name in ("thing.obj", "thing.glb"):
+        mesh = trimesh.load(serial / name, force="mesh")
+        assert len(mesh.faces) > 20
+        textured = load_mesh(serial / name)
+        assert textured.mesh.trimesh().is_watertight
+        assert textured.texture.shape == (64, 64, 3)
+    assert Image.open(serial / "thing_sheet.png").size[0] > 100
+    assert (serial / "thing.mp4").stat().st_size > 500
+    lines = [json.loads(line) for line in (serial / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(12))
+    assert load(["--config", str(serial / "config.yaml")])[0].num_points == 150
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [["window=4"], ["window=4", "ranks=2"], ["window=3", "tail=copy"]])
+def test_windows_and_ranks_give_the_serial_state(
+    serial: Path, prior: str, picture: str, tmp_path: Path, more: list[str]
+) -> None:
+    done = _run(_words(prior, picture, tmp_path, *EXACT, *more))
+    assert done.returncode == 0, done.stderr
+    assert _same(_state(serial), _state(tmp_path / "thing"))
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_to_the_same_end(
+    serial: Path, prior: str, picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = _words(prior, picture, tmp_path, *EXACT, "window=3")
+    before = main_propeller.Progress.update
+
+    def interrupting(self: main_propeller.Progress, step: int, **values: str) -> None:
+        before(self, step, **values)
+        if step >= 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(main_propeller.Progress, "update", interrupting)
+    assert main_propeller.main(words) == 130
+    assert "goes on from there" in capsys.readouterr().err
+    assert not (tmp_path / "thing" / "thing.glb").exists()
+    monkeypatch.setattr(main_propeller.Progress, "update", before)
+    assert main_propeller.main([*words, "window=2"]) == 0
+    assert _same(_state(serial), _state(tmp_path / "thing"))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "thing" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(12))
+    assert main_propeller.main([*words, "lambda_rgb=1"]) == 2
+    assert "resume=false" in capsys.readouterr().err
+    assert main_propeller.main([*words, "lambda_rgb=1", "resume=false"]) == 0
+
+
+@pytest.mark.slow
+def test_two_runs_in_one_folder(prior: str, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = _words(prior, picture, tmp_path, "steps=100000")
+    with subprocess.Popen([sys.executable, str(ROOT / "main_propeller.py"), *words], stderr=subprocess.PIPE) as first:
+        try:
+            deadline = time.monotonic() + 120
+            while not (tmp_path / "thing" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+                time.sleep(0.2)
+            assert main_propeller.main(words) == 2
+            assert "another run is at work" in capsys.readouterr().err
+        finally:
+            first.send_signal(signal.SIGTERM)
+            first.communicate(timeout=120)
+    assert first.returncode == 130
+    assert (tmp_path / "thing" / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_refinement(serial: Path, prior: str, picture: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = _words(prior, picture, serial.parent)
+    assert main2_mesh.main(words) == 0
+    before, after = load_mesh(serial / "thing.obj"), load_mesh(serial / "thing_refined.glb")
+    assert len(after.mesh.faces) == len(before.mesh.faces)
+    assert not torch.equal(before.texture, after.texture)
+    assert main2_mesh.main([*words, f"mesh={serial / 'thing.glb'}", "turntable_frames=0"]) == 0
+    assert main2_mesh.main([*words, "mesh=nowhere.obj"]) == 2
+    assert "no mesh nowhere.obj" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_python_interface(prior: str, picture: str, tmp_path: Path) -> None:
+    config = load(_words(prior, picture, tmp_path, "steps=3", "turntable_frames=0"))[0]
+    asset = main_propeller.make_asset(config, quiet=True)
+    assert asset.state.step == 3
+    image, alpha = asset.viewer.views(asset.viewer.cameras([0, 90], [0, 30]), 40)
+    assert image.shape == (2, 3, 40, 40)
+    assert alpha.shape == (2, 1, 40, 40)
+    assert set(asset.files) == {"ply", "obj", "glb", "png"}
+    assert all(path.exists() for path in asset.files.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["input=nowhere.png"], "no picture nowhere.png"),
+        ([], "give input=PICTURE"),
+        (["prompt=a cat"], "text prior"),
+        (["input=README.md"], "not a picture"),
+        (["input=data"], "is a folder"),
+        (["imput=data/cat.png"], "did you mean input"),
+        (["input=data/cat.png", "prior=./nowhere"], "no prior folder"),
+        (["input=data/cat.png", "outdir=/proc/nowhere"], "cannot write"),
+        (["input=data/cat.png", "ranks=2", "input=nowhere.png"], "no picture"),
+    ],
+)
+def test_bad_input_is_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main_propeller.main(["--config", IMAGE, *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+
+
+def test_cuda_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    assert main_propeller.main(["--config", IMAGE, f"input={ROOT}/data/cat.png", "device=cuda"]) == 2
+    assert "device=auto" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", [main_propeller, main2_mesh])
+def test_help_and_dry_run(program: object, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["--help"]) == 0  # type: ignore[attr-defined]
+    shown = capsys.readouterr().out
+    for name in Config.__dataclass_fields__:
+        assert name in shown
+    assert program.main(["--config", IMAGE, "--dry-run", "seed=9"]) == 0  # type: ignore[attr-defined]
+    assert "seed: 9" in capsys.readouterr().out

@@ -17,19 +17,20 @@ import torch
 from torch import Tensor
 
 from gs_propeller import checkpoint
-from gs_propeller.asset import orbit_camera, reference_of
+from gs_propeller.asset import input_of, orbit_camera, reference_of
 from gs_propeller.camera import Cameras
 from gs_propeller.config import Config, load, to_yaml
+from gs_propeller.devices import device_of, precision_of
 from gs_propeller.errors import UserError
 from gs_propeller.io import load_mesh, save_glb, save_obj
-from gs_propeller.log import Metrics, Progress, quiet_libraries, summary
+from gs_propeller.log import Metrics, Progress, quiet_libraries, show_help, summary
 from gs_propeller.media import contact_sheet, turntable
 from gs_propeller.picture import load_picture
 from gs_propeller.randomness import keyed_generator
 from gs_propeller.ranks import share_cores
 from gs_propeller.texture import RefineSettings, Textured, refine, refine_angles, shade
 from guidance.zero123 import Zero123, find_prior, relative_cameras
-from main_propeller import INTERRUPTED, device_of, input_of, precision_of, show_help
+from main_propeller import INTERRUPTED
 
 
 def main(argv: Sequence[str] | None = None) -> int:

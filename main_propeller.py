@@ -15,16 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from gs_propeller import checkpoint
-from gs_propeller.asset import Viewer, distillation, first_state, problem, solver_settings, textured_mesh
-from gs_propeller.config import Config, help_text, load, to_yaml
+from gs_propeller.asset import (
+    Viewer,
+    distillation,
+    first_state,
+    input_of,
+    problem,
+    solver_settings,
+    textured_mesh,
+)
+from gs_propeller.config import Config, load, to_yaml
+from gs_propeller.devices import device_of, precision_of, rank_count
 from gs_propeller.errors import UserError
 from gs_propeller.gaussians import Drift, State
 from gs_propeller.io import atomic, save_glb, save_obj, save_ply
-from gs_propeller.log import Metrics, Progress, quiet_libraries, summary
+from gs_propeller.log import Metrics, Progress, quiet_libraries, show_help, summary
 from gs_propeller.losses import LOSSES
 from gs_propeller.media import contact_sheet, turntable
 from gs_propeller.picard import Report, Window, resume, solve
@@ -57,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config, flags = load(words)
         if flags.help:
-            show_help()
+            show_help("main_propeller.py")
         elif flags.dry_run:
             print(to_yaml(config), end="")
         elif under_launcher() or rank_count(config) == 1:
@@ -198,51 +205,6 @@ def _save(
         ]
         summary(f"{name}: done", rows + [(kind, str(path)) for kind, path in files.items()])
     return Asset(window.states[0], viewer, textured, files)
-
-
-def input_of(config: Config) -> str:
-    """The picture's path. Raises UserError."""
-    if config.input:
-        return config.input
-    if config.prompt:
-        raise UserError("prompt= needs a text prior, and none is supported yet; give input=PICTURE instead")
-    raise UserError("nothing to make an asset of: give input=PICTURE")
-
-
-def device_of(config: Config) -> torch.device:
-    """This rank's device. Raises UserError."""
-    cuda = torch.cuda.is_available()
-    if config.device == "cuda" and not cuda:
-        raise UserError("device=cuda, but torch sees no CUDA device; use device=auto")
-    if config.device == "cpu" or not cuda:
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-
-
-def precision_of(config: Config, device: torch.device) -> torch.dtype:
-    """The prior's."""
-    if config.precision == "auto":
-        return torch.float16 if device.type == "cuda" else torch.float32
-    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[config.precision]
-
-
-def rank_count(config: Config) -> int:
-    """Ranks that the plain command starts."""
-    on_cuda = config.device != "cpu" and torch.cuda.is_available()
-    return config.ranks or (torch.cuda.device_count() if on_cuda else 1)
-
-
-def show_help(program: str = "main_propeller.py") -> None:
-    console = Console(width=max(110, Console().width))
-    console.print(f"python {program} --config configs/image.yaml input=PICTURE [key=value ...] [--dry-run]\n")
-    table = Table("option", "default", "unit", "what it is", box=None)
-    section = ""
-    for where, name, default, unit, remark in help_text():
-        if where != section:
-            table.add_row(f"[bold]{where}[/bold]")
-            section = where
-        table.add_row(f"  {name}", default, unit, remark.replace("[", r"\["))
-    console.print(table)
 
 
 if __name__ == "__main__":

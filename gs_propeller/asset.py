@@ -17,6 +17,7 @@ from gs_propeller.adam import AdamSettings
 from gs_propeller.camera import Cameras, orbit
 from gs_propeller.config import Config
 from gs_propeller.densify import DensifySettings, coast, distance, update
+from gs_propeller.errors import UserError
 from gs_propeller.gaussians import Drift, Gaussians, State, init_ball
 from gs_propeller.losses import Distillation, Schedule
 from gs_propeller.mesh import Mesh, extract
@@ -27,6 +28,15 @@ from gs_propeller.ranks import Ranks
 from gs_propeller.raster import render
 from gs_propeller.texture import Reference, Textured, bake
 from guidance.zero123 import Zero123
+
+
+def input_of(config: Config) -> str:
+    """The picture's path. Raises UserError."""
+    if config.input:
+        return config.input
+    if config.prompt:
+        raise UserError("prompt= needs a text prior, and none is supported yet; give input=PICTURE instead")
+    raise UserError("nothing to make an asset of: give input=PICTURE")
 
 
 def schedule(config: Config) -> Schedule:

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gs_propeller.config import help_text
 from gs_propeller.errors import UserError
 
 PLAIN_EVERY_S = 10.0  # between lines where no terminal shows a live one
@@ -115,3 +116,17 @@ def summary(title: str, rows: Sequence[tuple[str, str]], stream: Any = sys.stdou
     for name, value in rows:
         table.add_row(name, value)
     Console(file=stream).print(table)
+
+
+def show_help(program: str) -> None:
+    """Every option with its default, unit and meaning."""
+    console = Console(width=max(110, Console().width))
+    console.print(f"python {program} --config configs/image.yaml input=PICTURE [key=value ...] [--dry-run]\n")
+    table = Table("option", "default", "unit", "what it is", box=None)
+    section = ""
+    for where, name, default, unit, remark in help_text():
+        if where != section:
+            table.add_row(f"[bold]{where}[/bold]")
+            section = where
+        table.add_row(f"  {name}", default, unit, remark.replace("[", r"\["))
+    console.print(table)

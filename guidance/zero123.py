@@ -26,6 +26,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from gs_propeller.errors import UserError
 
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")  # owner/name
 POCKET = Path(__file__).resolve().parent.parent / "data" / "zero123-pocket"
 
 
@@ -77,9 +78,7 @@ class Zero123:
         """
         self.device, self.dtype = torch.device(device), dtype
         source = str(folder)
-        if not Path(source).is_dir() and not re.fullmatch(
-            r"[\w.-]+/[\w.-]+", source
-        ):  # a hub id is owner/name
+        if not Path(source).is_dir() and not HUB_ID.fullmatch(source):
             raise UserError(f"there is no prior folder {source!r}; leave prior= out for the pocket prior")
         try:
             self.unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype)

@@ -25,9 +25,29 @@ from tests import tiny_prior
 
 ROOT = Path(__file__).parent.parent
 IMAGE = str(ROOT / "configs" / "image.yaml")
-SMALL = """steps=12 num_points=150 batch_size=2 reference_size=32 mesh_resolution=32 mesh_faces=400 texture_size=64
-bake_views=8 bake_size=64 turntable_frames=4 turntable_size=32 densify_from=2 densify_every=3 densify_until=10
-densify_grad_threshold=0.001 max_gaussians=260 min_opacity=0.095 refine_steps=2 refine_batch=2 threads=1 device=cpu""".split()
+SMALL = [
+    "steps=12",
+    "num_points=150",
+    "batch_size=2",
+    "reference_size=32",
+    "mesh_resolution=32",
+    "mesh_faces=400",
+    "texture_size=64",
+    "bake_views=8",
+    "bake_size=64",
+    "turntable_frames=4",
+    "turntable_size=32",
+    "densify_from=2",
+    "densify_every=3",
+    "densify_until=10",
+    "densify_grad_threshold=0.001",
+    "max_gaussians=260",
+    "min_opacity=0.095",
+    "refine_steps=2",
+    "refine_batch=2",
+    "threads=1",
+    "device=cpu",
+]
 EXACT = ["threshold=0", "ema=1"]
 
 
@@ -106,7 +126,12 @@ def test_windows_and_ranks_give_the_serial_state(
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_end(
-    serial: Path, prior: str, picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    serial: Path,
+    prior: str,
+    picture: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = _words(prior, picture, tmp_path, *EXACT, "window=3")
     before = main_propeller.Progress.update
@@ -123,7 +148,9 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     monkeypatch.setattr(main_propeller.Progress, "update", before)
     assert main_propeller.main([*words, "window=2"]) == 0
     assert _same(_state(serial), _state(tmp_path / "thing"))
-    steps = [json.loads(line)["step"] for line in (tmp_path / "thing" / "metrics.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"] for line in (tmp_path / "thing" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert steps == list(range(12))
     assert main_propeller.main([*words, "lambda_rgb=1"]) == 2
     assert "resume=false" in capsys.readouterr().err
@@ -131,9 +158,13 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
 
 
 @pytest.mark.slow
-def test_two_runs_in_one_folder(prior: str, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_runs_in_one_folder(
+    prior: str, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = _words(prior, picture, tmp_path, "steps=100000")
-    with subprocess.Popen([sys.executable, str(ROOT / "main_propeller.py"), *words], stderr=subprocess.PIPE) as first:
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "main_propeller.py"), *words], stderr=subprocess.PIPE
+    ) as first:
         try:
             deadline = time.monotonic() + 120
             while not (tmp_path / "thing" / "metrics.jsonl").exists() and time.monotonic() < deadline:

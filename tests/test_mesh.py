@@ -24,7 +24,12 @@ def _gaussians(means: list[list[float]], scale: float = 0.1, opacity: float = 0.
     quats = torch.randn(n, 4, generator=torch.Generator().manual_seed(0))
     logits = torch.full((n,), math.log(opacity / (1 - opacity)))
     return Gaussians(
-        torch.tensor(means), torch.full((n, 3), math.log(scale)), quats, logits, torch.zeros(n, 1, 3), torch.zeros(n, 0, 3)
+        torch.tensor(means),
+        torch.full((n, 3), math.log(scale)),
+        quats,
+        logits,
+        torch.zeros(n, 1, 3),
+        torch.zeros(n, 0, 3),
     )
 
 
@@ -97,7 +102,9 @@ def test_nothing_at_all_is_said() -> None:
 def test_floaters_go_and_silhouettes_choose_the_level() -> None:
     body = [[x, y, z] for x in (-0.1, 0.1) for y in (-0.1, 0.1) for z in (-0.1, 0.1)]
     scene = _gaussians([*body, [0.7, 0.7, 0.7]], 0.08)
-    scene = replace(scene, log_scales=torch.where(torch.arange(9)[:, None] == 8, math.log(0.02), scene.log_scales))
+    scene = replace(
+        scene, log_scales=torch.where(torch.arange(9)[:, None] == 8, math.log(0.02), scene.log_scales)
+    )
     whole = extract(scene, 64, 4000)
     assert float(whole.vertices.max()) < 0.5
     small = extract(scene, 64, 4000, lambda mesh: -mesh.trimesh().volume)

@@ -106,7 +106,13 @@ def test_unseen_texels_take_the_nearest_colour() -> None:
     assert bool((alpha[0, 0, 10:22, 10:22] == 1).all())
     assert float(image[0, :, 10:22, 10:22].min()) >= 0.05  # painted, neither black nor left grey everywhere
     assert float(image[0, :, 10:22, 10:22].std()) > 0.01
-    nobody = bake(BALL, lambda c, s: (torch.ones(1, 3, s, s), torch.zeros(1, 1, s, s)), orbit([0.0], [0.0], 2.0, FOV), 64, 32)
+    nobody = bake(
+        BALL,
+        lambda c, s: (torch.ones(1, 3, s, s), torch.zeros(1, 1, s, s)),
+        orbit([0.0], [0.0], 2.0, FOV),
+        64,
+        32,
+    )
     assert bool((nobody.texture == 0.5).all())
 
 

@@ -1,0 +1,33 @@
+"""Which device, number type and how many processes a configuration means on this machine."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from gs_propeller.config import Config
+from gs_propeller.errors import UserError
+
+
+def device_of(config: Config) -> torch.device:
+    """This rank's device. Raises UserError."""
+    cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not cuda:
+        raise UserError("device=cuda, but torch sees no CUDA device; use device=auto")
+    if config.device == "cpu" or not cuda:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+
+
+def precision_of(config: Config, device: torch.device) -> torch.dtype:
+    """The prior's."""
+    if config.precision == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[config.precision]
+
+
+def rank_count(config: Config) -> int:
+    """Ranks that the plain command starts."""
+    on_cuda = config.device != "cpu" and torch.cuda.is_available()
+    return config.ranks or (torch.cuda.device_count() if on_cuda else 1)

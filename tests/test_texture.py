@@ -89,7 +89,7 @@ def test_baking_finds_the_true_colours_seams_included(baked: Textured) -> None:
 
 def test_the_reference_counts_most_where_it_looks() -> None:
     camera = orbit([0.0], [0.0], 2.0, FOV)
-    points, mask = _points(BALL, camera, 128)
+    _, mask = _points(BALL, camera, 128)
     red = torch.where(mask[..., None], torch.tensor([1.0, 0.0, 0.0]), torch.ones(3)).permute(0, 3, 1, 2)
     given = bake(BALL, _views, _around(20), 256, 128, Reference(red, mask[:, None].float(), camera))
     front = shade(given, camera, 32)[0][0, :, 16, 16]

@@ -1,0 +1,92 @@
+"""The live line, metrics that survive a resume, the summary."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from gs_propeller import log
+from gs_propeller.errors import UserError
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_live_line_is_rewritten_in_place() -> None:
+    stream = Terminal()
+    with log.Progress("distil", 10, 4, stream) as progress:
+        progress.update(5, loss="0.5")
+        progress.update(7, loss="0.4")
+    text = stream.getvalue()
+    assert text.count("\r") == 2
+    assert text.count("\n") == 1
+    assert "distil 7/10 | loss 0.4" in text
+
+
+def test_without_a_terminal_lines_are_few_and_the_last_is_said() -> None:
+    stream = io.StringIO()
+    with log.Progress("distil", 100, 0, stream) as progress:
+        for step in range(1, 101):
+            progress.update(step)
+    lines = stream.getvalue().splitlines()
+    assert lines[0].startswith("distil 1/100")
+    assert lines[-1].startswith("distil 100/100")
+    assert "ETA 0:00" in lines[-1]
+    assert len(lines) < 5
+
+
+def test_silence() -> None:
+    with log.Progress("distil", 3, 0, None) as progress:
+        progress.update(1)
+    assert progress.line.startswith("distil 1/3")
+
+
+def test_pace_counts_from_where_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
+    progress = log.Progress("distil", 20, 10, io.StringIO())
+    now[0] = 108.0
+    progress.update(14)
+    assert "2.00 s/step | ETA 0:12" in progress.line
+
+
+def test_metrics_drop_what_is_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    metrics = log.Metrics(path)
+    for step in range(6):
+        metrics.write(step=step, loss=1.5)
+    metrics.close()
+    with path.open("a") as file:
+        file.write('{"step": 6, "lo')
+    again = log.Metrics(path, 4)
+    again.write(step=4, loss=0.5)
+    again.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 2, 3, 4]
+    assert lines[-1]["loss"] == 0.5
+    log.Metrics(path).close()
+    assert path.read_text() == ""
+
+
+def test_metrics_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot write"):
+        log.Metrics(tmp_path / "no" / "m.jsonl")
+    full = log.Metrics(tmp_path / "m.jsonl")
+    full.close()
+    full.file = open("/dev/full", "w")  # noqa: SIM115 - it stands in for the metrics' own file
+    with pytest.raises(UserError, match="No space left"):
+        full.write(step=0)
+
+
+def test_summary_shows_whole_paths() -> None:
+    stream = io.StringIO()
+    path = "runs/" + "x" * 60 + "/y.glb"
+    log.summary("done", [("glb", path)], stream)
+    shown = "".join(stream.getvalue().split())
+    assert "done" in shown
+    assert path in shown.replace("│", "")

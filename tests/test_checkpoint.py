@@ -1,0 +1,96 @@
+"""Checkpoints hold the whole window and know whose they are; a folder has one run; signals wait for the pass."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+import torch
+
+from gs_propeller import checkpoint
+from gs_propeller.config import Config
+from gs_propeller.errors import UserError
+from gs_propeller.gaussians import init_ball
+from gs_propeller.picard import Window
+
+
+def _window() -> Window:
+    first = init_ball(9, 0.5, 1, 0)
+    second = replace(first, params=first.params.map(lambda x: x + 1), step=1)
+    return Window((first, second), 5, 0.25, passes=3, evaluations=11)
+
+
+def test_a_window_comes_back_whole(tmp_path: Path) -> None:
+    window = _window()
+    checkpoint.save(tmp_path, window, "mark", 12.5)
+    found = checkpoint.restore(tmp_path, "mark")
+    assert found is not None
+    again, seconds = found
+    assert seconds == 12.5
+    assert (again.start, again.threshold, again.passes, again.evaluations) == (5, 0.25, 3, 11)
+    for one, two in zip(window.states, again.states, strict=True):
+        tensors = two.tensors()
+        assert all(torch.equal(value, tensors[key]) for key, value in one.tensors().items())
+
+
+def test_another_run_s_checkpoint_is_refused(tmp_path: Path) -> None:
+    assert checkpoint.restore(tmp_path, "mark") is None
+    checkpoint.save(tmp_path, _window(), "mark", 0.0)
+    with pytest.raises(UserError, match="other options or another picture"):
+        checkpoint.restore(tmp_path, "other")
+    (tmp_path / checkpoint.FILE).write_bytes(b"torn")
+    with pytest.raises(UserError, match="resume=false"):
+        checkpoint.restore(tmp_path, "mark")
+
+
+def test_what_makes_another_run() -> None:
+    base = Config(input="a.png")
+    mark = checkpoint.fingerprint(base, b"picture")
+    assert checkpoint.fingerprint(replace(base, seed=1), b"picture") != mark
+    assert checkpoint.fingerprint(replace(base, steps=7), b"picture") != mark
+    assert checkpoint.fingerprint(base, b"another") != mark
+    free = replace(
+        base, ranks=4, window=8, threads=3, texture_size=512, outdir="elsewhere", input="./a.png", name="b"
+    )
+    assert checkpoint.fingerprint(free, b"picture") == mark
+    assert set(Config.__dataclass_fields__) >= checkpoint.FREE
+
+
+def _hold(folder: str, pipe: Connection) -> None:
+    with checkpoint.lock(Path(folder)):
+        pipe.send("held")
+        pipe.recv()
+
+
+def test_one_run_a_folder_and_the_dead_let_go(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    other = context.Process(target=_hold, args=(str(tmp_path), theirs))
+    other.start()
+    assert ours.recv() == "held"
+    with pytest.raises(UserError, match="another run is at work"), checkpoint.lock(tmp_path):
+        pass
+    other.kill()
+    other.join()
+    with checkpoint.lock(tmp_path):
+        pass
+    with pytest.raises(UserError, match="choose another outdir"), checkpoint.lock(Path("/proc/nowhere")):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_set_a_flag_and_the_second_stops(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with checkpoint.interrupts() as stop:
+        assert not stop.asked
+        os.kill(os.getpid(), number)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+            signal.pause()
+    assert signal.getsignal(number) is before

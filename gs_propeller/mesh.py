@@ -129,8 +129,8 @@ def density_grid(
     six = torch.stack([precision[:, a, b] for a, b in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))], 1)
     opacities = gaussians.logit_opacities.detach().double().sigmoid()
     grid = np.zeros((resolution,) * 3, dtype=np.float32)
-    arrays = (a.cpu().numpy() for a in (gaussians.means.detach().double(), six, opacities, reach))
-    _accumulate(*arrays, grid, np.asarray(centre, dtype=np.float64) - extent, cell)
+    means, *rest = (a.cpu().numpy() for a in (gaussians.means.detach().double(), six, opacities, reach))
+    _accumulate(means, *rest, grid, np.asarray(centre, dtype=np.float64) - extent, cell)  # type: ignore[call-arg]
     return grid
 
 
@@ -158,27 +158,36 @@ def extract(
     silhouettes(mesh): how well a mesh fits the renders' alphas, higher is better; the density threshold is
     the best of several by it, else DreamGaussian's 1 where that leaves anything. Raises UserError for N = 0.
     """
-    finite = gaussians.pack().detach().isfinite().all(1)
+    finite = torch.stack(
+        [t.detach().flatten(1).isfinite().all(1) for _, t in gaussians.items() if t.ndim > 1]
+    ).all(0)
+    finite &= gaussians.logit_opacities.detach().isfinite()
     gaussians = gaussians.map(lambda tensor: tensor.detach()[finite])
     if len(gaussians) == 0:
-        raise UserError("there is nothing to make a mesh of: no Gaussian is left; run again with resume=false")
+        raise UserError(
+            "there is nothing to make a mesh of: no Gaussian is left; run again with resume=false"
+        )
     centre, extent = _box(gaussians)
     grid = density_grid(gaussians, resolution, extent, centre.tolist())
     grid = gaussian_filter(grid, 0.7, mode="constant")
     cell = 2 * extent / (resolution - 1)
     peak = float(grid.max())
-    candidates = [level for level in LEVELS if level < 0.9 * peak] or [0.5 * peak]
+    levels = [level for level in LEVELS if level < 0.9 * peak] or [0.5 * peak]
+
+    def surface(level: float) -> Mesh:
+        return clean(_surface(solid(grid, level), level, cell, centre - extent), faces)
+
     if silhouettes is None:
-        candidates = [level for level in candidates if level <= 1.0][-1:]
-    best: Mesh | None = None
-    best_fit = -math.inf
-    for level in candidates:
-        mesh = clean(_surface(solid(grid, level), level, cell, centre - extent), faces)
-        fit = silhouettes(mesh) if silhouettes else 0.0
-        if best is None or fit > best_fit:
-            best, best_fit = mesh, fit
-    assert best is not None
-    return best
+        return surface(max(level for level in levels if level <= 1.0))
+    meshes = [surface(level) for level in levels]
+    fits = [silhouettes(mesh) for mesh in meshes]
+    best = int(np.argmax(fits))
+    for other in (best - 1, best + 1):  # and half way to its neighbours
+        if not 0 <= other < len(levels):
+            continue
+        meshes.append(surface(math.sqrt(levels[best] * levels[other])))
+        fits.append(silhouettes(meshes[-1]))
+    return meshes[int(np.argmax(fits))]
 
 
 def solid(grid: Array, level: float) -> Array:
@@ -194,8 +203,8 @@ def solid(grid: Array, level: float) -> Array:
     kept = sizes >= KEPT_SHARE * sizes.max()
     grid = np.where((inside > 0) & ~kept[inside], 0, grid)
     outside, _ = label(np.pad(grid, 1) <= level)
-    hidden = outside != outside[0, 0, 0]
-    return np.where(hidden[1:-1, 1:-1, 1:-1], np.maximum(grid, 2 * level), grid).astype(np.float32)
+    hidden = (outside > 0) & (outside != outside[0, 0, 0])
+    return np.where(hidden[1:-1, 1:-1, 1:-1], np.float32(2 * level), grid)
 
 
 def _surface(grid: Array, level: float, cell: float, low: Array) -> trimesh.Trimesh:
@@ -215,7 +224,10 @@ def clean(mesh: trimesh.Trimesh, faces: int) -> Mesh:
         if len(closed.faces) <= faces:
             break
         points, triangles = fast_simplification.simplify(
-            closed.vertices.astype(np.float32), closed.faces.astype(np.int32), target_count=faces, agg=eagerness
+            closed.vertices.astype(np.float32),
+            closed.faces.astype(np.int32),
+            target_count=faces,
+            agg=eagerness,
         )
         mesh = trimesh.Trimesh(points, triangles, process=True)
         if not mesh.is_watertight:

@@ -81,7 +81,14 @@ class Config:
     guidance_scale: float = _option(
         2.0, 2, "classifier-free guidance; DreamGaussian: 5 with zero123-xl", "", 0, 1000
     )
-    t_min: float = _option(0.3, 2, "lowest noise level, share of all; DreamGaussian: 0.02", "", 0, 1)
+    t_min: float = _option(
+        0.6,
+        2,
+        "lowest noise level, share of all; DreamGaussian: 0.02. The pocket prior is best at high noise",
+        "",
+        0,
+        1,
+    )
     t_max: float = _option(0.98, 2, "highest noise level, share of all", "", 0, 1)
     anneal_t: bool = _option(True, 2, "go down from t_max to t_min over the steps; false draws uniformly")
     batch_size: int = _option(
@@ -144,7 +151,7 @@ class Config:
         30, 6, "of texture refinement (main2_mesh.py); DreamGaussian: 50", "steps", 1, 100_000
     )
     refine_batch: int = _option(4, 6, "views a refinement step", "views", 1, 256)
-    texture_lr: float = _option(0.1, 6, "learning rate of the texture; DreamGaussian: 0.2", "", 0)
+    texture_lr: float = _option(0.02, 6, "learning rate of the texture; DreamGaussian: 0.2", "", 0)
     refine_strength_max: float = _option(0.6, 6, "noise strength of the first refinement step", "", 0.01, 1)
     refine_strength_min: float = _option(0.2, 6, "noise strength of the last", "", 0.01, 1)
 

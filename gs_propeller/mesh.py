@@ -17,7 +17,7 @@ import torch
 import trimesh
 from numba import njit
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, label
+from scipy.ndimage import binary_dilation, gaussian_filter, label
 from skimage.measure import marching_cubes
 from torch import Tensor
 
@@ -28,6 +28,7 @@ Array = NDArray[Any]
 SUPPORT = 3.0  # standard deviations that a Gaussian reaches in the field
 SPACE = 1.5  # half side of the cube around the origin that the cameras look into, world units
 LEVELS = (0.15, 0.25, 0.4, 0.6, 1.0, 1.6)  # density thresholds tried; DreamGaussian's is 1
+CUBE = np.ones((3, 3, 3), dtype=bool)
 KEPT_SHARE = 0.05  # of the largest component's volume: smaller ones are floaters
 SMOOTHING = 8  # Taubin passes: they take the voxels' steps off and shrink nothing
 
@@ -137,7 +138,7 @@ def density_grid(
 def _box(gaussians: Gaussians) -> tuple[Array, float]:
     """(centre [3], half side) of the cube to look in: what can be seen, save a few strays, cut to SPACE."""
     opacities = gaussians.logit_opacities.detach().sigmoid().cpu()
-    seen = opacities > min(0.05, 0.5 * float(opacities.max()))
+    seen = opacities >= min(0.05, 0.5 * float(opacities.max()))
     means = gaussians.means.detach().double().cpu()[seen].numpy()
     variances = _rotation(gaussians).square() @ (2 * gaussians.log_scales.detach().double()).exp()[:, :, None]
     reach = SUPPORT * variances[:, :, 0].sqrt().cpu()[seen].numpy()
@@ -156,7 +157,8 @@ def extract(
     """A watertight mesh of about `faces` faces around the Gaussians; never empty.
 
     silhouettes(mesh): how well a mesh fits the renders' alphas, higher is better; the density threshold is
-    the best of several by it, else DreamGaussian's 1 where that leaves anything. Raises UserError for N = 0.
+    the best of several by it, else DreamGaussian's 1, or less where most Gaussians would fall through it.
+    Raises UserError for N = 0.
     """
     finite = torch.stack(
         [t.detach().flatten(1).isfinite().all(1) for _, t in gaussians.items() if t.ndim > 1]
@@ -174,37 +176,55 @@ def extract(
     peak = float(grid.max())
     levels = [level for level in LEVELS if level < 0.9 * peak] or [0.5 * peak]
 
-    def surface(level: float) -> Mesh:
-        return clean(_surface(solid(grid, level), level, cell, centre - extent), faces)
+    def meshed(level: float) -> Mesh:
+        mesh = clean(_surface(solid(grid, level), level, cell, centre - extent), faces)
+        for stride in (2, 4):  # a surface too rugged to decimate without holes is taken from a coarser field
+            if len(mesh.faces) <= 2 * faces:
+                break
+            field = gaussian_filter(grid, 0.7 * stride, mode="constant")[::stride, ::stride, ::stride]
+            same_volume = float(np.quantile(field, 1 - (grid > level).mean()))
+            coarse = _surface(solid(field, same_volume), same_volume, cell * stride, centre - extent)
+            mesh = clean(coarse, faces)
+        return mesh
 
     if silhouettes is None:
-        return surface(max(level for level in levels if level <= 1.0))
-    meshes = [surface(level) for level in levels]
+        at = np.round((gaussians.means.cpu().numpy() - centre + extent) / cell).astype(np.int64)
+        typical = float(np.median(grid[tuple(at.clip(0, resolution - 1).T)]))
+        return meshed(max([level for level in levels if level <= min(1.0, 0.9 * typical)], default=levels[0]))
+    meshes = [meshed(level) for level in levels]
     fits = [silhouettes(mesh) for mesh in meshes]
     best = int(np.argmax(fits))
     for other in (best - 1, best + 1):  # and half way to its neighbours
         if not 0 <= other < len(levels):
             continue
-        meshes.append(surface(math.sqrt(levels[best] * levels[other])))
+        meshes.append(meshed(math.sqrt(levels[best] * levels[other])))
         fits.append(silhouettes(meshes[-1]))
     return meshes[int(np.argmax(fits))]
 
 
 def solid(grid: Array, level: float) -> Array:
-    """The field without floaters above the level, and with closed cavities filled: nobody sees into them.
+    """The field without floaters above the level, and with cavities filled: nobody sees into them.
 
     Done on voxels, since it also takes what floats inside a cavity, and needs no watertight parts.
     """
-    inside, count = label(grid > level, np.ones((3, 3, 3)))
+    inside, count = label(grid > level, CUBE)
     if count == 0:
         return grid
     sizes = np.bincount(inside.reshape(-1))
     sizes[0] = 0
     kept = sizes >= KEPT_SHARE * sizes.max()
     grid = np.where((inside > 0) & ~kept[inside], 0, grid)
-    outside, _ = label(np.pad(grid, 1) <= level)
-    hidden = (outside > 0) & (outside != outside[0, 0, 0])
+    padded = np.pad(grid > level, 1)
+    hidden = _shut_off(padded)
+    thick = binary_dilation(padded, CUBE)  # shuts pinholes of two voxels in the wall of a cavity
+    hidden |= binary_dilation(_shut_off(thick), CUBE) & ~padded
     return np.where(hidden[1:-1, 1:-1, 1:-1], np.float32(2 * level), grid)
+
+
+def _shut_off(walls: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What is not wall and cannot be reached from the corner, a step along an axis at a time."""
+    rooms, _ = label(~walls)
+    return (rooms > 0) & (rooms != rooms[0, 0, 0])
 
 
 def _surface(grid: Array, level: float, cell: float, low: Array) -> trimesh.Trimesh:
@@ -213,7 +233,9 @@ def _surface(grid: Array, level: float, cell: float, low: Array) -> trimesh.Trim
     if not 0.0 < level < float(padded.max()):
         return trimesh.creation.icosphere(3, radius=2 * cell).apply_translation(low + 0.5 * cell * len(grid))
     vertices, faces, _, _ = marching_cubes(padded, level, gradient_direction="ascent")
-    return trimesh.Trimesh((vertices - 1) * cell + low, faces, process=True)
+    return trimesh.Trimesh(
+        (vertices - 1) * cell + low, faces, process=False
+    )  # merging would pinch thin sheets
 
 
 def clean(mesh: trimesh.Trimesh, faces: int) -> Mesh:
@@ -229,7 +251,7 @@ def clean(mesh: trimesh.Trimesh, faces: int) -> Mesh:
             target_count=faces,
             agg=eagerness,
         )
-        mesh = trimesh.Trimesh(points, triangles, process=True)
+        mesh = trimesh.Trimesh(points, triangles, process=False)
         if not mesh.is_watertight:
             trimesh.repair.fill_holes(mesh)
         if mesh.is_watertight:

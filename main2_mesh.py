@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from gs_propeller import checkpoint
 from gs_propeller.asset import input_of, orbit_camera, reference_of
@@ -77,13 +78,18 @@ def refine_asset(config: Config, quiet: bool = False) -> tuple[Textured, dict[st
         return orbit_camera(config, azimuths.rad2deg().tolist(), elevations.rad2deg().tolist())
 
     def targets_of(step: int, images: Tensor, strength: float) -> Tensor:
-        noise = torch.randn(
-            len(images), *prior.latent_shape, generator=keyed_generator(config.seed, step, "refine noise")
-        )
+        generator = keyed_generator(config.seed, step, "refine noise")
+        noise = torch.randn(len(images), *prior.latent_shape, generator=generator)
         codes = relative_cameras(elevation, *angles(step)).to(device)
-        return prior.refine(
-            images.to(device), known, codes, noise, strength, guidance_scale=config.guidance_scale
-        ).cpu()
+        images = images.to(device)
+        scale = config.refine_guidance
+        refined = prior.refine(images, known, codes, noise, strength, guidance_scale=scale)
+        # The change that the prior makes, not its picture: what the VAE loses by itself is no reason to
+        # change the texture, and detail finer than its pixels stays (DreamGaussian takes the picture).
+        with torch.no_grad():
+            change = refined - prior.decode(prior.encode(images))
+        change = F.interpolate(change, images.shape[-2:], mode="bilinear", align_corners=False)
+        return (images + change).clamp(0, 1).cpu()
 
     settings = RefineSettings(
         steps=config.refine_steps,

@@ -151,7 +151,8 @@ class Config:
         30, 6, "of texture refinement (main2_mesh.py); DreamGaussian: 50", "steps", 1, 100_000
     )
     refine_batch: int = _option(4, 6, "views a refinement step", "views", 1, 256)
-    texture_lr: float = _option(0.02, 6, "learning rate of the texture; DreamGaussian: 0.2", "", 0)
+    texture_lr: float = _option(0.01, 6, "learning rate of the texture; DreamGaussian: 0.2", "", 0)
+    refine_guidance: float = _option(1.0, 6, "guidance scale of refinement; DreamGaussian: 5", "", 0, 1000)
     refine_strength_max: float = _option(0.6, 6, "noise strength of the first refinement step", "", 0.01, 1)
     refine_strength_min: float = _option(0.2, 6, "noise strength of the last", "", 0.01, 1)
 

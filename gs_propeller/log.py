@@ -121,7 +121,9 @@ def summary(title: str, rows: Sequence[tuple[str, str]], stream: Any = sys.stdou
 def show_help(program: str) -> None:
     """Every option with its default, unit and meaning."""
     console = Console(width=max(110, Console().width))
-    console.print(f"python {program} --config configs/image.yaml input=PICTURE \\[key=value ...] \\[--dry-run]\n")
+    console.print(
+        f"python {program} --config configs/image.yaml input=PICTURE \\[key=value ...] \\[--dry-run]\n"
+    )
     table = Table("option", "default", "unit", "what it is", box=None)
     section = ""
     for where, name, default, unit, remark in help_text():

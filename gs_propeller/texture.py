@@ -185,9 +185,16 @@ def refine(
     cameras_of(step): that step's views. targets_of(step, images [V, 3, S, S], strength): the prior's multi-step
     denoising of them, any size. The loss is the mean squared error to the targets inside the mesh, plus that of
     the known view. Deterministic: all draws are the step's own.
+
+    What is learnt is an offset of two scales: a coarse one from all views, of no more texels than they can see,
+    and a fine one from the known view alone. Adam would otherwise leave the texels between the views' pixels
+    behind, as grain.
     """
-    texture = textured.texture.clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([texture], lr=settings.lr, betas=(0.9, 0.99), eps=1e-15)
+    side = len(textured.texture)
+    coarse_side = min(side, 2 * settings.size)
+    coarse = torch.zeros(1, 3, coarse_side, coarse_side, requires_grad=True)
+    fine = torch.zeros_like(textured.texture, requires_grad=True)
+    optimiser = torch.optim.Adam([coarse, fine], lr=settings.lr, betas=(0.9, 0.99), eps=1e-15)
     known_hits = rasterize(textured.mesh, reference.camera, reference.image.shape[-1])
     known_at, known_mask = lookup(textured, known_hits), known_hits.mask & (reference.mask[:, 0] > 0.99)
     for step in range(settings.steps):
@@ -196,20 +203,22 @@ def refine(
         cameras = cameras_of(step)
         hits = rasterize(textured.mesh, cameras, settings.size)
         at = lookup(textured, hits)
-        image = sample_texture(texture, at, hits.mask)
+        wide = F.interpolate(coarse, (side, side), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+        texture = textured.texture + wide
+        image = sample_texture(texture + fine.detach(), at, hits.mask)
         target = targets_of(step, image.detach(), strength)
         target = F.interpolate(target, image.shape[-2:], mode="bilinear", align_corners=False)
         novel = ((image - target).square() * hits.mask[:, None]).sum() / hits.mask.sum().clamp_min(1) / 3
-        shown = sample_texture(texture, known_at, known_mask)
+        shown = sample_texture(texture + fine, known_at, known_mask)
         gap = (shown - reference.image).square() * known_mask[:, None]
         loss = novel + settings.lambda_known * gap.sum() / known_mask.sum().clamp_min(1) / 3
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        with torch.no_grad():
-            texture.clamp_(0, 1)
         on_step(step, float(loss))
-    return replace(textured, texture=texture.detach())
+    with torch.no_grad():
+        wide = F.interpolate(coarse, (side, side), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
+        return replace(textured, texture=(textured.texture + wide + fine).clamp(0, 1))
 
 
 def refine_angles(step: int, batch: int, low_rad: float, high_rad: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from gs_propeller import checkpoint
 from gs_propeller.asset import input_of, orbit_camera, reference_of
-from gs_propeller.camera import Cameras
+from gs_propeller.camera import Cameras, relative_cameras
 from gs_propeller.config import Config, load, to_yaml
 from gs_propeller.devices import device_of, precision_of
 from gs_propeller.errors import UserError
@@ -30,7 +30,7 @@ from gs_propeller.picture import load_picture
 from gs_propeller.randomness import keyed_generator
 from gs_propeller.ranks import share_cores
 from gs_propeller.texture import RefineSettings, Textured, refine, refine_angles, shade
-from guidance.zero123 import Zero123, find_prior, relative_cameras
+from guidance import find_prior
 from main_propeller import INTERRUPTED
 
 
@@ -58,11 +58,13 @@ def refine_asset(config: Config, quiet: bool = False) -> tuple[Textured, dict[st
 
     The mesh that it starts from stays as it is: the result is NAME_refined. Raises UserError.
     """
-    quiet_libraries()
     begun_s = time.monotonic()
     picture = load_picture(input_of(config))
     folder, name = config.run_folder, config.run_name
     textured = load_mesh(config.mesh or folder / f"{name}.obj")
+    quiet_libraries()
+    from guidance.zero123 import Zero123  # takes seconds: after what may be wrong with the input
+
     share_cores(1, config.threads)
     device = device_of(config)
     prior = Zero123(find_prior(config.prior), device, precision_of(config, device))

@@ -39,7 +39,7 @@ from gs_propeller.picture import Picture, load_picture
 from gs_propeller.ranks import RankError, Ranks, launch, share_cores, under_launcher
 from gs_propeller.raster_cpu import set_threads
 from gs_propeller.texture import Textured
-from guidance.zero123 import Zero123, find_prior
+from guidance import find_prior
 
 INTERRUPTED = 130
 
@@ -94,9 +94,11 @@ def make_asset(config: Config, quiet: bool = False) -> Asset:
     Rank 0 returns the asset, its files written to config.run_folder. The other ranks of a launch work until
     rank 0 has no more to ask, and end there (SystemExit).
     """
-    quiet_libraries()
     begun_s = time.monotonic()
     picture = load_picture(input_of(config))
+    quiet_libraries()
+    from guidance.zero123 import Zero123  # takes seconds: after what may be wrong with the input
+
     device = device_of(config)
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     set_threads(share_cores(local, config.threads))

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gs_propeller.camera import Cameras, orbit
+from guidance.pocket.cat import cat
 from guidance.pocket.data import Pose, held_out
-from guidance.pocket.families import cat
 from guidance.pocket.objects import Thing
 from guidance.pocket.render import FOV_Y_RAD, RADIUS, framed, views
 

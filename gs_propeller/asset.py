@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,7 +28,9 @@ from gs_propeller.picture import Picture
 from gs_propeller.ranks import Ranks
 from gs_propeller.raster import render
 from gs_propeller.texture import Reference, Textured, bake
-from guidance.zero123 import Zero123
+
+if TYPE_CHECKING:
+    from guidance.zero123 import Zero123
 
 
 def input_of(config: Config) -> str:

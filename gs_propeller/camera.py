@@ -74,3 +74,16 @@ def orbit(
     w2c[:, 2, 3] = distance  # the origin lies straight ahead; exact, where -R @ centre would round
     w2c[:, 3, 3] = 1.0
     return Cameras(w2c.float(), fov_y_rad)
+
+
+def relative_cameras(
+    elevation_rad: float, azimuths_rad: Tensor, elevations_rad: Tensor, radius_delta: float = 0.0
+) -> Tensor:
+    """[V, 4] Zero-1-to-3's camera codes (Liu et al. 2023).
+
+    azimuths_rad [V]: from the input view; elevations_rad [V]: absolute. A code is (polar angle, sin and cos of the azimuth, radius), each the view's minus the input's.
+    elevation_rad: the input view's own. The sign is the polar angle's: a view from above has a negative code.
+    """
+    polar = elevation_rad - elevations_rad
+    radius = torch.full_like(polar, radius_delta)
+    return torch.stack([polar, azimuths_rad.sin(), azimuths_rad.cos(), radius], 1).float()

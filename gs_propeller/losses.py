@@ -14,11 +14,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gs_propeller.camera import Cameras, orbit
+from gs_propeller.camera import Cameras, orbit, relative_cameras
 from gs_propeller.gaussians import Gaussians, StepStats
 from gs_propeller.randomness import keyed_generator
 from gs_propeller.raster import Rendered, render
-from guidance.zero123 import relative_cameras
 
 Evaluation = tuple[Gaussians, StepStats, Tensor]  # grads, statistics, losses [L]
 LOSSES = ("rgb", "mask", "sds", "opacity", "scale")

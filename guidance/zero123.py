@@ -27,7 +27,6 @@ from transformers import CLIPVisionModelWithProjection
 from gs_propeller.errors import UserError
 
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")  # owner/name
-POCKET = Path(__file__).resolve().parent.parent / "data" / "zero123-pocket"
 
 
 class CameraProjection(ModelMixin, ConfigMixin):
@@ -52,18 +51,6 @@ class Conditioning:
 
     embedding: Tensor
     latents: Tensor
-
-
-def relative_cameras(
-    elevation_rad: float, azimuths_rad: Tensor, elevations_rad: Tensor, radius_delta: float = 0.0
-) -> Tensor:
-    """[V, 4] camera codes of views at azimuths [V] (from the input view) and elevations [V] (absolute).
-
-    elevation_rad: the input view's own. The sign is the polar angle's: a view from above has a negative code.
-    """
-    polar = elevation_rad - elevations_rad
-    radius = torch.full_like(polar, radius_delta)
-    return torch.stack([polar, azimuths_rad.sin(), azimuths_rad.cos(), radius], 1).float()
 
 
 class Zero123:
@@ -254,14 +241,3 @@ def _normalisation(source: str, device: torch.device) -> tuple[Tensor, Tensor]:
     return tuple(
         torch.tensor(values[k], device=device).reshape(1, 3, 1, 1) for k in ("image_mean", "image_std")
     )  # type: ignore[return-value]
-
-
-def find_prior(name: str) -> str:
-    """'auto' or '' -> the shipped pocket prior; else the folder or hub id itself. Raises UserError."""
-    if name not in ("", "auto"):
-        return name
-    if not (POCKET / "unet").is_dir():
-        raise UserError(
-            f"the pocket prior is missing from {POCKET}; restore data/, or give prior= another folder"
-        )
-    return str(POCKET)

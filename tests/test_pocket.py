@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from gs_propeller.camera import orbit
+from gs_propeller.camera import orbit, relative_cameras
+from guidance import POCKET
 from guidance.pocket import data, train
-from guidance.pocket.families import FAMILIES, cat, make
+from guidance.pocket.cat import cat
+from guidance.pocket.families import FAMILIES, make
 from guidance.pocket.objects import PALETTE, Part, Thing, euler
 from guidance.pocket.render import FILL, FOV_Y_RAD, RADIUS, framed, on_white, surface, views
-from guidance.zero123 import POCKET, Zero123, relative_cameras
+from guidance.zero123 import Zero123
 
 LIGHT = np.array([0.0, 1.0, 0.0])
 

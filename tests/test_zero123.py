@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from gs_propeller.camera import relative_cameras
 from gs_propeller.errors import UserError
-from guidance.zero123 import POCKET, Zero123, find_prior, relative_cameras
+from guidance import POCKET, find_prior
+from guidance.zero123 import Zero123
 from tests import tiny_prior
 
 SCALE = 3.0
@@ -158,6 +160,6 @@ def test_the_pocket_prior_is_found_and_moves(tmp_path: Path, monkeypatch: pytest
     here, there = (Zero123(p).embed(image) for p in (POCKET, moved))
     assert torch.equal(here.embedding, there.embedding)
     assert torch.equal(here.latents, there.latents)
-    monkeypatch.setattr("guidance.zero123.POCKET", tmp_path / "nothing")
+    monkeypatch.setattr("guidance.POCKET", tmp_path / "nothing")
     with pytest.raises(UserError, match="restore data"):
         find_prior("")

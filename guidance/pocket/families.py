@@ -1,4 +1,4 @@
-"""The families of objects, each a random member by seed, and the cat of data/cat.png.
+"""The families of objects, each member by its seed.
 
 World: y up, front +z; members stand on y = 0 and are not yet normalised. A family returns (caption, parts).
 """
@@ -16,10 +16,7 @@ from guidance.pocket.objects import (
     BOX,
     CONE,
     CYLINDER,
-    SOLID,
-    STRIPES,
     WHITE,
-    Paint,
     Part,
     Thing,
     blob,
@@ -418,43 +415,3 @@ def make(family: str, seed: int) -> Thing:
     flat = math.sqrt(1 - height**2)
     light = np.array([flat * math.sin(azimuth), height, flat * math.cos(azimuth)])
     return Thing(family, seed, caption, tuple(parts), light, float(rng.uniform(0.55, 0.8)))
-
-
-def cat() -> Thing:
-    """The tabby cat of data/cat.png: hand-set, in no training stream."""
-    coat = Paint("tabby", np.array([0.89, 0.56, 0.24]), np.array([0.58, 0.30, 0.11]), STRIPES, 1, 4.6, 0.2)
-    side = replace(coat, axis=1, frequency=4.0)
-    face = replace(coat, axis=0, frequency=2.2, phase=1.57, second=np.array([0.72, 0.41, 0.16]))
-    ivory = np.array([0.96, 0.90, 0.79])
-    cream, rose, jade = Paint("cream", ivory, ivory, SOLID), named("pink"), named("green")
-    parts = [
-        blob((0, 0.47, -0.05), (0.33, 0.48, 0.35), coat, taper=-0.28),
-        blob((0, 0.50, 0.14), (0.19, 0.33, 0.19), cream),
-        blob((0, 1.05, 0.07), (0.31, 0.265, 0.27), face),
-        blob((-0.085, 0.965, 0.305), (0.105, 0.08, 0.075), cream),
-        blob((0.085, 0.965, 0.305), (0.105, 0.08, 0.075), cream),
-        blob((0, 1.015, 0.365), (0.038, 0.028, 0.03), rose),
-    ]
-    for s in (-1, 1):
-        tilt = euler(roll=-s * 0.32)
-        parts.append(
-            blob((s * 0.205, 1.325, 0.04), (0.095, 0.155, 0.065), coat, eps=CONE, taper=-0.9, turn=tilt)
-        )
-        parts.append(
-            blob((s * 0.205, 1.305, 0.075), (0.055, 0.105, 0.045), rose, eps=CONE, taper=-0.9, turn=tilt)
-        )
-        parts.append(blob((s * 0.125, 1.095, 0.285), (0.062, 0.062, 0.045), jade))
-        parts.append(blob((s * 0.127, 1.095, 0.32), (0.020, 0.045, 0.018), BLACK))
-        parts.append(blob((s * 0.125, 0.30, 0.255), (0.085, 0.31, 0.09), side, eps=(0.6, 1)))
-        parts.append(blob((s * 0.125, 0.055, 0.315), (0.092, 0.06, 0.13), cream))
-        parts.append(blob((s * 0.27, 0.215, 0.02), (0.165, 0.21, 0.27), side))
-        parts.append(blob((s * 0.29, 0.055, 0.20), (0.085, 0.055, 0.15), cream))
-    root = np.array([0.05, 0.10, -0.35])
-    bend = [
-        np.array(p)
-        for p in ([0.28, 0.08, -0.42], [0.46, 0.16, -0.28], [0.54, 0.36, -0.17], [0.50, 0.54, -0.13])
-    ]
-    parts += tube(root, bend, 0.068, replace(coat, frequency=2.0))
-    parts.append(blob((0.49, 0.59, -0.125), (0.066, 0.075, 0.066), cream))
-    light = np.array([0.35, 0.80, 0.49])
-    return Thing("cat", 0, "a sitting orange tabby cat", tuple(parts), light / np.linalg.norm(light), 0.66)

@@ -59,7 +59,10 @@ class Asset:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0, 2 for bad input, 3 for a lost rank, 130 after Ctrl-C."""
+    """The command; returns its exit code.
+
+    0: done; 2: bad input; 3: a rank was lost, or a gradient was not finite; 130: Ctrl-C.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         config, flags = load(words)
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"error: {error}", file=sys.stderr)
         return 2
-    except RankError as error:
+    except (RankError, FloatingPointError) as error:
         print(
             f"error: {error}\nthe last checkpoint is kept: the same command goes on from it", file=sys.stderr
         )
@@ -123,11 +126,11 @@ def _solve(
 ) -> tuple[Window[State], float]:
     """(the last window, seconds spent in the loop), going on from the folder's checkpoint where there is one."""
     folder, settings, task = config.run_folder, solver_settings(config, ranks.world), problem(config, ranks)
-    with atomic(folder / "config.yaml") as temporary:
-        temporary.write_text(to_yaml(config))
     mark = checkpoint.fingerprint(config, picture)
     found = checkpoint.restore(folder, mark) if config.resume else None
     window, spent_s = found or (Window((first_state(config, device),), 0, settings.threshold), 0.0)
+    with atomic(folder / "config.yaml") as temporary:
+        temporary.write_text(to_yaml(config))
     states = [state.to(device) for state in window.states]
     window = resume(states, window.start, window.threshold, task, settings, window.passes, window.evaluations)
     metrics = Metrics(folder / "metrics.jsonl", window.start)
@@ -141,27 +144,9 @@ def _solve(
         def on_pass(now: Window[State], report: Report[Drift]) -> None:
             nonlocal saved_s
             elapsed_s = spent_s + time.monotonic() - begun_s
-            losses = torch.stack([drift.losses for drift in report.drifts]).cpu()
-            shared = {"pass": now.passes, "threshold": report.threshold, "gaussians": len(now.states[0])}
-            for k, row in enumerate(losses.tolist()):
-                values = dict(zip(LOSSES, row, strict=True))
-                metrics.write(
-                    step=report.start + k, error=report.errors[k], elapsed_s=elapsed_s, **shared, **values
-                )
-            shown = {
-                name: f"{value:.3g}" for name, value in zip(LOSSES, losses[-1].tolist(), strict=True) if value
-            }
-            errors = f"{max(report.errors):.1e}/{report.threshold:.1e}"
-            progress.update(
-                now.start,
-                **{
-                    "pass": f"{now.passes}",
-                    "accepted": f"{report.accepted}/{len(report.errors)}",
-                    "error": errors,
-                },
-                **shown,
-                N=f"{len(now.states[0])}",
-            )
+            losses = [drift.losses for drift in report.drifts]
+            shown = metrics.write_pass(report, losses, LOSSES, now.passes, len(now.states[0]), elapsed_s)
+            progress.update(now.start, **shown)
             if stop.asked or time.monotonic() - saved_s > config.checkpoint_every_s:
                 checkpoint.save(folder, now, mark, elapsed_s)
                 saved_s = time.monotonic()

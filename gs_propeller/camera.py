@@ -81,8 +81,9 @@ def relative_cameras(
 ) -> Tensor:
     """[V, 4] Zero-1-to-3's camera codes (Liu et al. 2023).
 
-    azimuths_rad [V]: from the input view; elevations_rad [V]: absolute. A code is (polar angle, sin and cos of the azimuth, radius), each the view's minus the input's.
-    elevation_rad: the input view's own. The sign is the polar angle's: a view from above has a negative code.
+    A code is (polar angle, sin and cos of the azimuth, radius), each the view's minus the input's; the
+    polar angle grows downwards, so a view from above has a negative one.
+    elevation_rad: the input view's own; azimuths_rad [V]: from it; elevations_rad [V]: absolute.
     """
     polar = elevation_rad - elevations_rad
     radius = torch.full_like(polar, radius_delta)

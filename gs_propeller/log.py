@@ -13,11 +13,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from gs_propeller.config import help_text
 from gs_propeller.errors import UserError
+from gs_propeller.picard import Report
 
 PLAIN_EVERY_S = 10.0  # between lines where no terminal shows a live one
 
@@ -96,6 +99,34 @@ class Metrics:
             self.file.flush()
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def write_pass(
+        self,
+        report: Report[Any],
+        losses: Sequence[Tensor],
+        names: Sequence[str],
+        passes: int,
+        gaussians: int,
+        elapsed_s: float,
+    ) -> dict[str, str]:
+        """A line for each step that a pass accepted; returns what the live line shows of the last.
+
+        losses: [L] of each accepted step, named by `names`; they leave the device here, once a pass.
+        """
+        table = torch.stack(list(losses)).tolist()
+        shared = {
+            "pass": passes,
+            "threshold": report.threshold,
+            "gaussians": gaussians,
+            "elapsed_s": elapsed_s,
+        }
+        for k, row in enumerate(table):
+            values = dict(zip(names, row, strict=True))
+            self.write(step=report.start + k, error=report.errors[k], **shared, **values)
+        shown = {"pass": f"{passes}", "accepted": f"{report.accepted}/{len(report.errors)}"}
+        shown["error"] = f"{max(report.errors):.1e}/{report.threshold:.1e}"
+        shown |= {name: f"{value:.3g}" for name, value in zip(names, table[-1], strict=True) if value}
+        return shown | {"N": f"{gaussians}"}
 
     def close(self) -> None:
         self.file.close()

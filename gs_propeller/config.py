@@ -109,7 +109,14 @@ class Config:
     lambda_scale: float = _option(0.0, 3, "of large Gaussians, mean squared scale", "", 0)
     reference_size: int = _option(128, 3, "side at which the input view is fitted", "px", 16, 1024)
 
-    steps: int = _option(500, 4, "T, optimisation steps", "", 1, 1_000_000)
+    steps: int = _option(
+        300,
+        4,
+        "T, optimisation steps; DreamGaussian: 500. The pocket prior gains nothing past 300",
+        "",
+        1,
+        1_000_000,
+    )
     window: int = _option(
         0, 4, "P, steps evaluated at once; 0: as many as ranks, 1: the serial loop", "", 0, 1024
     )
@@ -126,13 +133,13 @@ class Config:
     sh_degree: int = _option(0, 5, "of the colours' spherical harmonics", "", 0, 3)
     position_lr_init: float = _option(0.001, 5, "learning rate of means at first, times 10", "", 0)
     position_lr_final: float = _option(0.00002, 5, "and after position_lr_steps", "", 0)
-    position_lr_steps: int = _option(500, 5, "steps from the first to the last", "", 1)
+    position_lr_steps: int = _option(300, 5, "steps from the first to the last", "", 1)
     feature_lr: float = _option(0.01, 5, "of colours", "", 0)
     opacity_lr: float = _option(0.05, 5, "of opacities", "", 0)
     scaling_lr: float = _option(0.005, 5, "of log-scales", "", 0)
     rotation_lr: float = _option(0.005, 5, "of quaternions", "", 0)
-    densify_from: int = _option(100, 5, "first densification", "step", 0)
-    densify_until: int = _option(350, 5, "last densification", "step", 0)
+    densify_from: int = _option(50, 5, "first densification", "step", 0)
+    densify_until: int = _option(210, 5, "last densification", "step", 0)
     densify_every: int = _option(50, 5, "between densifications; DreamGaussian: 100", "steps", 1)
     densify_grad_threshold: float = _option(
         0.5, 5, "2D gradient from which a Gaussian is cloned or split", "", 0

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gs_propeller.camera import Cameras, orbit
+from guidance.pocket.cat import POSE as CAT_POSE
 from guidance.pocket.cat import cat
 from guidance.pocket.data import Pose, held_out
 from guidance.pocket.objects import Thing
 from guidance.pocket.render import FOV_Y_RAD, RADIUS, framed, views
 
-CAT_POSE = Pose(azimuth_rad=0.5, elevation_rad=0.0)  # of data/cat.png
 SCORE_PX = 128
 
 

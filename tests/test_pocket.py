@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gs_propeller.camera import orbit, relative_cameras
 from guidance import POCKET
 from guidance.pocket import data, train
-from guidance.pocket.cat import cat
+from guidance.pocket.cat import cat, picture
 from guidance.pocket.families import FAMILIES, make
 from guidance.pocket.objects import PALETTE, Part, Thing, euler
 from guidance.pocket.render import FILL, FOV_Y_RAD, RADIUS, framed, on_white, surface, views
@@ -84,6 +85,13 @@ def test_inside_agrees_with_the_surface() -> None:
             placed.inside(points - 1e-3 * normals)[solid].mean() > 0.97
         )  # poles of sharp cones may poke out
         assert not placed.inside(np.array([[5.0, 5.0, 5.0]]))[0]
+
+
+def test_the_shipped_picture_is_the_cat() -> None:
+    shipped = np.asarray(Image.open(POCKET.parent / "cat.png")).astype(int)
+    drawn = (picture().permute(1, 2, 0).numpy() * 255 + 0.5).astype(int)
+    assert shipped.shape == (512, 512, 4)
+    assert np.mean(np.abs(shipped - drawn) > 1) < 1e-3  # edges may fall the other way on another processor
 
 
 def test_framing_centres_and_fills() -> None:

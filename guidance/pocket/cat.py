@@ -1,4 +1,4 @@
-"""The cat of data/cat.png: hand-set parameters, in no training stream.
+"""The cat of data/cat.png: hand-set parameters, in no training stream. `python -m guidance.pocket.cat` draws it.
 
 World: y up, front +z; it sits on y = 0 and is not yet normalised.
 """
@@ -6,10 +6,19 @@ World: y up, front +z; it sits on y = 0 and is not yet normalised.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
+from torch import Tensor
 
+from gs_propeller.camera import orbit
+from guidance.pocket.data import Pose
 from guidance.pocket.objects import BLACK, CONE, SOLID, STRIPES, Paint, Thing, blob, euler, named, tube
+from guidance.pocket.render import FOV_Y_RAD, RADIUS, framed, views
+
+POSE = Pose(azimuth_rad=0.5, elevation_rad=0.0)  # of the picture: a three-quarter view
+SIZE_PX = 512
 
 
 def cat() -> Thing:
@@ -50,3 +59,14 @@ def cat() -> Thing:
     parts.append(blob((0.49, 0.59, -0.125), (0.066, 0.075, 0.066), cream))
     light = np.array([0.35, 0.80, 0.49])
     return Thing("cat", 0, "a sitting orange tabby cat", tuple(parts), light / np.linalg.norm(light), 0.66)
+
+
+def picture() -> Tensor:
+    """[4, S, S] straight-alpha RGBA of the cat as data/cat.png shows it."""
+    placed = framed(cat(), POSE.azimuth_rad, POSE.elevation_rad)
+    return views(placed, orbit([POSE.azimuth_rad], [POSE.elevation_rad], RADIUS, FOV_Y_RAD), SIZE_PX)[0]
+
+
+if __name__ == "__main__":
+    pixels = (picture().permute(1, 2, 0).numpy() * 255 + 0.5).astype(np.uint8)
+    Image.fromarray(pixels).save(Path(__file__).resolve().parents[2] / "data" / "cat.png")

@@ -25,7 +25,8 @@ from torch.nn import functional as F
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from guidance.pocket.data import SIZE_PX, Shard, mirrored, shard
-from guidance.zero123 import CameraProjection
+from guidance.pocket.score import score
+from guidance.zero123 import CameraProjection, Zero123
 
 WIDTH = 128  # of the image embedding
 EMA_DECAY = 0.999
@@ -356,7 +357,13 @@ def export(options: Options, folder: Path) -> dict[str, str]:
         str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in sorted(folder.rglob("*.safetensors"))
     }
-    record = {"seed": options.seed, "batch": options.batch, "steps": int(tensors["step"]), "sha256": sums}
+    record = {
+        "seed": options.seed,
+        "batch": options.batch,
+        "steps": int(tensors["step"]),
+        "held_out": score(Zero123(folder)),
+        "sha256": sums,
+    }
     (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
     return sums
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import raster_twin as twin
 import torch
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from gs_propeller.camera import Cameras, orbit
 from gs_propeller.errors import UserError
 from gs_propeller.gaussians import Gaussians
 from gs_propeller.raster import Rendered, render
+from tests import raster_twin as twin
 
 FOV = math.radians(49.1)
 SIZE = (40, 56)  # not square, not whole tiles

@@ -14,10 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from gs_propeller import checkpoint
 from gs_propeller.asset import (
+    RollOut,
     Viewer,
     distillation,
     first_state,
@@ -32,7 +31,7 @@ from gs_propeller.errors import UserError
 from gs_propeller.gaussians import Drift, State
 from gs_propeller.io import atomic, save_glb, save_obj, save_ply
 from gs_propeller.log import Metrics, Progress, quiet_libraries, show_help, summary
-from gs_propeller.losses import LOSSES
+from gs_propeller.losses import LOSSES, Distillation
 from gs_propeller.media import contact_sheet, turntable
 from gs_propeller.picard import Report, Window, resume, solve
 from gs_propeller.picture import Picture, load_picture
@@ -116,16 +115,18 @@ def make_asset(config: Config, quiet: bool = False) -> Asset:
         if say and picture.note:
             print(f"note: {picture.note}", file=say)
         with checkpoint.lock(config.run_folder):
-            window, seconds = _solve(config, ranks, device, Path(config.input).read_bytes(), quiet)
+            window, seconds = _solve(config, ranks, task, Path(config.input).read_bytes(), quiet)
             ranks.close()  # the others need not wait for the mesh
             return _save(config, window, picture, time.monotonic() - begun_s, seconds, quiet)
 
 
 def _solve(
-    config: Config, ranks: Ranks, device: torch.device, picture: bytes, quiet: bool
+    config: Config, ranks: Ranks, distil: Distillation, picture: bytes, quiet: bool
 ) -> tuple[Window[State], float]:
     """(the last window, seconds spent in the loop), going on from the folder's checkpoint where there is one."""
-    folder, settings, task = config.run_folder, solver_settings(config, ranks.world), problem(config, ranks)
+    folder, settings, device = config.run_folder, solver_settings(config, ranks.world), ranks.device
+    roll_out = RollOut(config, distil)
+    task = problem(config, ranks, roll_out)
     mark = checkpoint.fingerprint(config, picture)
     found = checkpoint.restore(folder, mark) if config.resume else None
     window, spent_s = found or (Window((first_state(config, device),), 0, settings.threshold), 0.0)
@@ -144,8 +145,9 @@ def _solve(
         def on_pass(now: Window[State], report: Report[Drift]) -> None:
             nonlocal saved_s
             elapsed_s = spent_s + time.monotonic() - begun_s
-            losses = [drift.losses for drift in report.drifts]
-            shown = metrics.write_pass(report, losses, LOSSES, now.passes, len(now.states[0]), elapsed_s)
+            shown = metrics.write_pass(
+                report, roll_out.logged(report), LOSSES, now.passes, len(now.states[0]), elapsed_s
+            )
             progress.update(now.start, **shown)
             if stop.asked or time.monotonic() - saved_s > config.checkpoint_every_s:
                 checkpoint.save(folder, now, mark, elapsed_s)

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from gs_propeller.adam import AdamSettings
 from gs_propeller.camera import Cameras, orbit
 from gs_propeller.config import Config
-from gs_propeller.densify import DensifySettings, coast, distance, update
+from gs_propeller.densify import DensifySettings, coast, distance, reindex, scaled_distance, update
 from gs_propeller.errors import UserError
 from gs_propeller.gaussians import Drift, Gaussians, State, init_ball
-from gs_propeller.losses import Distillation, Schedule
+from gs_propeller.losses import Distillation, Schedule, total
 from gs_propeller.mesh import Mesh, extract
 from gs_propeller.mesh_raster import rasterize
-from gs_propeller.picard import Problem, Settings
+from gs_propeller.picard import Problem, Report, Settings
 from gs_propeller.picture import Picture
 from gs_propeller.ranks import Ranks
 from gs_propeller.raster import render
@@ -75,9 +75,18 @@ def distillation(config: Config, picture: Picture, prior: Zero123) -> Distillati
         F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
         for x in (rgb, mask)
     )
-    backend = config.raster
+    # Slot by slot a CPU loses nothing, and the bits do not depend on who computes a slot.
+    at_once = config.batch_slots or (1 if prior.device.type == "cpu" else config.window or 1)
     return Distillation(
-        prior, prior.embed(rgb), reference, reference_mask, schedule(config), config.seed, backend
+        prior,
+        prior.embed(rgb),
+        reference,
+        reference_mask,
+        schedule(config),
+        config.seed,
+        config.raster,
+        at_once,
+        config.nonfinite == "skip",
     )
 
 
@@ -105,19 +114,43 @@ def densify_settings(config: Config) -> DensifySettings:
     )
 
 
-def problem(config: Config, ranks: Ranks) -> Problem[State, Drift]:
+class RollOut:
+    """The cheap part of a step at its exact place: the known view's gradient, Adam, density control.
+
+    losses: [L] of CHEAP of the steps last rolled out, by step, for the log.
+    """
+
+    def __init__(self, config: Config, task: Distillation) -> None:
+        self.task = task
+        self.adam, self.density, self.seed = adam_settings(config), densify_settings(config), config.seed
+        self.losses: dict[int, Tensor] = {}
+
+    def __call__(self, state: State, drift: Drift) -> State:
+        cheap = self.task.known(state.params, state.step)
+        self.losses[state.step] = cheap[2]
+        return update(state, total(reindex(drift, state), cheap), self.adam, self.density, self.seed)
+
+    def coast(self, state: State) -> State:
+        return coast(state, self.adam, self.density, self.seed)
+
+    def logged(self, report: Report[Drift]) -> list[Tensor]:
+        """[L] of LOSSES for each accepted step; older ones are forgotten."""
+        rows = [
+            torch.cat([drift.losses, self.losses[report.start + k].to(drift.losses)])
+            for k, drift in enumerate(report.drifts)
+        ]
+        self.losses = {k: v for k, v in self.losses.items() if k >= report.start + report.accepted}
+        return rows
+
+
+def problem(config: Config, ranks: Ranks, roll_out: RollOut) -> Problem[State, Drift]:
     """The four functions that the solver integrates; the dear one runs on all ranks."""
-    adam, density, seed = adam_settings(config), densify_settings(config), config.seed
-
-    def evaluate(states: Sequence[State], steps: Sequence[int]) -> list[Drift]:
-        return ranks.evaluate(states, steps)
-
-    return Problem(
-        evaluate=evaluate,
-        update=lambda state, drift: update(state, drift, adam, density, seed),
-        distance=lambda new, old: distance(new, old, seed),
-        coast=lambda state: coast(state, adam, density, seed),
-    )
+    seed = config.seed
+    measure = {
+        "paper": lambda new, old: distance(new, old, seed),
+        "scaled": lambda new, old: scaled_distance(new, old, seed, config.atol, config.rtol),
+    }[config.distance]
+    return Problem(ranks.evaluate, roll_out, measure, roll_out.coast)
 
 
 def solver_settings(config: Config, world: int) -> Settings:

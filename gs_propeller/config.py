@@ -126,6 +126,21 @@ class Config:
     tail: str = _option(
         "momentum", 4, "what fills the window's end; copy is the paper's", "", choices=("momentum", "copy")
     )
+    distance: str = _option("paper", 4, "d of a guess: paper is the mean squared difference; scaled is the worst "
+                            "field's rms, weighed by atol and rtol (threshold near 1)", "",
+                            choices=("paper", "scaled"))  # fmt: skip
+    atol: float = _option(0.01, 4, "of distance=scaled: what counts as 1 of a parameter near 0", "", 1e-9)
+    rtol: float = _option(0.01, 4, "of distance=scaled: and the share of a large one", "", 0)
+    batch_slots: int = _option(
+        0, 4, "slots of a rank in one render and one UNet call; 0: all on CUDA, 1 on a CPU", "", 0, 1024
+    )
+    nonfinite: str = _option(
+        "stop",
+        4,
+        "what a gradient that is not finite does; skip takes zero instead",
+        "",
+        choices=("stop", "skip"),
+    )
     checkpoint_every_s: float = _option(30.0, 4, "time between checkpoints", "s", 0)
 
     num_points: int = _option(1500, 5, "Gaussians at the start; DreamGaussian: 5000", "", 4, 10_000_000)

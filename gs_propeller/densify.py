@@ -201,10 +201,31 @@ def distance(new: State, old: State, seed: int) -> float:
     parameters are: a drift taken at other rows is another drift, and threshold 0 promises the serial run.
     In float64, where a difference of two floats is exact and its square cannot vanish.
     """
-    same_rows = torch.equal(new.ids, old.ids)
-    older = old.params if same_rows else unproj(old, new, seed)
-    gap = float((new.params.pack().double() - older.pack().double()).square().mean())
-    return gap if same_rows else max(gap, sys.float_info.min)
+    older, least = _older(new, old, seed)
+    return max(float((new.params.pack().double() - older.pack().double()).square().mean()), least)
+
+
+def scaled_distance(new: State, old: State, seed: int, atol: float = 0.01, rtol: float = 0.01) -> float:
+    """As an ODE solver weighs errors: the worst field's rms of difference / (atol + rtol |new|).
+
+    Blind to how many parameters a field has and to its unit; otherwise as `distance`.
+    """
+    older, least = _older(new, old, seed)
+    worst = least
+    for name, values in new.params.items():
+        if values.numel():
+            wide = values.double()
+            gap = (wide - getattr(older, name).double()) / (atol + rtol * wide.abs())
+            error = float(gap.square().mean().sqrt())
+            worst = error if math.isnan(error) else max(worst, error)
+    return worst
+
+
+def _older(new: State, old: State, seed: int) -> tuple[Gaussians, float]:
+    """The older iterate at the newer one's rows, and the least distance that the two may have."""
+    if torch.equal(new.ids, old.ids):
+        return old.params, 0.0
+    return unproj(old, new, seed), sys.float_info.min
 
 
 def _logit(probability: float) -> float:

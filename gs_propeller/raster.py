@@ -9,6 +9,7 @@ EWA splats, 3D covariance projected with the perspective Jacobian, 0.3 px^2 low-
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -19,6 +20,7 @@ from gs_propeller.gaussians import Gaussians
 from gs_propeller.raster_cpu import render_cpu
 from gs_propeller.raster_cuda import installed, render_gsplat, render_inria
 
+# Each takes K scenes with V cameras each, and gives K times (image, alpha, depth, radii_px, means2d).
 BACKENDS = {"cpu": render_cpu, "gsplat": render_gsplat, "inria": render_inria}
 
 
@@ -50,15 +52,37 @@ def render(
     backend: "auto" is cpu for CPU tensors and, for CUDA ones, gsplat where installed, else inria.
     Raises UserError for an unknown backend or a missing package, ValueError for wrong shapes.
     """
+    return render_slots([gaussians], [cameras], size, [background], backend=backend)[0]
+
+
+def render_slots(
+    scenes: Sequence[Gaussians],
+    cameras: Sequence[Cameras],
+    size: int | tuple[int, int],
+    backgrounds: Sequence[Tensor],
+    *,
+    backend: str = "auto",
+) -> list[Rendered]:
+    """`render` of K scenes of any sizes on one device, each from its own V cameras, in one call of the backend.
+
+    On the CPU the bits are those of K calls of `render`. Raises as `render` does, and ValueError where K or V
+    differ.
+    """
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
         raise ValueError(f"size must be at least 1 px, got {height} x {width}")
-    if tuple(background.shape) not in ((3,), (len(cameras), 3)):
-        raise ValueError(f"background must be [3] or [{len(cameras)}, 3], got {list(background.shape)}")
+    if not len(scenes) == len(cameras) == len(backgrounds) > 0 or len({len(c) for c in cameras}) > 1:
+        raise ValueError(
+            "as many cameras and backgrounds as scenes are wanted, one at least, and equal views"
+        )
+    views = len(cameras[0])
+    for background in backgrounds:
+        if tuple(background.shape) not in ((3,), (views, 3)):
+            raise ValueError(f"background must be [3] or [{views}, 3], got {list(background.shape)}")
     if backend == "auto":
-        on_cpu = gaussians.means.device.type == "cpu"
+        on_cpu = scenes[0].means.device.type == "cpu"
         backend = "cpu" if on_cpu else "gsplat" if installed("gsplat") else "inria"
     if backend not in BACKENDS:
         raise UserError(f"unknown raster backend '{backend}': choose auto, {', '.join(BACKENDS)}")
-    backdrop = background.detach().to(gaussians.means).expand(len(cameras), 3)
-    return Rendered(*BACKENDS[backend](gaussians, cameras, (height, width), backdrop))
+    backdrops = [b.detach().to(scenes[0].means).expand(views, 3) for b in backgrounds]
+    return [Rendered(*parts) for parts in BACKENDS[backend](scenes, cameras, (height, width), backdrops)]

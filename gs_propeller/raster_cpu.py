@@ -11,7 +11,7 @@ from two threads (workqueue), and it would be a second compilation whose bits ne
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -193,16 +193,37 @@ def splat(
 
 
 def render_cpu(
-    gaussians: Gaussians, cameras: Cameras, size: tuple[int, int], background: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """image, alpha, depth, radii_px and means2d, as in raster.Rendered; background [V, 3]."""
-    if len(gaussians) > MAX_GAUSSIANS:
-        raise ValueError(f"at most {MAX_GAUSSIANS} Gaussians, got {len(gaussians)}")
-    means2d, splats, radii, reach = splat(gaussians, cameras, size)
-    if means2d.requires_grad:
-        means2d.retain_grad()
-    image, alpha, depth = _Blend.apply(means2d, splats, radii, reach, background, size)
-    return image, alpha, depth, radii, means2d
+    scenes: Sequence[Gaussians],
+    cameras: Sequence[Cameras],
+    size: tuple[int, int],
+    backgrounds: Sequence[Tensor],
+) -> list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+    """K times image, alpha, depth, radii_px and means2d, as in raster.Rendered; backgrounds [V, 3] each.
+
+    Smaller scenes are filled up with splats of radius 0, which no tile lists: views do not feel each other.
+    """
+    largest = max(len(scene) for scene in scenes)
+    if largest > MAX_GAUSSIANS:
+        raise ValueError(f"at most {MAX_GAUSSIANS} Gaussians, got {largest}")
+    seen = [splat(scene, eyes, size) for scene, eyes in zip(scenes, cameras, strict=True)]
+    for means2d, *_ in seen:
+        if means2d.requires_grad:
+            means2d.retain_grad()
+    padded = [[_filled(part, largest) for part in parts] for parts in seen]
+    stacked = [torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*padded, strict=True)]
+    blended = _Blend.apply(*stacked, torch.cat(list(backgrounds)), size)
+    views = [len(eyes) for eyes in cameras]
+    pictures = zip(*(part.split(views) for part in blended), strict=True)
+    return [
+        (*picture, radii, means2d) for picture, (means2d, _, radii, _) in zip(pictures, seen, strict=True)
+    ]
+
+
+def _filled(part: Tensor, rows: int) -> Tensor:
+    """[V, N, ...] with zeros up to so many rows."""
+    if part.shape[1] == rows:
+        return part
+    return torch.cat([part, part.new_zeros(len(part), rows - part.shape[1], *part.shape[2:])], 1)
 
 
 def warm() -> None:
@@ -211,5 +232,5 @@ def warm() -> None:
     fields = (torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2, 4), torch.zeros(2), sh[:, :1], sh)
     leaves = [field.clone().requires_grad_() for field in fields]
     cameras = orbit([0.0], [0.0], 2.0, 0.857)
-    rendered = render_cpu(Gaussians(*leaves), cameras, (TILE, TILE), torch.zeros(1, 3))
+    (rendered,) = render_cpu([Gaussians(*leaves)], [cameras], (TILE, TILE), [torch.zeros(1, 3)])
     (rendered[0].sum() + rendered[1].sum() + rendered[2].sum()).backward()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
@@ -36,11 +37,17 @@ def _load(package: str, backend: str, device: torch.device) -> ModuleType:
 
 
 def render_gsplat(
-    gaussians: Gaussians, cameras: Cameras, size: tuple[int, int], background: Tensor
-) -> Images:
-    """All views in one batch. Radii are gsplat's own, the larger of its two half axes."""
-    gsplat = _load("gsplat", "gsplat", gaussians.means.device)
-    return _render_gsplat(gsplat, gaussians, cameras, size, background)  # pragma: no cover - needs CUDA
+    scenes: Sequence[Gaussians],
+    cameras: Sequence[Cameras],
+    size: tuple[int, int],
+    backgrounds: Sequence[Tensor],
+) -> list[Images]:
+    """All views of a scene in one batch, scene after scene. Radii are gsplat's own, the larger of its half axes."""
+    gsplat = _load("gsplat", "gsplat", scenes[0].means.device)
+    return [  # pragma: no cover - needs CUDA
+        _render_gsplat(gsplat, scene, eyes, size, background)
+        for scene, eyes, background in zip(scenes, cameras, backgrounds, strict=True)
+    ]
 
 
 def _render_gsplat(
@@ -74,10 +81,18 @@ def _render_gsplat(
     return image, alpha.permute(0, 3, 1, 2), depth, radii.to(means2d.dtype), means2d
 
 
-def render_inria(gaussians: Gaussians, cameras: Cameras, size: tuple[int, int], background: Tensor) -> Images:
+def render_inria(
+    scenes: Sequence[Gaussians],
+    cameras: Sequence[Cameras],
+    size: tuple[int, int],
+    backgrounds: Sequence[Tensor],
+) -> list[Images]:
     """View after view, by DreamGaussian's fork of the rasteriser, which returns depth and alpha too."""
-    package = _load("diff_gaussian_rasterization", "inria", gaussians.means.device)
-    return _render_inria(package, gaussians, cameras, size, background)  # pragma: no cover - needs CUDA
+    package = _load("diff_gaussian_rasterization", "inria", scenes[0].means.device)
+    return [  # pragma: no cover - needs CUDA
+        _render_inria(package, scene, eyes, size, background)
+        for scene, eyes, background in zip(scenes, cameras, backgrounds, strict=True)
+    ]
 
 
 def _render_inria(

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gs_propeller.gaussians import Gaussians, init_ball
-from gs_propeller.losses import LOSSES, Distillation, Schedule, draw, gathered
+from gs_propeller.gaussians import Drift, Gaussians, init_ball, start
+from gs_propeller.losses import LOSSES, Distillation, Evaluation, Schedule, draw, gathered, total
 from gs_propeller.raster import render
 
 SCHEDULE = Schedule(
@@ -48,10 +48,18 @@ def _problem(**weights: float) -> tuple[Distillation, Gaussians]:
     return Distillation(Towards(), colour, picture, mask, schedule, seed=4), init_ball(40, 0.4, 0, 0).params
 
 
+def _drift(distillation: Distillation, params: Gaussians, step: int) -> Evaluation:
+    """Both parts together."""
+    grads, stats, losses = distillation.compute([params], [step])[0]
+    lineage = start(params).lineage
+    whole = total(Drift(grads, stats, lineage, losses), distillation.known(params, step))
+    return whole.grads, whole.stats, whole.losses
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_each_loss_alone_moves_the_gaussians(name: str) -> None:
     distillation, params = _problem(**{f"lambda_{name}": 5.0})
-    grads, stats, losses = distillation.drift(params, 3)
+    grads, stats, losses = _drift(distillation, params, 3)
     assert float(losses[LOSSES.index(name)]) > 0
     assert float(losses.sum() - losses[LOSSES.index(name)]) == 0
     assert any(float(g.abs().max()) > 0 for _, g in grads.items())
@@ -85,34 +93,41 @@ def test_draws_stay_in_their_ranges() -> None:
 def test_gradient_against_differences() -> None:
     """Known-view colour and mask: the drift's directional derivative is that of the loss it names."""
     distillation, params = _problem(lambda_rgb=100.0, lambda_mask=50.0)
-    grads, _, losses = distillation.drift(params, 5)
+    grads, _, losses = _drift(distillation, params, 5)
     direction = torch.randn(40, 1, 3, generator=torch.Generator().manual_seed(1))
     slope = float((grads.sh_dc * direction).sum())
 
     def value(step: float) -> float:
         moved = replace(params, sh_dc=params.sh_dc + step * direction)
-        return float(distillation.drift(moved, 5)[2].double().sum())
+        return float(_drift(distillation, moved, 5)[2].double().sum())
 
     assert abs((value(1e-2) - value(-1e-2)) / 2e-2 / slope - 1) < 0.01  # measured 4e-4
     seen = render(params, distillation.reference_camera(), 24, torch.ones(3))
     rgb = 0.5 * 100.0 * float(((seen.image - distillation.reference) ** 2).mean())
-    assert abs(float(losses[0]) - rgb) < 1e-4 * rgb
+    assert abs(float(losses[LOSSES.index("rgb")]) - rgb) < 1e-4 * rgb
 
 
 def test_sds_pulls_towards_what_the_prior_wants() -> None:
     distillation, params = _problem(lambda_sds=1.0)
-    grads, _, losses = distillation.drift(params, 0)
+    grads, _, losses = _drift(distillation, params, 0)
     moved = params.map(lambda p, g: p - 1e-3 * g, grads)
-    assert float(distillation.drift(moved, 0)[2].sum()) < float(losses.sum())
+    assert float(_drift(distillation, moved, 0)[2].sum()) < float(losses.sum())
 
 
-def test_slots_together_are_slots_alone() -> None:
-    distillation, params = _problem(lambda_rgb=10.0, lambda_sds=1.0)
-    together = distillation.compute([params, params], [1, 2])
-    for (grads, stats, losses), step in zip(together, (1, 2), strict=True):
-        alone = distillation.drift(params, step)
+@pytest.mark.parametrize("at_once", [1, 2, 8])
+def test_slots_together_are_slots_alone(at_once: int) -> None:
+    """Scenes of different sizes in one render and one call of a prior that treats its pictures one by one."""
+    distillation, params = _problem(lambda_sds=1.0)
+    smaller = params.map(lambda x: x[:25])
+    together = replace(distillation, batch_slots=at_once).compute([params, smaller, params], [1, 2, 3])
+    for (grads, stats, losses), scene, step in zip(
+        together, (params, smaller, params), (1, 2, 3), strict=True
+    ):
+        alone = distillation.compute([scene], [step])[0]
         assert torch.equal(grads.pack(), alone[0].pack())
-        assert torch.equal(stats.grad2d, alone[1].grad2d)
+        for field in ("grad2d", "seen", "radii"):
+            assert torch.equal(getattr(stats, field), getattr(alone[1], field))
+        # the surrogate's values are summed over fewer or more pictures
         assert torch.equal(losses, alone[2])
 
 
@@ -138,7 +153,20 @@ def test_statistics_against_loops() -> None:
 
 
 def test_a_gradient_that_is_no_number_is_named() -> None:
-    distillation, params = _problem(lambda_sds=1.0)
+    distillation, params = _problem(lambda_sds=1.0, lambda_rgb=1.0)
     broken = replace(distillation, conditioning=torch.full((1, 3, 1, 1), math.nan))
-    with pytest.raises(FloatingPointError, match="step 7: a gradient is not finite"):
-        broken.drift(params, 7)
+    with pytest.raises(
+        FloatingPointError, match=r"step 7: loss sds: the gradient of means, .*nonfinite=skip"
+    ):
+        broken.compute([params], [7])
+    unknown = replace(distillation, reference=torch.full((1, 3, 24, 24), math.inf))
+    with pytest.raises(FloatingPointError, match="step 7: loss rgb"):
+        unknown.known(params, 7)
+
+
+def test_a_broken_step_can_be_skipped() -> None:
+    distillation, params = _problem(lambda_sds=1.0)
+    broken = replace(distillation, conditioning=torch.full((1, 3, 1, 1), math.nan), skip_broken=True)
+    grads, stats, losses = broken.compute([params], [7])[0]
+    assert float(grads.pack().abs().sum()) == 0.0 and float(stats.seen.sum()) == 0.0
+    assert math.isnan(float(losses[0]))

@@ -34,6 +34,8 @@ FREE = frozenset(
         "device",
         "window",
         "checkpoint_every_s",
+        "batch_slots",
+        "nonfinite",
         "turntable_frames",
         "turntable_size",
         "fps",

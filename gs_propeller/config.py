@@ -122,7 +122,9 @@ class Config:
     )
     threshold: float = _option(5e-4, 4, "e, first fixed-point threshold (paper, Tables 3 and 4)", "", 0)
     ema: float = _option(0.9, 4, "gamma, of the adaptive threshold; 1 keeps it", "", 0, 1)
-    aggregate: str = _option("median", 4, "M, of the window's errors", "", choices=("median", "mean"))
+    aggregate: str = _option(
+        "mean", 4, "M, of the window's errors; the paper: median", "", choices=("median", "mean")
+    )
     tail: str = _option(
         "momentum", 4, "what fills the window's end; copy is the paper's", "", choices=("momentum", "copy")
     )

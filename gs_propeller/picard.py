@@ -65,7 +65,7 @@ class Settings:
     window: int = 1
     threshold: float = 5e-4  # Tables 3 and 4, 3D Gaussians
     ema: float = 0.9
-    aggregate: str = "median"
+    aggregate: str = "mean"
     tail: str = "momentum"
 
     def __post_init__(self) -> None:

@@ -1,0 +1,292 @@
+"""Wall clock of the loop on 2 to 64 devices: `python -m bench.scaling [--jobs 2]`.
+
+Modelled from what is measured here: the seconds of a drift, of a roll-out step, of a distance, of a guess, of a
+message to a rank and back, and the steps that real runs with a window of n accepted, pass by pass. A pass on n
+devices lasts one drift, n - 1 messages, n roll-out steps and distances, and a guess for each accepted step; a
+serial step lasts a drift and a roll-out step. The model is first held against a measured run on two ranks (its
+drift then as slow as it is here with both cores busy). Then the same at the paper's cost ratio: DreamGaussian with
+16 views a step on an A100, 500 steps in 700 s (Table 2), and roll-out costs at its sizes as one core here has them,
+5000 Gaussians and a reference of 256 px, which a GPU beats. Prints a table, draws a plot, ends with a JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.fidelity import done, job, weights_mark
+from bench.solving import Setup, configured, prepared
+from bench.speed import BRIEF, timed
+from bench.truth import Case, save_png
+from gs_propeller.gaussians import Gaussians, StepStats, init_ball
+from gs_propeller.picard import advance, init
+from gs_propeller.ranks import Evaluation, Ranks, launch
+from gs_propeller.raster_cpu import set_threads
+from guidance.pocket.data import held_out
+
+DEVICES = (2, 4, 8, 16, 32, 64)
+PAPER_STEP_S = 700.0 / 500.0  # DreamGaussian, batch 16, A100: Table 2's runtime over its 500 steps
+PAPER_SPEEDUP_AT_8 = 4.67  # Table 2, window 7
+PAPER_SIZES: dict[str, object] = {"num_points": 5000, "reference_size": 256}
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of one drift, roll-out step, distance and guess, and of one message to a rank and its answer."""
+
+    drift: float
+    roll_out: float
+    distance: float
+    guess: float
+    message: float
+
+
+def pass_s(costs: Costs, slots: int, accepted: int, devices: int) -> float:
+    """One pass with as many devices as the window has slots at first."""
+    rounds = -(-slots // devices)
+    others = max(min(slots, devices) - 1, 0)
+    cheap = slots * (costs.roll_out + costs.distance) + accepted * costs.guess
+    return rounds * costs.drift + others * costs.message + cheap
+
+
+def loop_s(costs: Costs, accepted: Sequence[int], steps: int, devices: int) -> float:
+    """A run with a window of `devices`, from the steps that each pass accepted."""
+    total, start = 0.0, 0
+    for count in accepted:
+        total += pass_s(costs, min(devices, steps - start), count, devices)
+        start += count
+    return total
+
+
+def serial_s(costs: Costs, steps: int) -> float:
+    return steps * (costs.drift + costs.roll_out)
+
+
+def middle(call: Callable[[], object], repeats: int) -> float:
+    call()
+    spent = []
+    for _ in range(repeats):
+        begun_s = time.perf_counter()
+        call()
+        spent.append(time.perf_counter() - begun_s)
+    return statistics.median(spent)
+
+
+def costs_of(setup: Setup, message: float, repeats: int = 15) -> Costs:
+    """At a state a few passes into the run, one thread."""
+    settings = replace(setup.settings, window=4)
+    window = init(setup.first(), setup.problem, settings)
+    for _ in range(3):
+        window, report = advance(window, setup.problem, settings)
+    state, step, problem = window.states[0], window.start, setup.problem
+    assert problem.coast is not None
+    guess = problem.coast
+    return Costs(
+        drift=middle(lambda: problem.evaluate([state], [step]), repeats),
+        roll_out=middle(lambda: problem.update(state, report.drifts[0]), repeats),
+        distance=middle(lambda: problem.distance(state, window.states[1]), repeats),
+        guess=middle(lambda: guess(state), repeats),
+        message=message,
+    )
+
+
+def nothing(params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluation]:
+    return [(p.map(torch.zeros_like), StepStats.zeros(p), torch.zeros(1)) for p in params]
+
+
+def message_s(rows: int) -> float:
+    """Seconds for a state of so many Gaussians to another rank and its answer back, packing included."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "seconds"
+        code = launch([__file__, "messages", str(rows), str(path)], ranks=2, threads=1)
+        if code:
+            raise SystemExit(f"the ranks ended with exit code {code}")
+        return float(path.read_text())
+
+
+def exchange(rows: int, path: Path) -> None:
+    """A rank of message_s."""
+    torch.set_num_threads(1)
+    state = init_ball(rows, 0.5, 0, 0)
+    with Ranks(nothing, timeout_s=60.0) as ranks:
+        if ranks.rank > 0:
+            ranks.serve()
+            return
+        both = middle(lambda: ranks.evaluate([state, state], [0, 1]), 200)
+        one = middle(lambda: ranks.evaluate([state], [0]), 200)  # own slot, and a word to the idle rank
+        path.write_text(str(max(both - one, 0.0)))
+
+
+def busy(index: int, ready: str) -> None:
+    """Keeps a core at drifts, as the other rank of a two-rank run does."""
+    torch.set_num_threads(1)
+    set_threads(1)
+    setup = prepared(configured(object_at(index), {}))
+    state = setup.first()
+    while True:
+        setup.problem.evaluate([state], [0])
+        Path(ready).touch()
+
+
+def object_at(index: int) -> Case:
+    thing, pose = held_out(index + 1)[-1]
+    return Case(f"{thing.family}-{thing.seed}", thing, pose)
+
+
+def contended(setup: Setup, message: float, index: int) -> Costs:
+    """costs_of, with the machine's other core as busy as in a two-rank run."""
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready"
+        other = multiprocessing.get_context("spawn").Process(
+            target=busy, args=(index, str(ready)), daemon=True
+        )
+        other.start()
+        try:
+            until = time.monotonic() + 120
+            while not ready.exists() and time.monotonic() < until:
+                time.sleep(0.1)
+            return costs_of(setup, message)
+        finally:
+            other.kill()
+            other.join()
+
+
+def measured_s(case: Case, index: int) -> tuple[float, int]:
+    """(seconds in the loop, passes) of the command on two ranks."""
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / f"{case.name}.png"
+        save_png(str(picture), case.picture())
+        elevation = configured(case, {}).elevation
+        words = [f"input={picture}", f"elevation={elevation}", *BRIEF, "ranks=2", "threads=1"]
+        spent_s, passes, _ = timed(words, Path(folder) / "run")
+        return spent_s, passes
+
+
+def plot(path: Path, curves: dict[str, dict[int, float]]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, ax = pyplot.subplots(figsize=(6, 4))
+    ax.plot(DEVICES, DEVICES, "--", color="grey", label="ideal")
+    for name, speedups in curves.items():
+        ax.plot(list(speedups), list(speedups.values()), "o-", label=name)
+    ax.plot([8], [PAPER_SPEEDUP_AT_8], "x", markersize=9, label="the paper, 8 devices")
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log", base=2)
+    ax.set_xticks(DEVICES, [str(n) for n in DEVICES])
+    ax.set_yticks(DEVICES, [str(n) for n in DEVICES])
+    ax.set_xlabel("devices")
+    ax.set_ylabel("times the serial run's speed")
+    ax.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["messages"]:
+        exchange(int(sys.argv[2]), Path(sys.argv[3]))
+        return
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="processes for the runs in process, a thread each"
+    )
+    parser.add_argument("--object", type=int, default=0, help="which held-out object")
+    parser.add_argument("--plot", type=Path, default=Path("build/bench/scaling.png"))
+    given = parser.parse_args()
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
+    torch.set_num_threads(1)
+    set_threads(1)
+    index, console = given.object, Console(width=110)
+    case = object_at(index)
+
+    windows = {n: job(index, 0, {"window": n}) for n in DEVICES}
+    sixteen = {n: job(index, 0, {"window": n, "batch_size": 16}) for n in (8,)}
+    runs = done(
+        [*windows.values(), *sixteen.values()], given.jobs, Path("build/bench/fidelity.jsonl"), weights_mark()
+    )
+    accepted: dict[int, Sequence[int]] = {n: runs[one]["accepted"] for n, one in windows.items()}  # type: ignore[misc]
+    batched: Sequence[int] = runs[sixteen[8]]["accepted"]  # type: ignore[assignment]
+
+    setup = prepared(configured(case, {}))
+    steps = setup.settings.steps
+    message = message_s(setup.config.num_points)
+    here, together = costs_of(setup, message), contended(setup, message, index)
+    actual_s, passes = measured_s(case, index)
+    modelled_s = loop_s(together, accepted[2], steps, 2)
+    error = abs(modelled_s - actual_s) / actual_s
+
+    large = prepared(configured(case, PAPER_SIZES))
+    paper = replace(costs_of(large, message_s(5000), 7), drift=PAPER_STEP_S)
+    curves = {
+        "this machine's costs": {
+            n: serial_s(here, steps) / loop_s(here, accepted[n], steps, n) for n in DEVICES
+        },
+        "A100, 16 views a step": {
+            n: serial_s(paper, steps) / loop_s(paper, accepted[n], steps, n) for n in DEVICES
+        },
+    }
+    at_8 = serial_s(paper, steps) / loop_s(paper, batched, steps, 8)
+
+    table = Table(title="costs, ms")
+    for heading in ("where", "drift", "roll-out step", "distance", "guess", "message"):
+        table.add_column(heading)
+    for name, costs in (("one core", here), ("both cores busy", together), ("A100, 16 views", paper)):
+        table.add_row(name, *(f"{1e3 * value:.2f}" for value in costs.__dict__.values()))
+    console.print(table)
+    console.print(
+        f"two ranks: measured {actual_s:.1f} s in {passes} passes, modelled {modelled_s:.1f} s "
+        f"({len(accepted[2])} passes): {100 * error:.1f} % apart",
+        highlight=False,
+    )
+    table = Table(title=f"{case.name}, {steps} steps, a window as wide as the devices")
+    for heading in (
+        "devices",
+        "passes",
+        "steps a pass",
+        "modelled s",
+        "speed-up",
+        "speed-up, A100",
+        "novel dB",
+        "input dB",
+    ):
+        table.add_column(heading)
+    for n in DEVICES:
+        run = runs[windows[n]]
+        table.add_row(
+            f"{n}", f"{len(accepted[n])}", f"{steps / len(accepted[n]):.2f}",
+            f"{loop_s(here, accepted[n], steps, n):.1f}",
+            *(f"{curve[n]:.2f}" for curve in curves.values()),
+            f"{run['novel_psnr_db']:.2f}", f"{run['input_psnr_db']:.2f}",
+        )  # fmt: skip
+    console.print(table)
+    given.plot.parent.mkdir(parents=True, exist_ok=True)
+    plot(given.plot, curves)
+    figures = {
+        "model_error_at_2": round(error, 4),
+        "speedup_at_8": round(curves["this machine's costs"][8], 3),
+        "speedup_at_64": round(curves["this machine's costs"][64], 3),
+        "paper_setting_speedup_at_8": round(at_8, 3),
+        "paper_setting_steps_per_pass": round(steps / len(batched), 3),
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

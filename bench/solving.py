@@ -1,0 +1,121 @@
+"""Runs of the loop alone, scored against the truth: what bench.fidelity, speed and scaling share.
+
+No mesh, no files: Gaussians at the end of the steps, their novel views and the input view at SCORE_PX.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from bench.truth import (
+    SCORE_PX,
+    Case,
+    asset_cameras,
+    mask_iou,
+    novel_angles,
+    over_white,
+    psnr_db,
+    save_png,
+)
+from gs_propeller.asset import RollOut, Viewer, distillation, first_state, problem, solver_settings
+from gs_propeller.config import Config, load, updated
+from gs_propeller.gaussians import Drift, State
+from gs_propeller.log import quiet_libraries
+from gs_propeller.losses import Distillation
+from gs_propeller.picard import Problem, Report, Settings, Window, solve
+from gs_propeller.picture import load_picture
+from gs_propeller.ranks import Ranks
+from guidance import find_prior
+from guidance.zero123 import Zero123
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finished run: passes and drifts it took, seconds in the loop, PSNR and IoU of 16 novel views, PSNR of
+    the input view, states accepted by each pass."""
+
+    steps: int
+    passes: int
+    evaluations: int
+    seconds: float
+    novel_psnr_db: float
+    novel_iou: float
+    input_psnr_db: float
+    accepted: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One picture ready to be solved in this process."""
+
+    config: Config
+    task: Distillation
+    roll_out: RollOut
+    problem: Problem[State, Drift]
+    settings: Settings
+
+    def first(self) -> State:
+        return first_state(self.config, "cpu")
+
+
+@cache
+def shipped_prior() -> Zero123:
+    quiet_libraries()
+    return Zero123(find_prior("auto"))
+
+
+def configured(case: Case, pairs: dict[str, object]) -> Config:
+    """The shipped image configuration for an object, changed by pairs."""
+    folder = Path(tempfile.gettempdir()) / f"bench-{case.name}.png"
+    save_png(str(folder), case.picture())
+    base, _ = load(["--config", "configs/image.yaml"])
+    elevation = math.degrees(case.pose.elevation_rad)
+    return updated(base, {"input": str(folder), "elevation": elevation, "device": "cpu", **pairs})
+
+
+def prepared(config: Config, ranks: Ranks | None = None) -> Setup:
+    """ranks: None computes every slot here."""
+    task = distillation(config, load_picture(config.input), shipped_prior())
+    roll_out = RollOut(config, task)
+    here = ranks or Ranks(task.compute)
+    return Setup(config, task, roll_out, problem(config, here, roll_out), solver_settings(config, here.world))
+
+
+def run(case: Case, pairs: dict[str, object]) -> Trial:
+    """From the first state to the last step, in this process, and its score."""
+    setup = prepared(configured(case, pairs))
+    accepted: list[int] = []
+
+    def on_pass(window: Window[State], report: Report[Drift]) -> None:
+        setup.roll_out.logged(report)
+        accepted.append(report.accepted)
+
+    begun_s = time.perf_counter()
+    window = solve(setup.problem, setup.settings, setup.first(), on_pass)
+    seconds = time.perf_counter() - begun_s
+    novel, iou, known = scored(case, setup.config, window.states[0])
+    return Trial(
+        setup.settings.steps, window.passes, window.evaluations, seconds, novel, iou, known, tuple(accepted)
+    )
+
+
+def scored(case: Case, config: Config, state: State) -> tuple[float, float, float]:
+    """(PSNR and IoU of 16 novel views, PSNR of the input view)."""
+    viewer = Viewer(state.params, config)
+    azimuths, elevations = novel_angles(case.pose)
+    truth = case.truth(azimuths, elevations)
+    image, alpha = viewer.views(asset_cameras(azimuths, elevations), SCORE_PX)
+    front, level = torch.zeros(1), torch.tensor([case.pose.elevation_rad])
+    known = viewer.views(asset_cameras(front, level), SCORE_PX)[0]
+    return (
+        psnr_db(image, over_white(truth)),
+        mask_iou(alpha, truth[:, 3:]),
+        psnr_db(known, over_white(case.truth(front, level))),
+    )

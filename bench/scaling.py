@@ -121,10 +121,11 @@ def exchange(rows: int, path: Path) -> None:
     """A rank of message_s."""
     torch.set_num_threads(1)
     state = init_ball(rows, 0.5, 0, 0)
-    with Ranks(nothing, timeout_s=60.0) as ranks:
+    with Ranks(timeout_s=60.0) as ranks:
         if ranks.rank > 0:
-            ranks.serve()
+            ranks.serve(lambda job: nothing)
             return
+        ranks.begin(0, nothing)
         both = middle(lambda: ranks.evaluate([state, state], [0, 1]), 200)
         one = middle(lambda: ranks.evaluate([state], [0]), 200)  # own slot, and a word to the idle rank
         path.write_text(str(max(both - one, 0.0)))

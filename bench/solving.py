@@ -84,7 +84,8 @@ def prepared(config: Config, ranks: Ranks | None = None) -> Setup:
     """ranks: None computes every slot here."""
     task = distillation(config, load_picture(config.input), shipped_prior())
     roll_out = RollOut(config, task)
-    here = ranks or Ranks(task.compute)
+    here = ranks or Ranks()
+    here.begin(0, task.compute)
     return Setup(config, task, roll_out, problem(config, here, roll_out), solver_settings(config, here.world))
 
 

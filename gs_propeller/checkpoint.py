@@ -28,6 +28,7 @@ FREE = frozenset(
         "resume",
         "outdir",
         "ranks",
+        "group",
         "threads",
         "raster",
         "timeout_s",
@@ -145,3 +146,13 @@ def interrupts() -> Iterator[Interrupts]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+@contextmanager
+def terms_as_interrupts() -> Iterator[None]:
+    """Within it a TERM is what Ctrl-C is, wherever the program is just then."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -52,7 +52,13 @@ class Config:
     Defaults suit two CPU cores and the pocket prior; what DreamGaussian or the paper use stands in the remark.
     """
 
-    input: str = _option("", 0, "picture to turn into an asset: PNG, JPEG or WebP, with or without alpha")
+    input: str = _option(
+        "",
+        0,
+        "picture to turn into an asset: PNG, JPEG or WebP, with or without alpha; or a folder or pattern "
+        "(*.png) of them",
+        "",
+    )
     prompt: str = _option("", 0, "sentence to turn into an asset")
     negative_prompt: str = _option("", 0, "what the asset should not look like")
     elevation: float = _option(
@@ -69,6 +75,7 @@ class Config:
         "auto", 1, "auto takes CUDA where there is one", "", choices=("auto", "cpu", "cuda")
     )
     ranks: int = _option(0, 1, "processes, a device each; 0: every visible GPU, or one on a CPU", "", 0, 1024)
+    group: int = _option(0, 1, "ranks to a picture, of many pictures; 0: as even as it goes", "", 0, 1024)
     threads: int = _option(0, 1, "CPU threads of a rank; 0: its share of the cores", "", 0, 1024)
     raster: str = _option("auto", 1, "splatting backend", "", choices=("auto", "cpu", "gsplat", "inria"))
     timeout_s: float = _option(600.0, 1, "longest wait for another rank", "s", 1, 1e6)

@@ -31,3 +31,14 @@ def rank_count(config: Config) -> int:
     """Ranks that the plain command starts."""
     on_cuda = config.device != "cpu" and torch.cuda.is_available()
     return config.ranks or (torch.cuda.device_count() if on_cuda else 1)
+
+
+def group_size(config: Config, ranks: int, pictures: int) -> int:
+    """Ranks that work on one picture together. Raises UserError where groups of the asked size do not come out even."""
+    if config.group:
+        if ranks % config.group:
+            raise UserError(f"group={config.group} does not divide the {ranks} ranks")
+        return config.group
+    # as many as there are for each picture, rounded down to what divides the ranks
+    wanted = max(1, ranks // pictures)
+    return next(size for size in range(wanted, 0, -1) if ranks % size == 0)

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import warnings
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 import cv2
@@ -27,6 +28,7 @@ BORDER_RATIO = 0.2  # share of the side that stays free around the object, as Ze
 LEAST_PX = 8  # smaller objects hold nothing to fit
 CUT_PX = 512  # side at which the background is searched for
 MOST_PIXELS = 100_000_000
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # what a folder is searched for
 
 Array = NDArray[np.float32]
 
@@ -38,6 +40,24 @@ class Picture:
     rgb: Tensor
     mask: Tensor
     note: str
+
+
+def picture_files(text: str) -> list[str]:
+    """What input= means: a folder's pictures or a pattern's, in the order of their names; else the one file named.
+
+    Raises UserError for a folder or pattern without pictures.
+    """
+    if Path(text).is_dir():
+        found = [path for path in sorted(Path(text).iterdir()) if path.suffix.lower() in SUFFIXES]
+        where = f"folder {text}"
+    elif any(letter in text for letter in "*?[") and not Path(text).exists():
+        found = [Path(path) for path in sorted(glob(text)) if Path(path).is_file()]
+        where = f"pattern {text}"
+    else:
+        return [text]
+    if not found:
+        raise UserError(f"no picture in {where}; {', '.join(SUFFIXES)} are looked for")
+    return [str(path) for path in found]
 
 
 def load_picture(path: str | Path, size: int = 512) -> Picture:

@@ -1,11 +1,14 @@
 """Ranks: one program on several devices, each of which takes its share of the window's drifts.
 
-W ranks (the world), slots: the window's states, dealt round robin, slot j to rank j mod W. Rank 0 asks and
-takes its own share; the others serve until told to stop. What travels, always between rank 0 and one other,
+W ranks in a group, slots: the window's states, dealt round robin, slot j to rank j mod W. Several groups may
+share the processes of a launch, each with its own rank 0, taking jobs from one queue. Rank 0 asks and takes its
+own share; the others serve until told to stop. What travels, always between rank 0 and one other,
 so that an error can name the rank:
-    to a rank     ASK or STOP, slots, columns | rows and step of each slot | parameters, float32, flat
+    to a rank     ASK, slots, columns         | rows and step of each slot | parameters, float32, flat
+               or BEGIN, number of the job, 0
+               or STOP, 0, 0
     and back      DONE, numbers, 0            | grads, statistics and losses, float32, flat
-               or FAILED, bytes, 0            | the traceback, utf-8
+               or FAILED, bytes, whether a gradient was not finite | the traceback, or what that says, utf-8
 No lineage travels: rank 0 knows it, and a drift is a function of (parameters, step) alone, so the result
 does not depend on the number of ranks. Nothing is pickled, and every wait ends at the timeout.
 """
@@ -16,6 +19,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +37,7 @@ Compute = Callable[
 ]  # a rank's slots, may batch them
 Sent = tuple[dist.Work | None, Tensor]  # a send under way, and the tensor that it still reads
 
-ASK, STOP, DONE, FAILED = range(4)
+ASK, BEGIN, STOP, DONE, FAILED = range(5)
 
 
 class RankError(RuntimeError):
@@ -113,30 +117,39 @@ def share_cores(ranks: int, threads: int = 0) -> int:
 
 
 class Ranks:
-    """This process among the ranks; alone where no launcher started it. A context manager.
+    """This process among the ranks of its group; alone where no launcher started it. A context manager.
 
-    On rank 0 `evaluate` is the solver's dear call, and leaving the context stops the others; on the others
-    `serve` returns when it does. timeout_s: of every wait, so longer than any rank's longest computation or
-    loading; also how long the others wait for rank 0's next request.
+    On rank 0 `begin` says which job comes and `evaluate` is the solver's dear call; leaving the context stops the
+    others. On the others `serve` returns when it does. timeout_s: of every wait, so longer than any rank's longest
+    computation or loading; also how long the others wait for rank 0's next request. group: ranks in a group, 0: all.
     """
 
-    def __init__(self, compute: Compute, device: torch.device | str = "cpu", timeout_s: float = 600.0):
+    def __init__(self, device: torch.device | str = "cpu", timeout_s: float = 600.0, group: int = 0):
         if timeout_s <= 0.0:
             raise ValueError(f"timeout_s must be above 0, got {timeout_s}")
-        self.compute = compute
+        process, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.world = group or processes
+        if processes % self.world:
+            raise ValueError(f"{processes} ranks do not split into groups of {group}")
+        self.first = process // self.world * self.world
+        self.rank = process - self.first
+        self.compute: Compute = _no_job
         self.device = torch.device(device)
-        self.rank = int(os.environ.get("RANK", 0))
-        self.world = int(os.environ.get("WORLD_SIZE", 1))
+        self.claimed = 0
+        self.store: dist.Store | None = None
         # NCCL refuses two ranks on one GPU; then, as on CPUs, what travels is staged through the host
-        own_gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", self.world))
+        own_gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", processes))
         nccl = self.device.type == "cuda" and own_gpu and dist.is_nccl_available()
         self.wire = self.device if nccl else torch.device("cpu")
-        if self.world > 1:
+        if processes > 1:
             if nccl:
                 os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # or its waits have no timeout
-            backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
+            backend, timeout = "cpu:gloo,cuda:nccl" if nccl else "gloo", timedelta(seconds=timeout_s)
             with _lost(0):
-                dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+                self.store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+                dist.init_process_group(
+                    backend, store=self.store, rank=process, world_size=processes, timeout=timeout
+                )
 
     def __enter__(self) -> Ranks:
         return self
@@ -151,10 +164,38 @@ class Ranks:
         if self.rank == 0:
             for other in range(1, self.world):
                 try:
-                    dist.send(torch.tensor([STOP, 0, 0]), other)
+                    dist.send(torch.tensor([STOP, 0, 0]), self.first + other)
                 except RuntimeError:
                     continue  # it is gone already
         dist.destroy_process_group()
+
+    def claim(self) -> int:
+        """The number of the next job that no group has taken, from 0; on rank 0 of a group."""
+        if self.store is not None:
+            return int(self.store.add("propeller/jobs", 1)) - 1
+        self.claimed += 1
+        return self.claimed - 1
+
+    def all_done(self, skipped: int) -> int:
+        """Jobs skipped by all groups, once every group is done: on the first rank 0; the others' answer is 0.
+
+        A process that ended with an error would have the launcher end all others, so only the first may, and last.
+        """
+        if self.store is None:
+            return skipped
+        self.store.add("propeller/skipped", skipped)
+        self.store.add("propeller/done", 1)
+        if self.first:
+            return 0
+        while self.store.add("propeller/done", 0) < dist.get_world_size() // self.world:
+            time.sleep(0.1)  # a group that dies takes this process with it: the launcher sees to that
+        return int(self.store.add("propeller/skipped", 0))
+
+    def begin(self, job: int, compute: Compute) -> None:
+        """What is asked next belongs to this job; compute: rank 0's own share of it."""
+        self.compute = compute
+        for other in range(1, self.world):
+            self._send(torch.tensor([BEGIN, job, 0]), other)
 
     def evaluate(self, states: Sequence[State], steps: Sequence[int]) -> list[Drift]:
         """Drifts of all slots, in their order; on rank 0 alone. Raises RankError, or what compute raises."""
@@ -170,7 +211,7 @@ class Ranks:
             failure = error  # after the others' answers: one left on the wire would pass for the next one
         for rank, sends in sending.items():
             answer = self._collect(rank, [params[slot] for slot in shares[rank]], sends)
-            if isinstance(answer, RankError):
+            if isinstance(answer, Exception):
                 failure = failure or answer
             else:
                 results |= zip(shares[rank], answer, strict=True)
@@ -182,19 +223,25 @@ class Ranks:
             drifts.append(Drift(grads, stats, state.lineage, losses))
         return drifts
 
-    def serve(self) -> None:
+    def serve(self, prepare: Callable[[int], Compute]) -> None:
         """Compute what rank 0 asks for, until it says stop. Raises RankError when rank 0 is lost.
 
-        Ctrl-C and TERM are rank 0's to answer: it ends its pass, which needs this rank, and then says stop.
+        prepare(job) -> compute; what it raises goes to rank 0 with the first answer. Ctrl-C and TERM are rank
+        0's to answer: it ends its pass, which needs this rank, and then says stop.
         """
         handlers = {sign: signal.signal(sign, signal.SIG_IGN) for sign in (signal.SIGINT, signal.SIGTERM)}
         try:
             while True:
-                command, slots, columns = self._recv(torch.empty(3, dtype=torch.int64), 0).tolist()
+                command, number, columns = self._recv(torch.empty(3, dtype=torch.int64), 0).tolist()
                 if command == STOP:
                     return
-                if slots:
-                    self._answer(slots, columns)
+                if command == BEGIN:
+                    try:
+                        self.compute = prepare(number)
+                    except Exception as error:
+                        self.compute = _failing(error)
+                elif number:
+                    self._answer(number, columns)
         finally:
             for sign, handler in handlers.items():
                 signal.signal(sign, handler)
@@ -206,8 +253,8 @@ class Ranks:
         if parts:
             messages.append(torch.tensor([[len(params[slot]), steps[slot]] for slot in slots]))
             messages.append(torch.cat([part.reshape(-1) for part in parts]).float().to(self.wire))
-        with _lost(rank):
-            return [(dist.isend(message, rank), message) for message in messages]
+        with _lost(self.first + rank):
+            return [(dist.isend(message, self.first + rank), message) for message in messages]
 
     def _answer(self, slots: int, columns: int) -> None:
         """A rank's side of one request."""
@@ -224,17 +271,17 @@ class Ranks:
             losses = torch.stack([losses for _, _, losses in results])
             body = torch.cat([*(part.reshape(-1) for part in rows), losses.reshape(-1)]).float().to(self.wire)
             header = [DONE, len(body), losses.shape[1]]
-        except Exception:  # whatever it is: rank 0 raises it with this traceback, and decides
-            text = traceback.format_exc().encode()
+        except Exception as error:  # whatever it is: rank 0 raises it with this traceback, and decides
+            broken = isinstance(error, FloatingPointError)  # it says all there is to say
+            text = (str(error) if broken else traceback.format_exc()).encode()
             body = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-            header = [FAILED, len(body), 0]
-        with _lost(0):
-            dist.send(torch.tensor(header), 0)
-            dist.send(body, 0)
+            header = [FAILED, len(body), int(broken)]
+        self._send(torch.tensor(header), 0)
+        self._send(body, 0)
 
-    def _collect(self, rank: int, params: list[Gaussians], sends: list[Sent]) -> list[Evaluation] | RankError:
+    def _collect(self, rank: int, params: list[Gaussians], sends: list[Sent]) -> list[Evaluation] | Exception:
         """The answer of a rank, or the failure that it reports; raises RankError when the rank is lost."""
-        with _lost(rank):
+        with _lost(self.first + rank):
             for work, _ in sends:
                 if work is not None:
                     work.wait()
@@ -243,7 +290,8 @@ class Ranks:
         status, size, terms = self._recv(torch.empty(3, dtype=torch.int64), rank).tolist()
         if status == FAILED:
             text = bytes(self._recv(torch.empty(size, dtype=torch.uint8), rank).tolist()).decode()
-            return RankError(f"rank {rank} of {self.world} failed:\n{text}")
+            name = f"rank {self.first + rank} of {dist.get_world_size()}"
+            return FloatingPointError(f"{name}: {text}") if terms else RankError(f"{name} failed:\n{text}")
         flat = self._recv(torch.empty(size, device=self.wire), rank).to(self.device)
         columns = params[0].pack().shape[1] + 3
         *rows, losses = flat.split([*(len(part) * columns for part in params), len(params) * terms])
@@ -254,10 +302,27 @@ class Ranks:
             results.append((Gaussians.unpack(grads), stats, loss))
         return results
 
+    def _send(self, message: Tensor, rank: int) -> None:
+        with _lost(self.first + rank):
+            dist.send(message, self.first + rank)
+
     def _recv(self, into: Tensor, rank: int) -> Tensor:
-        with _lost(rank):
-            dist.recv(into, rank)
+        with _lost(self.first + rank):
+            dist.recv(into, self.first + rank)
         return into
+
+
+def _no_job(params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluation]:
+    raise RankError("no job has begun")
+
+
+def _failing(error: Exception) -> Compute:
+    """A compute that raises what preparing it raised."""
+
+    def compute(params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluation]:
+        raise error
+
+    return compute
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import main_propeller
 from gs_propeller.config import Config, load
 from gs_propeller.gaussians import State
 from gs_propeller.io import load_mesh, load_ply, load_tensors
+from gs_propeller.log import Progress
 from tests import tiny_prior
 
 ROOT = Path(__file__).parent.parent
@@ -134,18 +135,18 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = _words(prior, picture, tmp_path, *EXACT, "window=3")
-    before = main_propeller.Progress.update
+    before = Progress.update
 
-    def interrupting(self: main_propeller.Progress, step: int, **values: str) -> None:
+    def interrupting(self: Progress, step: int, **values: str) -> None:
         before(self, step, **values)
         if step >= 5:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(main_propeller.Progress, "update", interrupting)
+    monkeypatch.setattr(Progress, "update", interrupting)
     assert main_propeller.main(words) == 130
     assert "goes on from there" in capsys.readouterr().err
     assert not (tmp_path / "thing" / "thing.glb").exists()
-    monkeypatch.setattr(main_propeller.Progress, "update", before)
+    monkeypatch.setattr(Progress, "update", before)
     assert main_propeller.main([*words, "window=2"]) == 0
     assert _same(_state(serial), _state(tmp_path / "thing"))
     steps = [
@@ -190,6 +191,34 @@ def test_refinement(serial: Path, prior: str, picture: str, capsys: pytest.Captu
     assert "no mesh nowhere.obj" in capsys.readouterr().err
 
 
+@pytest.fixture
+def pictures(picture: str, tmp_path: Path) -> Path:
+    """Three good ones and a bad one."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("one.png", "two.png", "three.png"):
+        (folder / name).write_bytes(Path(picture).read_bytes())
+    (folder / "bad.png").write_text("no picture")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["ranks=2"], ["ranks=2", "group=2", "window=3"]])
+def test_many_pictures(serial: Path, prior: str, pictures: Path, tmp_path: Path, more: list[str]) -> None:
+    """A queue for all groups; the bad one is named and skipped; a second call finds all done."""
+    words = _words(prior, str(pictures / "*.png") if more else str(pictures), tmp_path, *EXACT, *more)
+    done = _run(words)
+    assert done.returncode == 2, done.stderr
+    assert f"skipped {pictures / 'bad.png'}" in done.stderr and "Traceback" not in done.stderr
+    for name in ("one", "two", "three"):
+        assert _same(_state(serial), _state(tmp_path / name))
+        assert (tmp_path / name / f"{name}.glb").exists()
+    (pictures / "bad.png").unlink()
+    again = _run(words)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("done before") == 3
+
+
 @pytest.mark.slow
 def test_the_python_interface(prior: str, picture: str, tmp_path: Path) -> None:
     config = load(_words(prior, picture, tmp_path, "steps=3", "turntable_frames=0"))[0]
@@ -209,7 +238,9 @@ def test_the_python_interface(prior: str, picture: str, tmp_path: Path) -> None:
         ([], "give input=PICTURE"),
         (["prompt=a cat"], "text prior"),
         (["input=README.md"], "not a picture"),
-        (["input=data"], "is a folder"),
+        (["input=configs"], "no picture in folder configs"),
+        (["input=nowhere*.png"], "no picture in pattern"),
+        (["input=data/cat.png", "ranks=3", "group=2"], "does not divide the 3 ranks"),
         (["imput=data/cat.png"], "did you mean input"),
         (["input=data/cat.png", "prior=./nowhere"], "no prior folder"),
         (["input=data/cat.png", "outdir=/proc/nowhere"], "cannot write"),

@@ -20,7 +20,16 @@ import torch
 from gs_propeller.densify import coast, distance, update
 from gs_propeller.gaussians import Gaussians, State
 from gs_propeller.picard import Problem, Settings, solve
-from gs_propeller.ranks import Evaluation, RankError, Ranks, core_share, launch, share_cores, under_launcher
+from gs_propeller.ranks import (
+    Compute,
+    Evaluation,
+    RankError,
+    Ranks,
+    core_share,
+    launch,
+    share_cores,
+    under_launcher,
+)
 from tests.toy_scene import ADAM, DENSITY, SEED, compute, scene
 
 FAILS, DIES, HANGS = 1000, 1001, 1002  # steps at which the other rank's compute does so
@@ -34,6 +43,13 @@ def troubled(params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluati
     if HANGS in steps:
         time.sleep(60)
     return compute(params, steps)
+
+
+def working(compute: Compute, timeout_s: float = 60.0) -> Ranks:
+    """This process at its one job; as rank 0 the other is told so."""
+    ranks = Ranks(timeout_s=timeout_s)
+    ranks.begin(0, compute)
+    return ranks
 
 
 def run(ranks: Ranks, window: int, steps: int = 22) -> State:
@@ -53,12 +69,13 @@ def same(one: State, other: State) -> bool:
 def program(role: str, path: str) -> None:
     """The other rank, or, under launch, each of them."""
     torch.set_num_threads(1)
-    with Ranks(troubled, timeout_s=30.0) as ranks:
+    with Ranks(timeout_s=30.0) as ranks:
         if ranks.rank > 0:
             if role == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
-            ranks.serve()
+            ranks.serve(lambda job: troubled)
             return
+        ranks.begin(0, troubled)
         if role == "bad input":
             sys.exit(2)
         if role == "vanishes":
@@ -113,11 +130,11 @@ def other_rank(
 def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """window 1 and 4 in one process, 4 and 3 on two: the same final state, over splits and prunes."""
     assert not under_launcher()
-    with Ranks(compute) as alone:
+    with working(compute) as alone:
         serial, window = run(alone, 1), run(alone, 4)
         expected = alone.evaluate([scene(9), scene(7), scene(5)], [3, 1, 2])
     assert same(serial, window)
-    with other_rank(1, "serves", tmp_path, monkeypatch) as process, Ranks(compute, timeout_s=60.0) as ranks:
+    with other_rank(1, "serves", tmp_path, monkeypatch) as process, working(compute) as ranks:
         assert under_launcher() and (ranks.rank, ranks.world) == (0, 2)
         assert same(run(ranks, 4), serial)
         assert same(run(ranks, 3), serial)
@@ -138,7 +155,7 @@ def test_failures_surface_and_leave_the_ranks_in_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states = [scene(6), scene(5), scene(4)]
-    with other_rank(1, "serves", tmp_path, monkeypatch) as process, Ranks(troubled, timeout_s=60.0) as ranks:
+    with other_rank(1, "serves", tmp_path, monkeypatch) as process, working(troubled) as ranks:
         with pytest.raises(RankError, match="rank 1 of 2 failed") as error:
             ranks.evaluate(states, [0, FAILS, 2])
         assert "ArithmeticError: no good at step 1000" in str(error.value)
@@ -156,7 +173,7 @@ def test_failures_surface_and_leave_the_ranks_in_step(
 
 
 def test_a_silent_rank_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with other_rank(1, "serves", tmp_path, monkeypatch), Ranks(troubled, timeout_s=8.0) as ranks:
+    with other_rank(1, "serves", tmp_path, monkeypatch), working(troubled, 8.0) as ranks:
         ranks.evaluate([scene(5), scene(5)], [0, 1])
         begin = time.monotonic()
         with pytest.raises(RankError, match=r"rank 1 was lost.*silent for longer than the timeout"):
@@ -173,12 +190,12 @@ def test_serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return compute(params, steps)
 
     with other_rank(0, "asks", path, monkeypatch) as process:
-        with Ranks(interrupted, timeout_s=60.0) as ranks:
-            ranks.serve()
+        with Ranks(timeout_s=60.0) as ranks:
+            ranks.serve(lambda job: interrupted)
         assert process.wait(timeout=30) == 0
     assert signal.getsignal(signal.SIGINT) is handler
     monkeypatch.undo()
-    assert same(State.from_tensors(torch.load(path)), run(Ranks(compute), 4))
+    assert same(State.from_tensors(torch.load(path)), run(working(compute), 4))
 
 
 def test_serving_what_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,8 +205,8 @@ def test_serving_what_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise ArithmeticError("never any good")
 
     with other_rank(0, "asks", tmp_path / "none.pt", monkeypatch) as process:
-        with Ranks(failing, timeout_s=60.0) as ranks:
-            ranks.serve()
+        with Ranks(timeout_s=60.0) as ranks:
+            ranks.serve(lambda job: failing)
         assert process.wait(timeout=30) == 1
 
 
@@ -197,9 +214,9 @@ def test_losing_rank_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         other_rank(0, "vanishes", tmp_path, monkeypatch),
         pytest.raises(RankError, match="rank 0 was lost"),
-        Ranks(compute, timeout_s=60.0) as ranks,
+        Ranks(timeout_s=60.0) as ranks,
     ):
-        ranks.serve()
+        ranks.serve(lambda job: compute)
 
 
 @pytest.fixture
@@ -215,7 +232,7 @@ def path_for_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_launch(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     assert launch([__file__, "asks", str(path)], ranks=2, threads=1) == 0
-    assert same(State.from_tensors(torch.load(path)), run(Ranks(compute), 1))
+    assert same(State.from_tensors(torch.load(path)), run(working(compute), 1))
     assert launch([__file__, "bad input", ""], ranks=2, threads=1) == 2
 
 
@@ -252,7 +269,7 @@ def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("timeout_s", [0.0, -1.0])
 def test_refuses_no_timeout(timeout_s: float) -> None:
     with pytest.raises(ValueError, match="timeout_s must be above 0"):
-        Ranks(compute, timeout_s=timeout_s)
+        Ranks(timeout_s=timeout_s)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ class Ranks:
         if timeout_s <= 0.0:
             raise ValueError(f"timeout_s must be above 0, got {timeout_s}")
         process, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        self.world = group or processes
+        self.processes, self.world = processes, group or processes
         if processes % self.world:
             raise ValueError(f"{processes} ranks do not split into groups of {group}")
         self.first = process // self.world * self.world
@@ -187,7 +187,7 @@ class Ranks:
         self.store.add("propeller/done", 1)
         if self.first:
             return 0
-        while self.store.add("propeller/done", 0) < dist.get_world_size() // self.world:
+        while self.store.add("propeller/done", 0) < self.processes // self.world:
             time.sleep(0.1)  # a group that dies takes this process with it: the launcher sees to that
         return int(self.store.add("propeller/skipped", 0))
 
@@ -290,7 +290,7 @@ class Ranks:
         status, size, terms = self._recv(torch.empty(3, dtype=torch.int64), rank).tolist()
         if status == FAILED:
             text = bytes(self._recv(torch.empty(size, dtype=torch.uint8), rank).tolist()).decode()
-            name = f"rank {self.first + rank} of {dist.get_world_size()}"
+            name = f"rank {self.first + rank} of {self.processes}"
             return FloatingPointError(f"{name}: {text}") if terms else RankError(f"{name} failed:\n{text}")
         flat = self._recv(torch.empty(size, device=self.wire), rank).to(self.device)
         columns = params[0].pack().shape[1] + 3

@@ -18,6 +18,7 @@ from gs_propeller.densify import (
     reindex,
     reset_opacity,
     rotations,
+    scaled_distance,
     split_half,
     unproj,
     update,
@@ -25,7 +26,7 @@ from gs_propeller.densify import (
 from gs_propeller.gaussians import Drift, Gaussians, State, Stats, StepStats
 from gs_propeller.lineage import COPY, FIRST_HALF, NOBODY, SECOND_HALF, born, founders, is_half, match, relate
 from gs_propeller.randomness import normals
-from tests.toy_scene import ADAM, DENSITY, SEED, drift_at, scene
+from tests.toy_scene import ADAM, DENSITY, SEED, STEPS, drift_at, scene
 
 Row = dict[str, Tensor]
 SETTINGS = DensifySettings(grad_threshold=1.0, split_scale=0.3, max_scale=0.5, min_gaussians=2)
@@ -251,7 +252,7 @@ def test_settings_refuse(wrong: dict[str, float]) -> None:
 def test_update_follows_the_schedule() -> None:
     """Adam and statistics every step; clones, splits, prunes and resets at their steps and at no other."""
     state, changed, reset, births = scene(24), [], [], set()
-    for step in range(30):
+    for step in range(STEPS):
         grads, stats, losses = drift_at(state.params, step)
         after = update(state, Drift(grads, stats, state.lineage, losses), ADAM, DENSITY, SEED)
         plain = adam_step(state, grads, ADAM)
@@ -266,8 +267,8 @@ def test_update_follows_the_schedule() -> None:
             assert torch.equal(after.params.pack(), plain.params.pack())
             assert torch.equal(after.stats.seen, state.stats.seen + stats.seen)
         state = after
-    assert changed == [5, 10, 15, 20]  # every 5 from 4 to 24
-    assert reset == [11, 22]
+    assert changed == list(range(5, 52, 5))  # every 5 from 4 to 52
+    assert reset == [23, 46]
     assert births == {3, COPY, FIRST_HALF, SECOND_HALF}  # 3: -1 % 4, a founder
 
 
@@ -411,6 +412,27 @@ def test_distance_is_zero_for_nothing_but_the_same() -> None:
     assert distance(new, turned, SEED) == sys.float_info.min  # the order of rows is part of a drift
     broken = replace(new, params=replace(new.params, means=new.params.means * math.nan))
     assert math.isnan(distance(broken, new, SEED)) and math.isnan(distance(broken, turned, SEED))
+
+
+def test_scaled_distance_is_the_worst_field() -> None:
+    new = scene(12)
+    generator = torch.Generator().manual_seed(5)
+    old = replace(
+        new, params=new.params.map(lambda x: x + 0.02 * torch.randn(x.shape, generator=generator)), step=3
+    )
+    expected = 0.0
+    for name, values in new.params.items():
+        total, others = 0.0, getattr(old.params, name).flatten().tolist()
+        for a, b in zip(values.flatten().tolist(), others, strict=True):
+            total += ((a - b) / (0.02 + 0.1 * abs(a))) ** 2
+        expected = max(expected, math.sqrt(total / values.numel()))
+    assert scaled_distance(new, old, SEED, 0.02, 0.1) == pytest.approx(expected, rel=1e-12)
+    assert scaled_distance(new, replace(new, exp_avg=new.params), SEED) == 0.0
+    swapped = torch.tensor([1, 0, *range(2, 12)])
+    turned = replace(new, params=new.params.map(lambda values: values[swapped]), lineage=new.lineage[swapped])
+    assert scaled_distance(new, turned, SEED) > 0.0
+    broken = replace(new, params=replace(new.params, quats=new.params.quats * math.nan))
+    assert math.isnan(scaled_distance(broken, new, SEED))
 
 
 def test_drift_at_other_rows_moves_the_update() -> None:

@@ -50,6 +50,7 @@ SMALL = [
     "device=cpu",
 ]
 EXACT = ["threshold=0", "ema=1"]
+LONG = ["steps=62", "densify_until=50", "densify_every=8", "opacity_reset_every=25", "max_gaussians=600"]
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +78,9 @@ def _run(words: list[str], program: str = "main_propeller.py") -> subprocess.Com
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
 
 
-def _state(folder: Path) -> State:
+def _state(folder: Path, steps: int = 12) -> State:
     tensors, meta = load_tensors(folder / "checkpoint.safetensors")
-    assert meta["start"] == 12
+    assert meta["start"] == steps and meta["passes"] <= steps
     return State.from_tensors({k[2:]: v for k, v in tensors.items() if k.startswith("0/")})
 
 
@@ -115,14 +116,36 @@ def test_every_file_is_there_and_opens(serial: Path) -> None:
     assert load(["--config", str(serial / "config.yaml")])[0].num_points == 150
 
 
+@pytest.fixture(scope="module")
+def long(prior: str, picture: str, tmp_path_factory: pytest.TempPathFactory) -> State:
+    """The serial run over densifications, prunes and opacity resets."""
+    outdir = tmp_path_factory.mktemp("long")
+    assert main_propeller.main(_words(prior, picture, outdir, *EXACT, *LONG)) == 0
+    return _state(outdir / "thing", 62)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [["window=4"], ["window=4", "ranks=2"], ["window=3", "tail=copy"]])
-def test_windows_and_ranks_give_the_serial_state(
-    serial: Path, prior: str, picture: str, tmp_path: Path, more: list[str]
+@pytest.mark.parametrize(
+    "more",
+    [["window=8", "ranks=2"], ["window=5", "ranks=2", "tail=copy"], ["window=2", "ranks=3", "tail=copy"]],
+)
+def test_ranks_give_the_serial_state(
+    long: State, prior: str, picture: str, tmp_path: Path, more: list[str]
 ) -> None:
-    done = _run(_words(prior, picture, tmp_path, *EXACT, *more))
+    done = _run(_words(prior, picture, tmp_path, *EXACT, *LONG, *more))
     assert done.returncode == 0, done.stderr
-    assert _same(_state(serial), _state(tmp_path / "thing"))
+    assert _same(long, _state(tmp_path / "thing", 62))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tail", ["copy", "momentum"])
+@pytest.mark.parametrize("window", [2, 5, 8])
+def test_windows_give_the_serial_state(
+    long: State, prior: str, picture: str, tmp_path: Path, window: int, tail: str
+) -> None:
+    words = _words(prior, picture, tmp_path, *EXACT, *LONG, f"window={window}", f"tail={tail}")
+    assert main_propeller.main(words) == 0
+    assert _same(long, _state(tmp_path / "thing", 62))
 
 
 @pytest.mark.slow

@@ -1,15 +1,17 @@
 """The window against plain loops: exact solutions, Algorithm 2 by hand, Gaussians that split."""
 
+import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from gs_propeller.densify import coast, distance, update
+from gs_propeller.densify import coast, distance, scaled_distance, update
 from gs_propeller.gaussians import Drift, State
 from gs_propeller.lineage import COPY, FIRST_HALF, NOBODY
 from gs_propeller.picard import (
@@ -24,7 +26,7 @@ from gs_propeller.picard import (
     resume,
     solve,
 )
-from tests.toy_scene import ADAM, DENSITY, SEED, drift_at, scene
+from tests.toy_scene import ADAM, DENSITY, SEED, STEPS, drift_at, scene
 
 H = 0.05  # step of the ODE
 
@@ -52,6 +54,14 @@ def euler(steps: int) -> Tensor:
 
 def exact(threshold: float = 0.0, **others: object) -> Settings:
     return Settings(threshold=threshold, ema=1.0, **others)  # type: ignore[arg-type]
+
+
+def resets(before: State, after: State) -> bool:
+    """Whether the update between them took every opacity down to the ceiling."""
+    ceiling = math.log(DENSITY.reset_opacity / (1.0 - DENSITY.reset_opacity)) + 1e-6
+    return bool((after.params.logit_opacities <= ceiling).all()) and not bool(
+        (before.params.logit_opacities <= ceiling).all()
+    )
 
 
 def gaussian_problem() -> Problem[State, Drift]:
@@ -102,20 +112,30 @@ def test_window_1_is_one_evaluation_a_step() -> None:
 
 @pytest.mark.parametrize("tail", ["copy", "momentum"])
 def test_gaussians_that_split_and_die(tail: str) -> None:
-    """The state of window 4 equals window 1's in every tensor, over clones, splits, prunes and resets."""
+    """Every window's state equals the plain loop's in every tensor, over clones, splits, prunes and resets."""
     problem, states = gaussian_problem(), [scene(24)]
-    for step in range(30):
+    for step in range(STEPS):
         states.append(problem.update(states[-1], problem.evaluate(states[-1:], [step])[0]))
     everyone = {own for state in states for own in state.ids.tolist()}
     last = states[-1].lineage
     assert {NOBODY % 4, COPY, FIRST_HALF} <= set((last[:, 0, 1] % 4).tolist())
     parents = {row[1][0] for state in states for row in state.lineage.tolist() if row[0][1] % 4 in (1, 2)}
     assert len(everyone - set(last[:, 0, 0].tolist()) - parents) > 0  # pruned, not split
-    for window in (1, 4):
-        done = solve(problem, exact(steps=30, window=window, tail=tail), scene(24))
+    assert any(resets(before, after) for before, after in itertools.pairwise(states))
+    for window in (1, 2, 5, 8):
+        done = solve(problem, exact(steps=STEPS, window=window, tail=tail), scene(24))
         for name, tensor in done.states[0].tensors().items():
             assert torch.equal(tensor, states[-1].tensors()[name]), f"{name}, window {window}"
-        assert done.passes == 30 if window == 1 else done.passes <= 30
+        assert done.passes == STEPS if window == 1 else done.passes <= STEPS
+
+
+@pytest.mark.parametrize("metric", [distance, scaled_distance])
+def test_both_distances_are_exact_at_threshold_0(metric: Callable[[State, State, int], float]) -> None:
+    problem = replace(gaussian_problem(), distance=partial(metric, seed=SEED))
+    serial = solve(problem, exact(steps=STEPS), scene(24))
+    done = solve(problem, exact(steps=STEPS, window=6), scene(24))
+    assert torch.equal(serial.states[0].params.pack(), done.states[0].params.pack())
+    assert done.passes <= STEPS
 
 
 def test_adaptive_threshold_is_faster_and_near() -> None:

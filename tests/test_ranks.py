@@ -4,6 +4,7 @@ This process is one of the two ranks, so both sides are tested here; the other r
 """
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 import torch
 
 from gs_propeller.densify import coast, distance, update
-from gs_propeller.gaussians import Gaussians, State
+from gs_propeller.gaussians import Drift, Gaussians, State
 from gs_propeller.picard import Problem, Settings, solve
 from gs_propeller.ranks import (
     Compute,
@@ -30,7 +31,7 @@ from gs_propeller.ranks import (
     share_cores,
     under_launcher,
 )
-from tests.toy_scene import ADAM, DENSITY, SEED, compute, scene
+from tests.toy_scene import ADAM, DENSITY, SEED, STEPS, compute, scene
 
 FAILS, DIES, HANGS = 1000, 1001, 1002  # steps at which the other rank's compute does so
 
@@ -52,14 +53,22 @@ def working(compute: Compute, timeout_s: float = 60.0) -> Ranks:
     return ranks
 
 
-def run(ranks: Ranks, window: int, steps: int = 22) -> State:
+def run(ranks: Ranks, window: int, steps: int = 22, tail: str = "momentum", shuffled: bool = False) -> State:
+    """shuffled: slots go to the ranks in another order at every pass."""
+    order = random.Random(0)
+
+    def evaluate(states: Sequence[State], at: Sequence[int]) -> list[Drift]:
+        slots = order.sample(range(len(states)), len(states)) if shuffled else list(range(len(states)))
+        drifts = ranks.evaluate([states[j] for j in slots], [at[j] for j in slots])
+        return [drifts[slots.index(j)] for j in range(len(states))]
+
     problem = Problem(
-        ranks.evaluate,
+        evaluate,
         partial(update, adam=ADAM, density=DENSITY, seed=SEED),
         partial(distance, seed=SEED),
         partial(coast, adam=ADAM, density=DENSITY, seed=SEED),
     )
-    return solve(problem, Settings(steps, window, threshold=0.0, ema=1.0), scene(24)).states[0]
+    return solve(problem, Settings(steps, window, threshold=0.0, ema=1.0, tail=tail), scene(24)).states[0]
 
 
 def same(one: State, other: State) -> bool:
@@ -128,16 +137,18 @@ def other_rank(
 
 
 def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """window 1 and 4 in one process, 4 and 3 on two: the same final state, over splits and prunes."""
+    """Windows 1 and 4 in one process, 1 to 8 on two, slots in any order: one state, over splits, prunes, resets."""
     assert not under_launcher()
     with working(compute) as alone:
-        serial, window = run(alone, 1), run(alone, 4)
+        serial, window = run(alone, 1, STEPS), run(alone, 4, STEPS)
         expected = alone.evaluate([scene(9), scene(7), scene(5)], [3, 1, 2])
     assert same(serial, window)
     with other_rank(1, "serves", tmp_path, monkeypatch) as process, working(compute) as ranks:
         assert under_launcher() and (ranks.rank, ranks.world) == (0, 2)
-        assert same(run(ranks, 4), serial)
-        assert same(run(ranks, 3), serial)
+        for tail in ("copy", "momentum"):
+            for width in (1, 2, 5, 8):
+                assert same(run(ranks, width, STEPS, tail), serial), f"window {width}, tail {tail}"
+        assert same(run(ranks, 5, STEPS, shuffled=True), serial)
         # fewer slots than ranks, and states of different sizes
         drifts = ranks.evaluate([scene(9)], [3]) + ranks.evaluate([scene(7), scene(5)], [1, 2])
         for drift, twin in zip(drifts, expected, strict=True):

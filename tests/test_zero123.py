@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,12 @@ from torch import Tensor
 
 from gs_propeller.camera import relative_cameras
 from gs_propeller.errors import UserError
+from gs_propeller.gaussians import init_ball
+from gs_propeller.losses import Distillation
 from guidance import POCKET, find_prior
 from guidance.zero123 import Zero123
 from tests import tiny_prior
+from tests.test_losses import SCHEDULE
 
 SCALE = 3.0
 
@@ -163,3 +167,19 @@ def test_the_pocket_prior_is_found_and_moves(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("guidance.POCKET", tmp_path / "nothing")
     with pytest.raises(UserError, match="restore data"):
         find_prior("")
+
+
+def test_slots_batched_into_one_call(prior: Zero123) -> None:
+    """Five scenes, one render and one UNet call, against one by one: products of other shapes round otherwise."""
+    picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    schedule = replace(SCHEDULE, lambda_sds=1.0, steps=40)
+    alone = Distillation(prior, prior.embed(picture), picture, picture[:, :1], schedule, seed=2)
+    params = [init_ball(60 + 10 * slot, 0.4, 0, slot).params for slot in range(5)]
+    one_by_one, at_once = (
+        replace(alone, batch_slots=slots).compute(params, range(5, 10)) for slots in (1, 5)
+    )
+    for (grads, stats, losses), (twin, twin_stats, twin_losses) in zip(at_once, one_by_one, strict=True):
+        worst = float((grads.pack() - twin.pack()).abs().max() / twin.pack().abs().max())
+        assert worst < 2e-5  # 4e-6
+        assert torch.equal(stats.seen, twin_stats.seen) and torch.equal(stats.radii, twin_stats.radii)
+        assert torch.allclose(losses, twin_losses, rtol=1e-5)

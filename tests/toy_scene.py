@@ -13,15 +13,15 @@ from gs_propeller.randomness import keyed_generator
 ADAM = AdamSettings(position_lr_init=0.002, position_lr_steps=40, opacity_lr=0.2)
 DENSITY = DensifySettings(
     start=4,
-    end=24,
+    end=52,
     every=5,
-    reset_every=11,
+    reset_every=23,
     grad_threshold=1.5,
     split_scale=0.25,
     max_scale=0.9,
     max_radius=0.95,
 )
-SEED = 3
+SEED, STEPS = 3, 62
 
 
 def scene(rows: int = 24, seed: int = 0, sh_degree: int = 1) -> State:

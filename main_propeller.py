@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {error}", file=sys.stderr)
         return 2
     except (RankError, FloatingPointError) as error:
-        kept = f"the last checkpoint is kept in {config.run_folder}: the same command goes on from it"
+        folder = config.run_folder if Path(config.input).is_file() else Path(config.outdir)
+        kept = f"the last checkpoint is kept in {folder}: the same command goes on from it"
         print(f"error: {error}\n{kept}", file=sys.stderr)
         return 3
     except (Interrupted, KeyboardInterrupt) as stop:

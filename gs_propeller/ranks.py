@@ -53,8 +53,8 @@ def launch(argv: Sequence[str], ranks: int, threads: int = 0, grace_s: int = 60)
     """Run `python *argv` as so many local ranks, wait for all, return the exit code for this process.
 
     threads: CPU threads of each rank, 0: its share of the cores. grace_s: how long ranks may take to write
-    a checkpoint after Ctrl-C or a TERM, which go on to each of them once. Raises RankError when a rank other
-    than 0 dies by itself; what rank 0 has to say it says on its own.
+    a checkpoint after Ctrl-C or a TERM, which go on to each of them once. Raises RankError when a rank dies; what
+    rank 0 has to say otherwise it says on its own.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -81,7 +81,7 @@ def launch(argv: Sequence[str], ranks: int, threads: int = 0, grace_s: int = 60)
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
         # TERM is how the launcher ends the others once one has failed; that is nobody's own death
-        killed = [rank for rank in codes if rank > 0 and codes[rank] < 0 and codes[rank] != -signal.SIGTERM]
+        killed = [rank for rank in codes if codes[rank] < 0 and codes[rank] != -signal.SIGTERM]
         if killed or 0 not in codes:  # rank 0, if it ended too, ended for that
             rank = min(killed or codes)
             raise RankError(f"rank {rank} of {ranks} died: {_ending(codes[rank])}") from None
@@ -132,6 +132,7 @@ class Ranks:
         if processes % self.world:
             raise ValueError(f"{processes} ranks do not split into groups of {group}")
         self.first = process // self.world * self.world
+        self.parent = os.getppid()  # the launcher
         self.rank = process - self.first
         self.compute: Compute = _no_job
         self.device = torch.device(device)
@@ -199,6 +200,8 @@ class Ranks:
 
     def evaluate(self, states: Sequence[State], steps: Sequence[int]) -> list[Drift]:
         """Drifts of all slots, in their order; on rank 0 alone. Raises RankError, or what compute raises."""
+        if self.processes > 1 and os.getppid() != self.parent:
+            raise RankError("the launcher died; its ranks end too, before another run takes their place")
         shares = [range(rank, len(states), self.world) for rank in range(self.world)]
         params = [state.params for state in states]
         sending = {rank: self._ask(rank, shares[rank], params, steps) for rank in range(1, self.world)}

@@ -147,10 +147,14 @@ class Ranks:
                 os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # or its waits have no timeout
             backend, timeout = "cpu:gloo,cuda:nccl" if nccl else "gloo", timedelta(seconds=timeout_s)
             with _lost(0):
-                self.store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+                store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
                 dist.init_process_group(
-                    backend, store=self.store, rank=process, world_size=processes, timeout=timeout
+                    backend, store=store, rank=process, world_size=processes, timeout=timeout
                 )
+                # The launcher's store outlives a restart of its ranks; the queue must begin anew with them.
+                begun = torch.tensor([time.time_ns()])
+                dist.broadcast(begun, 0)
+                self.store = dist.PrefixStore(f"propeller/{int(begun)}", store)
 
     def __enter__(self) -> Ranks:
         return self
@@ -173,7 +177,7 @@ class Ranks:
     def claim(self) -> int:
         """The number of the next job that no group has taken, from 0; on rank 0 of a group."""
         if self.store is not None:
-            return int(self.store.add("propeller/jobs", 1)) - 1
+            return int(self.store.add("jobs", 1)) - 1
         self.claimed += 1
         return self.claimed - 1
 
@@ -184,13 +188,13 @@ class Ranks:
         """
         if self.store is None:
             return skipped
-        self.store.add("propeller/skipped", skipped)
-        self.store.add("propeller/done", 1)
+        self.store.add("skipped", skipped)
+        self.store.add("done", 1)
         if self.first:
             return 0
-        while self.store.add("propeller/done", 0) < self.processes // self.world:
+        while self.store.add("done", 0) < self.processes // self.world:
             time.sleep(0.1)  # a group that dies takes this process with it: the launcher sees to that
-        return int(self.store.add("propeller/skipped", 0))
+        return int(self.store.add("skipped", 0))
 
     def begin(self, job: int, compute: Compute) -> None:
         """What is asked next belongs to this job; compute: rank 0's own share of it."""

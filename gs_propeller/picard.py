@@ -7,7 +7,7 @@ that is exact; what came out close enough to its guess is accepted, and the wind
 
 T steps, tau the first of the window, P its size, k the pass; e threshold, gamma its moving average,
 D parameters. States and drifts are opaque: anything that the four functions of a Problem understand. So the
-classic iteration of Eq. 5 is the same code: a drift eta * s(x), and x + drift as its update.
+classic iteration of Eq. 5 is the same code with another drift and update: `classic`, Table 1's left column.
 
 Departures from the paper: n devices give a window of n, not n - 1, since whoever rolls out would wait for
 the drifts anyway; the window holds P + 1 states, since Algorithm 2 compares theta[tau + P] and never says
@@ -48,6 +48,23 @@ class Problem(Generic[S, D]):
     update: Callable[[S, D], S]
     distance: Callable[[S, S], float]
     coast: Callable[[S], S] | None = None
+
+
+def classic(
+    problem: Problem[S, D], difference: Callable[[S, S], S], add: Callable[[S, S], S]
+) -> Problem[S, S]:
+    """The same problem as classic Picard iteration sees it (Eq. 5): what travels is the whole step g(x) - x, taken
+    at the guess, and the roll-out is a cumulative sum.
+
+    difference(new, old) and add(state, step) act on states. Where states change their dimensions there is no
+    such thing, which is why the iteration was generalised.
+    """
+
+    def evaluate(states: Sequence[S], steps: Sequence[int]) -> Sequence[S]:
+        drifts = problem.evaluate(states, steps)
+        return [difference(problem.update(x, s), x) for x, s in zip(states, drifts, strict=True)]
+
+    return Problem(evaluate, add, problem.distance, problem.coast)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gs_propeller.errors import UserError
-from gs_propeller.picture import load_picture
+from gs_propeller.picture import load_picture, picture_files
 
 S = 128
 
@@ -155,3 +155,18 @@ def test_the_nearest_name_is_offered(tmp_path: Path) -> None:
     Image.fromarray(_rgba()).save(tmp_path / "teapot.png")
     with pytest.raises(UserError, match=r"did you mean .*teapot\.png"):
         load_picture(tmp_path / "teepot.png", S)
+
+
+def test_a_folder_and_a_pattern_mean_their_pictures(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "notes.txt", "c[1].webp"):
+        (tmp_path / name).touch()
+    everything = [str(tmp_path / name) for name in ("a.JPG", "b.png", "c[1].webp")]
+    assert picture_files(str(tmp_path)) == everything
+    assert picture_files(str(tmp_path / "*.png")) == [str(tmp_path / "b.png")]
+    assert picture_files(str(tmp_path / "c[1].webp")) == [
+        str(tmp_path / "c[1].webp")
+    ]  # a file, not a pattern
+    assert picture_files("nowhere.png") == ["nowhere.png"]
+    for nothing in (str(tmp_path / "*.gif"), str(tmp_path / "z*.png")):
+        with pytest.raises(UserError, match="no picture in pattern"):
+            picture_files(nothing)

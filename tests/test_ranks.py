@@ -33,12 +33,14 @@ from gs_propeller.ranks import (
 )
 from tests.toy_scene import ADAM, DENSITY, SEED, STEPS, compute, scene
 
-FAILS, DIES, HANGS = 1000, 1001, 1002  # steps at which the other rank's compute does so
+FAILS, DIES, HANGS, BREAKS = 1000, 1001, 1002, 1003  # steps at which the other rank's compute does so
 
 
 def troubled(params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluation]:
     if FAILS in steps:
         raise ArithmeticError(f"no good at step {FAILS}")
+    if BREAKS in steps:
+        raise FloatingPointError("step 1003: loss sds: the gradient of means is not finite")
     if DIES in steps:
         os.kill(os.getpid(), signal.SIGKILL)
     if HANGS in steps:
@@ -173,6 +175,11 @@ def test_failures_surface_and_leave_the_ranks_in_step(
         assert 'raise ArithmeticError(f"no good' in str(error.value)  # the worker's own traceback
         with pytest.raises(ArithmeticError, match="no good"):
             ranks.evaluate(states, [FAILS, 1, 2])
+        with pytest.raises(
+            FloatingPointError, match="^rank 1 of 2: step 1003: loss sds: the gradient"
+        ) as broken:
+            ranks.evaluate(states, [0, BREAKS, 2])
+        assert "Traceback" not in str(broken.value)
         again = ranks.evaluate(states, [0, 1, 2])
         twin = compute([state.params for state in states], [0, 1, 2])
         assert all(torch.equal(a.grads.pack(), b[0].pack()) for a, b in zip(again, twin, strict=True))

@@ -176,7 +176,7 @@ def test_failures_surface_and_leave_the_ranks_in_step(
         with pytest.raises(ArithmeticError, match="no good"):
             ranks.evaluate(states, [FAILS, 1, 2])
         with pytest.raises(
-            FloatingPointError, match="^rank 1 of 2: step 1003: loss sds: the gradient"
+            FloatingPointError, match=r"^rank 1 of 2: step 1003: loss sds: the gradient"
         ) as broken:
             ranks.evaluate(states, [0, BREAKS, 2])
         assert "Traceback" not in str(broken.value)

@@ -18,7 +18,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -155,6 +157,8 @@ class Ranks:
                 begun = torch.tensor([time.time_ns()])
                 dist.broadcast(begun, 0)
                 self.store = dist.PrefixStore(f"propeller/{int(begun)}", store)
+                if self.rank == 0:
+                    self.store.set(f"leader/{self.first}", f"{os.getpid()}@{socket.gethostname()}")
 
     def __enter__(self) -> Ranks:
         return self
@@ -237,6 +241,8 @@ class Ranks:
         0's to answer: it ends its pass, which needs this rank, and then says stop.
         """
         handlers = {sign: signal.signal(sign, signal.SIG_IGN) for sign in (signal.SIGINT, signal.SIGTERM)}
+        served = threading.Event()
+        threading.Thread(target=self._watch, args=(served,), daemon=True).start()
         try:
             while True:
                 command, number, columns = self._recv(torch.empty(3, dtype=torch.int64), 0).tolist()
@@ -250,8 +256,30 @@ class Ranks:
                 elif number:
                     self._answer(number, columns)
         finally:
+            served.set()
             for sign, handler in handlers.items():
                 signal.signal(sign, handler)
+
+    def _watch(self, served: threading.Event) -> None:
+        """Ends this process soon after rank 0 has died on the same machine.
+
+        Mostly the wait for its next request fails at once, and says so better; but a connection that breaks at an
+        unlucky moment leaves the wait to its timeout, minutes later.
+        """
+        if self.store is None:
+            return
+        pid, host = self.store.get(f"leader/{self.first}").decode().split("@", 1)
+        while host == socket.gethostname() and not served.wait(1.0):
+            try:
+                os.kill(int(pid), 0)
+            except ProcessLookupError:
+                if not served.wait(3.0):
+                    print(
+                        f"error: rank {self.first} was lost: its process is gone", file=sys.stderr, flush=True
+                    )
+                    os._exit(3)
+            except PermissionError:
+                return  # it lives, as somebody else
 
     def _ask(self, rank: int, slots: range, params: list[Gaussians], steps: Sequence[int]) -> list[Sent]:
         """Begin to send a rank its slots. No slots, no answer: the request then only says that we live."""

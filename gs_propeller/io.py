@@ -68,7 +68,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["json"])  # noqa: SIM118 - not a dict
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, RuntimeError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); start anew with resume=false") from error
 
 

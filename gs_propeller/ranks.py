@@ -150,13 +150,10 @@ class Ranks:
             backend, timeout = "cpu:gloo,cuda:nccl" if nccl else "gloo", timedelta(seconds=timeout_s)
             with _lost(0):
                 store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+                self.store = _of_this_start(store, process, processes, timeout_s)
                 dist.init_process_group(
-                    backend, store=store, rank=process, world_size=processes, timeout=timeout
+                    backend, store=self.store, rank=process, world_size=processes, timeout=timeout
                 )
-                # The launcher's store outlives a restart of its ranks; the queue must begin anew with them.
-                begun = torch.tensor([time.time_ns()])
-                dist.broadcast(begun, 0)
-                self.store = dist.PrefixStore(f"propeller/{int(begun)}", store)
                 if self.rank == 0:
                     self.store.set(f"leader/{self.first}", f"{os.getpid()}@{socket.gethostname()}")
 
@@ -358,6 +355,32 @@ def _failing(error: Exception) -> Compute:
         raise error
 
     return compute
+
+
+def _of_this_start(store: dist.Store, process: int, processes: int, timeout_s: float) -> dist.Store:
+    """The part of the launcher's store that belongs to this start of the ranks, after a handshake of them all.
+
+    torchrun restarts ranks on one and the same store, with the dead ones' addresses and counters still in it, and
+    numbers the restarts differently on each node. So every process writes a word of its own, the first gathers
+    the words under a new name, again until each has found its word there, and that name is the prefix.
+    Raises RuntimeError at the timeout.
+    """
+    word = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
+    until = time.monotonic() + timeout_s
+    store.set(f"propeller/word/{process}", word)
+    while time.monotonic() < until:
+        if process == 0:
+            words = [store.get(f"propeller/word/{rank}").decode() for rank in range(processes)]
+            store.set("propeller/start", "\n".join(words))
+            if store.add(f"propeller/seen/{word}", 0) == processes - 1:
+                return dist.PrefixStore(f"propeller/{word}", store)
+        elif store.check(["propeller/start"]):
+            words = store.get("propeller/start").decode().split("\n")
+            if words[process:] and words[process] == word:
+                store.add(f"propeller/seen/{words[0]}", 1)
+                return dist.PrefixStore(f"propeller/{words[0]}", store)
+        time.sleep(0.05)
+    raise RuntimeError(f"not all {processes} ranks came within {timeout_s:.0f} s")
 
 
 @contextmanager

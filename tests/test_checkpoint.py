@@ -43,9 +43,11 @@ def test_another_run_s_checkpoint_is_refused(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, _window(), "mark", 0.0)
     with pytest.raises(UserError, match="other options or another picture"):
         checkpoint.restore(tmp_path, "other")
-    (tmp_path / checkpoint.FILE).write_bytes(b"torn")
-    with pytest.raises(UserError, match="resume=false"):
-        checkpoint.restore(tmp_path, "mark")
+    whole = (tmp_path / checkpoint.FILE).read_bytes()
+    for torn in (b"torn", whole[: len(whole) // 2]):
+        (tmp_path / checkpoint.FILE).write_bytes(torn)
+        with pytest.raises(UserError, match="resume=false"):
+            checkpoint.restore(tmp_path, "mark")
 
 
 def test_what_makes_another_run() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gs_propeller.config import Config, help_text, load, to_yaml, updated
+from gs_propeller.devices import group_size
 from gs_propeller.errors import UserError
 
 IMAGE = str(Path(__file__).parent.parent / "configs" / "image.yaml")
@@ -98,3 +99,25 @@ def test_every_option_is_documented() -> None:
     assert [row[1] for row in rows] == [f.name for f in fields(Config)]
     assert all(row[4] for row in rows)
     assert updated(Config(), {"name": None}).name == ""
+
+
+@pytest.mark.parametrize(
+    ("group", "ranks", "pictures", "size"),
+    [
+        (0, 1, 1, 1),
+        (0, 8, 1, 8),
+        (0, 8, 3, 2),
+        (0, 8, 20, 1),
+        (0, 6, 4, 1),
+        (4, 8, 1, 4),
+        (2, 8, 5, 2),
+        (0, 7, 2, 1),
+    ],
+)
+def test_groups_come_out_even(group: int, ranks: int, pictures: int, size: int) -> None:
+    assert group_size(Config(group=group), ranks, pictures) == size
+
+
+def test_uneven_groups_are_refused() -> None:
+    with pytest.raises(UserError, match="group=3 does not divide the 8 ranks"):
+        group_size(Config(group=3), 8, 1)

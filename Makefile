@@ -30,6 +30,10 @@ bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gsplat==1.5.3
 	$(BIN)/python -m bench.raster
 	$(BIN)/python -m bench.asset
+	$(BIN)/python -m bench.fidelity
+	$(BIN)/python -m bench.speed
+	$(BIN)/python -m bench.scaling
+	$(BIN)/python -m bench.faults
 
 lint: setup
 	$(BIN)/ruff check .

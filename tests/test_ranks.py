@@ -190,6 +190,7 @@ def test_failures_surface_and_leave_the_ranks_in_step(
         assert process.wait(timeout=30) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_silent_rank_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with other_rank(1, "serves", tmp_path, monkeypatch), working(troubled, 8.0) as ranks:
         ranks.evaluate([scene(5), scene(5)], [0, 1])
@@ -228,6 +229,7 @@ def test_serving_what_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert process.wait(timeout=30) == 1
 
 
+@pytest.mark.slow
 def test_losing_rank_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         other_rank(0, "vanishes", tmp_path, monkeypatch),
@@ -246,6 +248,7 @@ def path_for_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("path_for_ranks")
 def test_launch(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
@@ -260,6 +263,7 @@ def test_launch_names_the_rank_that_died(tmp_path: Path) -> None:
         launch([__file__, "killed", str(tmp_path / "none.pt")], ranks=2, threads=1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("path_for_ranks")
 def test_interrupt_reaches_rank_0_once_and_no_rank_dies_of_it(tmp_path: Path) -> None:
     path = tmp_path / "heard"

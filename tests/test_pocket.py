@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from gs_propeller.camera import orbit, relative_cameras
 from guidance import POCKET
 from guidance.pocket import data, train
 from guidance.pocket.cat import cat, picture
-from guidance.pocket.families import FAMILIES, make
+from guidance.pocket.families import FAMILIES, UNTRAINED, make
 from guidance.pocket.objects import PALETTE, Part, Thing, euler
 from guidance.pocket.render import FILL, FOV_Y_RAD, RADIUS, framed, on_white, surface, views
+from guidance.pocket.score import fixed_sample
 from guidance.zero123 import Zero123
 
 LIGHT = np.array([0.0, 1.0, 0.0])
@@ -75,7 +77,7 @@ def test_patterns_show_both_colours(pattern: int) -> None:
 
 
 def test_inside_agrees_with_the_surface() -> None:
-    for thing in (cat(), *(make(f, 5) for f in FAMILIES)):
+    for thing in (cat(), *(make(f, 5) for f in FAMILIES | UNTRAINED)):
         placed = framed(thing, 0.2, 0.1)
         shape = surface(placed)
         points = shape.vertices.astype(np.float64)
@@ -95,7 +97,7 @@ def test_the_shipped_picture_is_the_cat() -> None:
 
 
 def test_framing_centres_and_fills() -> None:
-    for seed, family in enumerate(FAMILIES):
+    for seed, family in enumerate(FAMILIES | UNTRAINED):
         thing = framed(make(family, seed), 0.4, 0.2)
         alpha = views(thing, orbit([0.4], [0.2], RADIUS, FOV_Y_RAD), 256)[0, 3] > 0.5
         rows, cols = torch.nonzero(alpha, as_tuple=True)
@@ -113,6 +115,45 @@ def test_objects_are_functions_of_family_and_seed() -> None:
     assert any(word in a.caption for word in PALETTE)
     with pytest.raises(ValueError, match="there are sitter"):
         make("dragon", 0)
+
+
+def test_families_kept_from_training_are_in_no_shard() -> None:
+    names = {
+        data.member(number, i)[0].family
+        for number in (0, data.EARLY_SHARDS)
+        for i in range(3 * len(FAMILIES))
+    }
+    assert names == set(FAMILIES)
+    assert not names & set(UNTRAINED)
+    assert {thing.family for thing, _ in data.held_out(5, families=UNTRAINED)} == set(UNTRAINED)
+
+
+def test_every_family_makes_members_that_differ_and_are_described() -> None:
+    for family in FAMILIES | UNTRAINED:
+        captions = {make(family, seed).caption for seed in range(6)}
+        assert len(captions) > 3
+        assert all(any(word in caption for word in PALETTE) for caption in captions)
+        for seed in range(20):  # all the branches
+            thing = make(family, seed)
+            assert all((p.radii > 0).all() and abs(p.taper) < 1.0 for p in thing.parts)
+            assert all(np.allclose(p.rotation @ p.rotation.T, np.eye(3)) for p in thing.parts)
+
+
+def test_parts_grow_into_one_another() -> None:
+    """The blended surface is where the smooth depth is nought; between two balls it fills the crease."""
+    two = replace(_ball(0.3, (-0.25, 0, 0)), blend=0.08)
+    two = replace(two, parts=(*two.parts, *_ball(0.3, (0.25, 0, 0)).parts))
+    crease = np.array([[0.0, 0.2, 0.0]])
+    assert two.inside(crease)[0]
+    assert not replace(two, blend=0.0).inside(crease)[0]
+    shape = surface(two)
+    depth = two.depth(shape.vertices.astype(np.float64))
+    assert depth.min() > -0.003  # none outside; some stay hidden inside the other ball
+    shown = depth < 0.003
+    assert shown.mean() > 0.8
+    x = shape.vertices[:, 0]
+    outward = (shape.normals[:, 1:] * shape.vertices[:, 1:]).sum(1)
+    assert (outward[shown & (np.abs(x) < 0.2) & (np.abs(x) > 0.1)] > 0).all()
 
 
 def test_euler_turns_the_named_way() -> None:
@@ -140,8 +181,7 @@ def test_the_stream_encodes_cameras_as_the_guidance_does() -> None:
 
 def test_a_view_of_the_stream_is_the_view_of_its_pose() -> None:
     value = data.shard(0, 1)
-    names = list(FAMILIES)
-    thing, known = data.posed(names[data.TRAIN_SEED % len(names)], data.TRAIN_SEED)
+    thing, known = data.member(0, 0)
     picture = on_white(views(thing, orbit([known.azimuth_rad], [known.elevation_rad], RADIUS, FOV_Y_RAD), 64))
     assert torch.equal(value.images[0, 0], (picture[0] * 255 + 0.5).to(torch.uint8))
 
@@ -159,7 +199,8 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A few steps of each stage on a small stream: the losses fall, and a second call goes on from the first."""
     small = data.shard(0, 6)
     monkeypatch.setattr(train, "shard", lambda number: small)
-    monkeypatch.setattr(train, "SHARDS_FIRST", 1)
+    monkeypatch.setattr(train, "newest_shard", lambda step: 1)
+    monkeypatch.setattr(train, "LOG_EVERY", 10)
     torch.manual_seed(0)
     options = train.Options(tmp_path, minutes=0.0, batch=4, vae_steps=51, vae_batch=4)
     log = train.Log(tmp_path / "log.jsonl")
@@ -174,6 +215,11 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     first = int(train.load_file(tmp_path / "unet.safetensors")["step"])
     train.train_unet(train.Options(tmp_path, minutes=1.0, batch=4), train.train_vae(options, log), log)
     assert int(train.load_file(tmp_path / "unet.safetensors")["step"]) == 2 * first > 0
+
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["stage"] == "unet"]
+    assert losses[-1] < 0.9 * losses[0]
+    assert (tmp_path / "training.png").stat().st_size > 1000
 
     sums = train.export(options, tmp_path / "prior")
     assert Zero123(tmp_path / "prior").size_px == data.SIZE_PX
@@ -190,6 +236,14 @@ def test_shipped_weights_are_the_recorded_ones() -> None:
     lines = [json.loads(line) for line in (POCKET / "training.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["stage"] == "unet"]
     assert losses[-1] < losses[0]
+
+
+def test_shipped_weights_draw_the_recorded_sample() -> None:
+    record = json.loads((POCKET / "training.json").read_text())
+    drawn = fixed_sample(Zero123(POCKET)).flatten()
+    assert torch.allclose(
+        drawn, torch.tensor(record["fixed_sample"]), atol=0.01
+    )  # half precision, 3 decimals
 
 
 def test_shipped_prior_turns_a_held_out_object() -> None:

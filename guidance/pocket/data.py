@@ -7,6 +7,7 @@ function of its number, so a stream resumes by counting. Validation and test obj
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ from guidance.pocket.render import FOV_Y_RAD, RADIUS, framed, on_white, surface,
 OBJECTS, VIEWS = 256, 8
 SIZE_PX = 64
 TRAIN_SEED, VALIDATION_SEED, TEST_SEED = 10_000_000, 1_000, 2_000  # disjoint ranges of object seeds
+EARLY_SHARDS, EARLY_FAMILIES = 112, 11  # the first shards of the stream hold the first families alone
 REACH = 0.95  # world units: a larger object leaves the picture when the camera goes round
 
 
@@ -47,10 +49,19 @@ def posed(family: str, seed: int) -> tuple[Thing, Pose]:
     return placed, pose
 
 
-def held_out(count: int, first_seed: int = TEST_SEED) -> list[tuple[Thing, Pose]]:
+def held_out(
+    count: int, first_seed: int = TEST_SEED, families: Iterable[str] = FAMILIES
+) -> list[tuple[Thing, Pose]]:
     """`count` objects outside the training stream, family after family."""
-    names = list(FAMILIES)
+    names = list(families)
     return [posed(names[i % len(names)], first_seed + i) for i in range(count)]
+
+
+def member(number: int, index: int) -> tuple[Thing, Pose]:
+    """Object `index` of shard `number`."""
+    names = list(FAMILIES)[: EARLY_FAMILIES if number < EARLY_SHARDS else None]
+    seed = TRAIN_SEED + number * OBJECTS + index
+    return posed(names[seed % len(names)], seed)
 
 
 def relative_pose(known: Pose, target: Pose) -> list[float]:
@@ -69,13 +80,11 @@ class Shard:
 
 def shard(number: int, objects: int = OBJECTS) -> Shard:
     """Shard `number` of the training stream."""
-    names = list(FAMILIES)
     images = torch.empty(objects, VIEWS, 3, SIZE_PX, SIZE_PX, dtype=torch.uint8)
     poses = torch.zeros(objects, VIEWS, 4)
     for i in range(objects):
-        seed = TRAIN_SEED + number * OBJECTS + i
-        rng = np.random.default_rng([seed, 78])
-        thing, known = posed(names[seed % len(names)], seed)
+        thing, known = member(number, i)
+        rng = np.random.default_rng([thing.seed, 78])
         targets = [known]
         for _ in range(VIEWS - 1):
             tilt = 0.0 if rng.random() < 0.2 else rng.uniform(math.radians(-30), math.radians(30))

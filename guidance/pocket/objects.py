@@ -56,12 +56,27 @@ class Part:
     frequency: float = 3.0
     phase: float = 0.0
 
+    def depth(self, points: Array) -> Array:
+        """points [M, 3] -> [M] distance to the surface along the ray from the centre, positive inside."""
+        local = (points - self.centre) @ self.rotation
+        u = local / self.radii
+        width = 1.0 + self.taper * u[:, 1]
+        safe = np.maximum(width, 1e-6)
+        e1, e2 = self.eps
+        round_ = np.abs(u[:, 0] / safe) ** (2 / e2) + np.abs(u[:, 2] / safe) ** (2 / e2)
+        level = round_ ** (e2 / e1) + np.abs(u[:, 1]) ** (2 / e1)
+        reach = np.linalg.norm(local, axis=1)
+        with np.errstate(divide="ignore", over="ignore"):
+            result = reach * (np.maximum(level, 1e-30) ** (-e1 / 2) - 1.0)
+        return np.where(width > 0.0, np.minimum(result, self.radii.min()), -reach)
+
 
 @dataclass(frozen=True)
 class Thing:
     """A named object: its parts, caption, and the light it is seen under.
 
     light [3]: unit vector towards the light, world axes; ambient in 0..1, the rest is diffuse.
+    blend: world units over which parts grow into one another (a smooth union); 0 is the plain union.
     """
 
     family: str
@@ -70,24 +85,25 @@ class Thing:
     parts: tuple[Part, ...]
     light: Array
     ambient: float
+    blend: float = 0.0
 
     def moved(self, scale: float, offset: Array) -> Thing:
         """The object scaled about the origin, then shifted by offset [3]."""
         parts = tuple(replace(p, centre=p.centre * scale + offset, radii=p.radii * scale) for p in self.parts)
-        return replace(self, parts=parts)
+        return replace(self, parts=parts, blend=self.blend * scale)
 
     def inside(self, points: Array) -> NDArray[np.bool_]:
-        """points [M, 3] -> [M] whether each lies in any part."""
-        result = np.zeros(len(points), dtype=bool)
-        for part in self.parts:
-            u = (points - part.centre) @ part.rotation / part.radii
-            width = 1.0 + part.taper * u[:, 1]
-            safe = np.maximum(width, 1e-6)
-            e1, e2 = part.eps
-            round_ = np.abs(u[:, 0] / safe) ** (2 / e2) + np.abs(u[:, 2] / safe) ** (2 / e2)
-            level = round_ ** (e2 / e1) + np.abs(u[:, 1]) ** (2 / e1)
-            result |= (level <= 1.0) & (width > 0.0)
-        return result
+        """points [M, 3] -> [M] whether each lies in the object."""
+        return self.depth(points) >= 0.0
+
+    def depth(self, points: Array) -> Array:
+        """points [M, 3] -> [M] about how deep each lies, world units, negative outside: a (smooth) maximum of the
+        parts' depths along the ray from their centres."""
+        depths = np.stack([part.depth(points) for part in self.parts])
+        highest = depths.max(0)
+        if self.blend == 0.0:
+            return highest
+        return highest + self.blend * np.log(np.exp((depths - highest) / self.blend).sum(0))
 
 
 def euler(yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> Array:
@@ -131,8 +147,8 @@ def named(name: str, second: str = "", pattern: int = SOLID, axis: int = 1, freq
 
 
 def blob(
-    at: Sequence[float],
-    radii: Sequence[float],
+    at: Sequence[float] | Array,
+    radii: Sequence[float] | Array,
     material: Paint,
     *,
     eps: tuple[float, float] = (1.0, 1.0),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gs_propeller.camera import Cameras, orbit
-from guidance.pocket.objects import Thing
+from guidance.pocket.objects import Array, Thing
 
 RADIUS = 2.0  # world units from the camera to the origin
 FOV_Y_RAD = math.radians(49.1)  # as the renders that Zero-1-to-3 was trained on
@@ -56,8 +56,24 @@ class Surface:
     paints: NDArray[np.float32]
 
 
+def _grown(thing: Thing, points: Array, normals: Array, faces: NDArray[np.int32]) -> tuple[Array, Array]:
+    """Points moved along their normals to where the smooth union ends, which is never farther than blend log P;
+    those deep inside another part stay hidden there. And the normals [M, 3] that the moved faces have."""
+    most, moved = thing.blend * math.log(len(thing.parts)), np.zeros(len(points))
+    for _ in range(4):  # relaxed, since depth is measured along a ray that may be oblique to the normal
+        moved = np.clip(moved + 0.8 * thing.depth(points + moved[:, None] * normals), 0.0, most)
+    points = points + moved[:, None] * normals
+    a, b, c = (points[faces[:, k]] for k in range(3))
+    across = np.cross(b - a, c - a)
+    summed = np.stack(
+        [sum(np.bincount(faces[:, k], across[:, i], len(points)) for k in range(3)) for i in range(3)], 1
+    )
+    length = np.linalg.norm(summed, axis=1, keepdims=True)
+    return points, np.where(length > 1e-12, summed / np.maximum(length, 1e-12), normals)
+
+
 def surface(thing: Thing) -> Surface:
-    """Triangulates every part; parts may interpenetrate, the z-buffer takes the union."""
+    """Triangulates every part; parts may interpenetrate, the z-buffer takes the union, which blend makes smooth."""
     eta, omega, faces = _grid()
     vertices, normals, local, index, part_of, paints = [], [], [], [], [], []
     for k, part in enumerate(thing.parts):
@@ -87,10 +103,13 @@ def surface(thing: Thing) -> Surface:
         index.append(faces + k * len(eta))
         part_of.append(np.full(len(faces), k))
         paints.append([*part.colour, *part.second, part.pattern, part.axis, part.frequency, part.phase])
-    f32 = np.float32
+    f32, points, directions = np.float32, np.concatenate(vertices), np.concatenate(normals)
+    triangles = np.concatenate(index).astype(np.int32)
+    if thing.blend > 0.0:
+        points, directions = _grown(thing, points, directions, triangles)
     return Surface(
-        np.concatenate(vertices).astype(f32), np.concatenate(normals).astype(f32), np.concatenate(local).astype(f32),
-        np.concatenate(index).astype(np.int32), np.concatenate(part_of).astype(np.int32), np.array(paints, dtype=f32),
+        points.astype(f32), directions.astype(f32), np.concatenate(local).astype(f32), triangles,
+        np.concatenate(part_of).astype(np.int32), np.array(paints, dtype=f32),
     )  # fmt: skip
 
 
@@ -208,7 +227,7 @@ def framed(thing: Thing, azimuth_rad: float, elevation_rad: float) -> Thing:
     scale = 1.0 / float(np.linalg.norm(high - low))
     offset = -scale * (low + high) / 2
     half = math.tan(FOV_Y_RAD / 2)
-    for _ in range(6):  # a contraction: perspective moves the box a little at every correction
+    for k in range(40):  # a contraction, slow for long objects that point at the camera
         seen = (points * scale + offset) @ rotation.T + shift
         plane = seen[:, :2] / seen[:, 2:] / half
         first, last = plane.min(0), plane.max(0)
@@ -218,4 +237,6 @@ def framed(thing: Thing, azimuth_rad: float, elevation_rad: float) -> Thing:
         )
         factor = FILL / span
         scale, offset = scale * factor, (offset - rotation.T @ centre) * factor
+        if k >= 5 and abs(factor - 1.0) < 1e-3:
+            break
     return thing.moved(scale, offset)

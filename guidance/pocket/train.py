@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -24,14 +25,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from guidance.pocket.data import SIZE_PX, Shard, mirrored, shard
-from guidance.pocket.score import score
+from guidance.pocket.data import EARLY_SHARDS, SIZE_PX, Shard, mirrored, shard
+from guidance.pocket.plot import plot
+from guidance.pocket.score import fixed_sample, score
 from guidance.zero123 import CameraProjection, Zero123
 
 WIDTH = 128  # of the image embedding
-EMA_DECAY = 0.999
 DROP = 0.1  # share of samples that learn the unconditional score
-SHARDS_KEPT, SHARDS_FIRST, STEPS_PER_SHARD = 64, 12, 160
+LOG_EVERY = 100
+SHARDS_KEPT = 64  # the pool that batches are drawn from: the newest of the stream
+CONSTANT_STEPS = 16_000  # of the learning rate; then it falls with the inverse square root of the step
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's normalisation
 
 
@@ -220,6 +223,13 @@ def encoded_shard(options: Options, vae: AutoencoderKL, number: int) -> Encoded:
     return Encoded(tensors["known"], tensors["latents"], tensors["poses"])
 
 
+def newest_shard(step: int) -> int:
+    """How many shards of the stream a step may draw from: one more every so often, many when new families begin."""
+    if step < CONSTANT_STEPS:
+        return 12 + step // 160
+    return EARLY_SHARDS + 24 + (step - CONSTANT_STEPS) // 120
+
+
 def timesteps(step: int, count: int, generator: torch.Generator) -> Tensor:
     """High noise only at first (plain regression of the novel view), then all, the noisy half more often."""
     u = torch.rand(count, generator=generator)
@@ -249,7 +259,7 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log) -> None:
     begun, saved, last, total = time.time(), time.time(), time.time(), 0.0
     step = first
     while time.time() - begun < options.minutes * 60:
-        newest = SHARDS_FIRST + step // STEPS_PER_SHARD
+        newest = newest_shard(step)
         wanted = range(max(0, newest - SHARDS_KEPT), newest)
         pool = {k: pool[k] if k in pool else encoded_shard(options, vae, k) for k in wanted}
         generator = _keyed(options.seed + 1, step)
@@ -260,7 +270,7 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log) -> None:
         alpha, sigma = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
         clean = latents * scale
         for group in optimiser.param_groups:
-            group["lr"] = options.lr * min(1.0, (step + 1) / 200)
+            group["lr"] = options.lr * min((step + 1) / 200, 1.0, math.sqrt(CONSTANT_STEPS / (step + 1)))
         with torch.autocast(device.type, torch.bfloat16):
             v = model(alpha * clean + sigma * noise, t, normalise(known), condition, poses, keep)
         loss = F.mse_loss(v.float(), alpha * noise - sigma * clean)
@@ -268,25 +278,22 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log) -> None:
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        decay = min(EMA_DECAY, (step + 1) / (step + 10))
+        decay = (step + 1) / (step + 10)  # an average over the last tenth of the run, whatever its length
         with torch.no_grad():
             for a, b in zip(average.parameters(), model.parameters(), strict=True):
                 a.lerp_(b, 1 - decay)
         step += 1
         total += loss.item()
-        if step % 100 == 0:
-            log.write(
-                stage="unet",
-                step=step,
-                samples=step * options.batch,
-                loss=total / 100,
-                s_per_step=(time.time() - last) / 100,
-            )
-            total, last = 0.0, time.time()
+        if step % LOG_EVERY == 0:
+            took_s, last = time.time() - last, time.time()
+            samples, mean = step * options.batch, total / LOG_EVERY
+            log.write(stage="unet", step=step, samples=samples, loss=mean, s_per_step=took_s / LOG_EVERY)
+            total = 0.0
         if time.time() - saved > 240:
             _store(checkpoint, model, average, optimiser, step)
             saved = time.time()
     _store(checkpoint, model, average, optimiser, step)
+    plot(log.path, options.out / "training.png")
 
 
 def _draw(pool: dict[int, Encoded], size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -362,6 +369,7 @@ def export(options: Options, folder: Path) -> dict[str, str]:
         "batch": options.batch,
         "steps": int(tensors["step"]),
         "held_out": score(Zero123(folder)),
+        "fixed_sample": [round(v, 3) for v in fixed_sample(Zero123(folder)).flatten().tolist()],
         "sha256": sums,
     }
     (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -1,0 +1,162 @@
+"""Novel views straight from the prior, on objects it never saw: `python -m bench.prior [--seen 50] [--unseen 20]`.
+
+DDIM from noise, 8 views all round each object at the prior's own size: held-out objects of the trained families
+(seen) and of families that no training view shows (unseen). Beside it, in the same run, rivals that draw nothing:
+the known view unchanged, the mean training view, and the training object whose known view is nearest, mirror images
+included, turned as asked. Prints tables, writes a contact sheet, then one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file, save_file
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from bench.truth import save_png
+from gs_propeller.camera import orbit
+from gs_propeller.log import quiet_libraries
+from guidance import POCKET, find_prior
+from guidance.pocket.data import OBJECTS, SIZE_PX, TEST_SEED, VALIDATION_SEED, held_out, member, shard
+from guidance.pocket.families import FAMILIES, UNTRAINED
+from guidance.pocket.render import FOV_Y_RAD, RADIUS, on_white, views
+from guidance.pocket.score import Turned, iou, psnr_db, sampled, turned
+from guidance.pocket.train import newest_shard
+from guidance.zero123 import Zero123
+
+MEASURES = ("psnr_db", "ssim", "iou")
+
+
+@dataclass(frozen=True)
+class Library:
+    """Training objects evenly from the stream: where [K, 2] (shard, index), known [K, 3, S, S] uint8; and the mean
+    [3, S, S] of training views."""
+
+    where: Tensor
+    known: Tensor
+    mean: Tensor
+
+    def nearest(self, case: Turned) -> Tensor:
+        """[V, 3, S, S]: the true views of the object whose known view is nearest in mean square."""
+        wanted, known = case.known, self.known.float() / 255
+        plain = (known - wanted).square().mean((1, 2, 3))
+        mirror = (known - wanted.flip(-1)).square().mean((1, 2, 3))
+        mirrored = bool(mirror.min() < plain.min())
+        row = int((mirror if mirrored else plain).argmin())
+        thing, pose = member(*self.where[row].tolist())
+        azimuths = pose.azimuth_rad + case.azimuths_rad * (-1 if mirrored else 1)
+        tilts = pose.elevation_rad + case.elevations_rad - case.pose.elevation_rad
+        drawn = on_white(views(thing, orbit(azimuths, tilts, RADIUS, FOV_Y_RAD), known.shape[-1]))
+        return drawn.flip(-1) if mirrored else drawn
+
+
+def library(objects: int, shards: int) -> Library:
+    """Drawn once, then kept in build/bench."""
+    numbers = np.linspace(0, shards - 1, -(-objects // OBJECTS)).round().astype(int)
+    path = Path(f"build/bench/library-{objects}-{shards}.safetensors")
+    if not path.exists():
+        where = torch.tensor([(int(n), i) for n in numbers for i in range(OBJECTS)])[:objects]
+        known = torch.empty(len(where), 3, SIZE_PX, SIZE_PX, dtype=torch.uint8)
+        for row, (number, index) in enumerate(where.tolist()):
+            thing, pose = member(number, index)
+            front = orbit([pose.azimuth_rad], [pose.elevation_rad], RADIUS, FOV_Y_RAD)
+            known[row] = (on_white(views(thing, front, SIZE_PX))[0] * 255 + 0.5).to(torch.uint8)
+        mean = torch.stack(
+            [shard(int(n), 16).images[:, 1:].float().mean((0, 1)) / 255 for n in numbers]
+        ).mean(0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"where": where, "known": known, "mean": mean}, path)
+    return Library(**load_file(path))
+
+
+def measured(images: Tensor, case: Turned) -> dict[str, float]:
+    """Means over the views."""
+    pairs = zip(images.numpy(), case.truth.numpy(), strict=True)
+    ssim = [structural_similarity(a, b, channel_axis=0, data_range=1.0) for a, b in pairs]
+    return {
+        "psnr_db": psnr_db(images, case.truth),
+        "ssim": float(np.mean(ssim)),
+        "iou": iou(images, case.masks),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--prior", default="auto")
+    parser.add_argument("--seen", type=int, default=50, help="held-out objects of trained families")
+    parser.add_argument("--unseen", type=int, default=20, help="objects of untrained families")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[20, 4, 1], help="DDIM steps; the JSON has the first"
+    )
+    parser.add_argument(
+        "--library", type=int, default=4096, help="training objects that the nearest is sought in"
+    )
+    parser.add_argument(
+        "--validation", action="store_true", help="objects to tune on, apart from the test ones"
+    )
+    parser.add_argument("--sheet", type=Path, default=Path("build/bench/prior.png"))
+    given = parser.parse_args()
+    quiet_libraries()
+    prior = Zero123(find_prior(given.prior))
+    trained = json.loads((POCKET / "training.json").read_text())
+    rivals = library(given.library, newest_shard(trained["steps"]))
+    first = VALIDATION_SEED if given.validation else TEST_SEED
+    console, figures, sheet = Console(width=120), {}, []
+    for kind, count, families in (("seen", given.seen, FAMILIES), ("unseen", given.unseen, UNTRAINED)):
+        rows: dict[str, list[dict[str, float]]] = {}
+        per_family: dict[str, list[float]] = {}
+        for index, (thing, pose) in enumerate(held_out(count, first, families)):
+            case = turned(thing, pose, prior.size_px)
+            drawn = {f"DDIM, {n} steps": sampled(prior, case, n, index) for n in given.steps}
+            drawn["known view"] = case.known.expand_as(case.truth)
+            drawn["mean training view"] = rivals.mean.expand_as(case.truth)
+            drawn["nearest training object"] = rivals.nearest(case)
+            for name, images in drawn.items():
+                rows.setdefault(name, []).append(measured(images, case))
+            chosen = next(iter(drawn.values()))
+            per_family.setdefault(thing.family, []).append(psnr_db(chosen, case.truth))
+            if index < 2 * len(UNTRAINED):
+                strips = [torch.cat([case.known, *x[::2]], 2) for x in (case.truth, *drawn.values())][:3]
+                sheet.append(torch.cat(strips, 1))
+        means = {
+            name: {k: float(np.mean([r[k] for r in found])) for k in MEASURES} for name, found in rows.items()
+        }
+        table = Table(title=f"{count} {kind} objects, 8 views at {prior.size_px} px")
+        for heading in ("", "PSNR dB", "SSIM", "mask IoU"):
+            table.add_column(heading)
+        for name, row in means.items():
+            table.add_row(name, f"{row['psnr_db']:.2f}", f"{row['ssim']:.3f}", f"{row['iou']:.3f}")
+        console.print(table)
+        console.print(", ".join(f"{f} {np.mean(v):.1f}" for f, v in per_family.items()))
+        figures[kind] = means
+    save_png(str(given.sheet), torch.cat([torch.cat(sheet[i::2], 1) for i in range(2)], 2))
+    result: dict[str, float] = {"ddim_steps": given.steps[0]}
+    for kind, prefix in (("seen", ""), ("unseen", "unseen_")):
+        means = figures[kind]
+        ours = next(iter(means.values()))
+        result |= {
+            f"{kind}_psnr_db": ours["psnr_db"],
+            f"{kind}_iou": ours["iou"],
+            f"{kind}_ssim": ours["ssim"],
+        }
+        for name, key in (
+            ("known view", "copy"),
+            ("nearest training object", "nearest"),
+            ("mean training view", "mean"),
+        ):
+            result |= {f"{prefix}{key}_{k}": means[name][k] for k in ("psnr_db", "iou")}
+    print(json.dumps({k: round(v, 3) for k, v in result.items()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The training log drawn: `python -m guidance.pocket.plot data/zero123-pocket/training.jsonl curve.png`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+
+def plot(log: Path, image: Path) -> bool:
+    """Writes the VAE's PSNR and the UNet's loss against steps; False where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for axes, stage, key, label in (
+        (left, "vae", "psnr_db", "VAE, reconstruction dB"),
+        (right, "unet", "loss", "UNet, mean squared error of v"),
+    ):
+        found = [line for line in lines if line["stage"] == stage]
+        axes.plot([line["step"] for line in found], [line[key] for line in found], linewidth=1)
+        axes.set(xlabel="steps", title=label)
+        axes.grid(alpha=0.3)
+    losses = sorted(line["loss"] for line in lines if line["stage"] == "unet")
+    if losses:
+        right.set_ylim(0.95 * losses[0], losses[int(0.98 * (len(losses) - 1))] * 1.05)
+    figure.savefig(image, dpi=90)
+    return True
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        raise SystemExit(__doc__)
+    if not plot(Path(sys.argv[1]), Path(sys.argv[2])):
+        raise SystemExit("matplotlib is not installed: pip install -r requirements-dev.txt")

@@ -32,20 +32,23 @@ Settings = list[tuple[str, dict[str, object]]]  # name, and what differs from th
 
 @dataclass(frozen=True)
 class Job:
-    """One run: which held-out object, and what differs from the shipped configuration."""
+    """One run: which held-out object, of the test ones or those to tune on, and what differs from the shipped
+    configuration."""
 
     index: int
     pairs: tuple[tuple[str, object], ...]
+    validation: bool = False
 
     def key(self, mark: str) -> str:
-        return hashlib.sha256(json.dumps([mark, self.index, self.pairs]).encode()).hexdigest()[:24]
+        which = [mark, self.index, self.pairs] + ["validation"] * self.validation
+        return hashlib.sha256(json.dumps(which).encode()).hexdigest()[:24]
 
 
-def job(index: int, seed: int, *changes: dict[str, object]) -> Job:
+def job(index: int, seed: int, *changes: dict[str, object], validation: bool = False) -> Job:
     pairs: dict[str, object] = {"seed": seed}
     for change in changes:
         pairs |= change
-    return Job(index, tuple(sorted(pairs.items())))
+    return Job(index, tuple(sorted(pairs.items())), validation)
 
 
 def work(one: Job) -> dict[str, object]:
@@ -55,11 +58,11 @@ def work(one: Job) -> dict[str, object]:
     from bench.solving import run
     from bench.truth import Case
     from gs_propeller.raster_cpu import set_threads
-    from guidance.pocket.data import held_out
+    from guidance.pocket.data import TEST_SEED, VALIDATION_SEED, held_out
 
     torch.set_num_threads(1)
     set_threads(1)
-    thing, pose = held_out(one.index + 1)[-1]
+    thing, pose = held_out(one.index + 1, VALIDATION_SEED if one.validation else TEST_SEED)[-1]
     return asdict(run(Case(f"{thing.family}-{thing.seed}", thing, pose), dict(one.pairs)))
 
 

@@ -214,7 +214,8 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     train.train_unet(train.Options(tmp_path, minutes=1.0, batch=4), vae, log)
     first = int(train.load_file(tmp_path / "unet.safetensors")["step"])
     train.train_unet(train.Options(tmp_path, minutes=1.0, batch=4), train.train_vae(options, log), log)
-    assert int(train.load_file(tmp_path / "unet.safetensors")["step"]) == 2 * first > 0
+    last = int(train.load_file(tmp_path / "unet.safetensors")["step"])
+    assert last > first > 0
 
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["stage"] == "unet"]
@@ -225,7 +226,7 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert Zero123(tmp_path / "prior").size_px == data.SIZE_PX
     record = json.loads((tmp_path / "prior" / "training.json").read_text())
     assert record["sha256"] == sums
-    assert record["steps"] == 2 * first
+    assert record["steps"] == last
 
 
 def test_shipped_weights_are_the_recorded_ones() -> None:

@@ -26,7 +26,10 @@ def plot(log: Path, image: Path) -> bool:
         axes.grid(alpha=0.3)
     losses = sorted(line["loss"] for line in lines if line["stage"] == "unet")
     if losses:
-        right.set_ylim(0.95 * losses[0], losses[int(0.98 * (len(losses) - 1))] * 1.05)
+        low, high = losses[len(losses) // 20], losses[int(0.98 * (len(losses) - 1))]
+        right.set_ylim(
+            low - 0.2 * (high - low), high + 0.1 * (high - low)
+        )  # the first steps leave the picture
     figure.savefig(image, dpi=90)
     return True
 

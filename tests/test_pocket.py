@@ -229,6 +229,16 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert record["steps"] == last
 
 
+@pytest.mark.slow
+def test_shards_drawn_ahead_are_the_stream(tmp_path: Path) -> None:
+    ahead = train.Ahead(tmp_path, 1)
+    ahead.need(1)
+    ahead.close()
+    kept, few = train.cached_shard(tmp_path, 0), data.shard(0, 2)
+    assert torch.equal(kept.images[:2], few.images)
+    assert torch.equal(kept.poses[:2], few.poses)
+
+
 def test_shipped_weights_are_the_recorded_ones() -> None:
     record = json.loads((POCKET / "training.json").read_text())
     for name, checksum in record["sha256"].items():

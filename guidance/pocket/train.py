@@ -11,28 +11,30 @@ import argparse
 import hashlib
 import json
 import math
+import multiprocessing
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPImageProcessor
 
 from guidance.pocket.data import EARLY_SHARDS, SIZE_PX, Shard, mirrored, shard
+from guidance.pocket.model import Denoiser, build_scheduler, build_vae
 from guidance.pocket.plot import plot
 from guidance.pocket.score import fixed_sample, score
-from guidance.zero123 import CameraProjection, Zero123
+from guidance.zero123 import Zero123
 
-WIDTH = 128  # of the image embedding
 DROP = 0.1  # share of samples that learn the unconditional score
 LOG_EVERY = 100
 SHARDS_KEPT = 64  # the pool that batches are drawn from: the newest of the stream
@@ -42,7 +44,8 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 @dataclass(frozen=True)
 class Options:
-    """One training run. seed keys every random number; minutes bound this call, not the training."""
+    """One training run. seed keys every random number; minutes bound this call, not the training; workers are
+    processes that draw the stream's shards ahead."""
 
     out: Path
     minutes: float
@@ -52,65 +55,8 @@ class Options:
     vae_batch: int = 16
     lr: float = 5e-4
     threads: int = 1
+    workers: int = 0
     device: str = "cpu"
-
-
-def build_vae() -> AutoencoderKL:
-    """64 px -> 16x16x4 latents; no attention, it pays for nothing at this size."""
-    return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, sample_size=SIZE_PX, layers_per_block=1, norm_num_groups=8,
-        block_out_channels=(24, 48, 64), down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3, mid_block_add_attention=False,
-    )  # fmt: skip
-
-
-def build_unet() -> UNet2DConditionModel:
-    """8 channels in: noisy latents beside the known view's. Attention from 8x8 down, where turning happens."""
-    return UNet2DConditionModel(
-        sample_size=SIZE_PX // 4, in_channels=8, out_channels=4, layers_per_block=1, norm_num_groups=16,
-        block_out_channels=(64, 128, 128), cross_attention_dim=WIDTH, attention_head_dim=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
-
-
-def build_encoder() -> CLIPVisionModelWithProjection:
-    """A CLIP-style vision tower of two layers."""
-    return CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
-            hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
-            image_size=SIZE_PX, patch_size=8, projection_dim=WIDTH,
-        )
-    )  # fmt: skip
-
-
-def build_scheduler() -> DDIMScheduler:
-    return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
-        set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction",
-    )  # fmt: skip
-
-
-class Denoiser(nn.Module):
-    """All that the second stage trains, as one module."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.unet = build_unet()
-        self.image_encoder = build_encoder()
-        self.clip_camera_projection = CameraProjection(WIDTH, 4)
-        with torch.no_grad():  # the pose starts as a plain addition to the embedding
-            self.clip_camera_projection.proj.weight[:, :WIDTH] = torch.eye(WIDTH)
-            self.clip_camera_projection.proj.bias.zero_()
-
-    def forward(
-        self, noisy: Tensor, t: Tensor, known: Tensor, known_latents: Tensor, poses: Tensor, keep: Tensor
-    ) -> Tensor:
-        """v [B, C, L, L]. known [B, 3, S, S] normalised pictures; keep [B] 0 drops the condition."""
-        embedding = self.image_encoder(pixel_values=known).image_embeds
-        tokens = self.clip_camera_projection(torch.cat([embedding, poses], 1))[:, None] * keep[:, None, None]
-        stacked = torch.cat([noisy, known_latents * keep[:, None, None, None]], 1)
-        return self.unet(stacked, t, tokens).sample
 
 
 def cached_shard(folder: Path, number: int) -> Shard:
@@ -121,6 +67,35 @@ def cached_shard(folder: Path, number: int) -> Shard:
         _save(path, {"images": value.images, "poses": value.poses})
     tensors = load_file(path)
     return Shard(tensors["images"], tensors["poses"])
+
+
+def _keep_shard(folder: Path, number: int) -> None:
+    cached_shard(folder, number)
+
+
+class Ahead:
+    """Draws shards before they are needed, in processes of their own; none where workers is 0."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        self.folder, self.workers = folder, workers
+        context = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(workers, context) if workers else None
+        self.drawn: dict[int, Future[None]] = {}
+
+    def need(self, newest: int) -> None:
+        """All shards below `newest` are on disk when this returns, and the next ones under way."""
+        if self.pool is None:
+            return
+        for number in range(max(0, newest - SHARDS_KEPT), newest + 2 * self.workers):
+            if number not in self.drawn:
+                self.drawn[number] = self.pool.submit(_keep_shard, self.folder, number)
+        for number, future in self.drawn.items():
+            if number < newest:
+                future.result()
+
+    def close(self) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
 
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -258,11 +233,13 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log) -> None:
     alphas = build_scheduler().alphas_cumprod.to(device)
     scale = vae.config.scaling_factor
     pool: dict[int, Encoded] = {}
+    ahead = Ahead(options.out / "shards", options.workers)
     begun, saved, last = time.time(), time.time(), time.time()
     total, counted = 0.0, 0
     step = first
     while time.time() - begun < options.minutes * 60:
         newest = newest_shard(step)
+        ahead.need(newest)
         wanted = range(max(0, newest - SHARDS_KEPT), newest)
         pool = {k: pool[k] if k in pool else encoded_shard(options, vae, k) for k in wanted}
         generator = _keyed(options.seed + 1, step)
@@ -296,6 +273,7 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log) -> None:
             _store(checkpoint, model, average, optimiser, step)
             saved = time.time()
     _store(checkpoint, model, average, optimiser, step)
+    ahead.close()
     plot(log.path, options.out / "training.png")
 
 
@@ -394,6 +372,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0, help="time for this call; a later one goes on")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw objects ahead")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--vae-steps", type=int, default=Options.vae_steps)
     parser.add_argument("--export", type=Path, help="only write the averaged weights to this folder")
@@ -403,6 +382,7 @@ def main() -> None:
         given.minutes,
         given.seed,
         threads=given.threads,
+        workers=given.workers,
         device=given.device,
         vae_steps=given.vae_steps,
     )

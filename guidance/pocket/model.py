@@ -1,0 +1,74 @@
+"""The pocket Zero-1-to-3's networks, as diffusers and transformers build them: the published layout, small.
+
+B batch, C latent channels, L latent side, S picture side in pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from guidance.pocket.data import SIZE_PX
+from guidance.zero123 import CameraProjection
+
+WIDTH = 128  # of the image embedding
+
+
+def build_vae() -> AutoencoderKL:
+    """64 px -> 16x16x4 latents; no attention, it pays for nothing at this size."""
+    return AutoencoderKL(
+        in_channels=3, out_channels=3, latent_channels=4, sample_size=SIZE_PX, layers_per_block=1, norm_num_groups=8,
+        block_out_channels=(24, 48, 64), down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3, mid_block_add_attention=False,
+    )  # fmt: skip
+
+
+def build_unet() -> UNet2DConditionModel:
+    """8 channels in: noisy latents beside the known view's. Attention from 8x8 down, where turning happens."""
+    return UNet2DConditionModel(
+        sample_size=SIZE_PX // 4, in_channels=8, out_channels=4, layers_per_block=1, norm_num_groups=16,
+        block_out_channels=(64, 128, 128), cross_attention_dim=WIDTH, attention_head_dim=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+
+
+def build_encoder() -> CLIPVisionModelWithProjection:
+    """A CLIP-style vision tower of two layers."""
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+            image_size=SIZE_PX, patch_size=8, projection_dim=WIDTH,
+        )
+    )  # fmt: skip
+
+
+def build_scheduler() -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction",
+    )  # fmt: skip
+
+
+class Denoiser(nn.Module):
+    """All that the second stage trains, as one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = build_unet()
+        self.image_encoder = build_encoder()
+        self.clip_camera_projection = CameraProjection(WIDTH, 4)
+        with torch.no_grad():  # the pose starts as a plain addition to the embedding
+            self.clip_camera_projection.proj.weight[:, :WIDTH] = torch.eye(WIDTH)
+            self.clip_camera_projection.proj.bias.zero_()
+
+    def forward(
+        self, noisy: Tensor, t: Tensor, known: Tensor, known_latents: Tensor, poses: Tensor, keep: Tensor
+    ) -> Tensor:
+        """v [B, C, L, L]. known [B, 3, S, S] normalised pictures; keep [B] 0 drops the condition."""
+        embedding = self.image_encoder(pixel_values=known).image_embeds
+        tokens = self.clip_camera_projection(torch.cat([embedding, poses], 1))[:, None] * keep[:, None, None]
+        stacked = torch.cat([noisy, known_latents * keep[:, None, None, None]], 1)
+        return self.unet(stacked, t, tokens).sample

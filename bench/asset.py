@@ -1,4 +1,4 @@
-"""The whole pipeline against the generator's truth: `python -m bench.asset [--objects 5] [key=value ...]`.
+"""The whole pipeline against the generator's truth: `python -m bench.asset [--objects 12] [key=value ...]`.
 
 The cat and held-out objects (seeds that the prior never saw). Beside it, in the same run, two trivial rivals:
 the blob that the optimisation starts from, and a billboard, the input silhouette extruded and textured, at
@@ -96,7 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--objects", type=int, default=5, help="held-out objects beside the cat")
+    parser.add_argument("--objects", type=int, default=12, help="held-out objects beside the cat")
     parser.add_argument("--config", default="configs/image.yaml")
     parser.add_argument(
         "--validation", action="store_true", help="objects to tune on, apart from the test ones"

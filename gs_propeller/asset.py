@@ -48,6 +48,7 @@ def schedule(config: Config) -> Schedule:
         steps=config.steps,
         batch_size=config.batch_size,
         guidance_scale=config.guidance_scale,
+        sds_weight=config.sds_weight,
         t_min=config.t_min,
         t_max=config.t_max,
         anneal_t=config.anneal_t,

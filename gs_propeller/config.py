@@ -88,6 +88,8 @@ class Config:
     guidance_scale: float = _option(
         2.0, 2, "classifier-free guidance; DreamGaussian: 5 with zero123-xl", "", 0, 1000
     )
+    sds_weight: str = _option("noise", 2, "of the noise levels: noise has sigma^2, DreamGaussian's; clean pulls as "
+                              "hard at every level", "", choices=("noise", "clean"))  # fmt: skip
     t_min: float = _option(
         0.6,
         2,

@@ -44,6 +44,7 @@ class ViewPrior(Protocol):
         t: Tensor,
         noise: Tensor,
         guidance_scale: float,
+        weighting: str = "noise",
     ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -51,14 +52,16 @@ class ViewPrior(Protocol):
 class Schedule:
     """What a step looks like; lengths in world units, angles in radians.
 
-    t_min, t_max: shares of the prior's noise levels; anneal_t goes from t_max down to t_min over the steps,
-    else t is uniform. lambda_*: weights of the named losses. min/max_elevation: relative to the input's.
+    sds_weight: "noise" or "clean", of the levels (guidance/zero123.py). t_min, t_max: shares of the prior's noise
+    levels; anneal_t goes from t_max down to t_min over the steps, else t is uniform. lambda_*: weights of the
+    named losses. min/max_elevation: relative to the input's.
     invert_background: probability that a novel view is seen over black.
     """
 
     steps: int
     batch_size: int
     guidance_scale: float
+    sds_weight: str
     t_min: float
     t_max: float
     anneal_t: bool
@@ -164,6 +167,7 @@ class Distillation:
             torch.cat([d.t for d in draws]).to(device),
             torch.cat([d.noise for d in draws]).to(device),
             s.guidance_scale,
+            s.sds_weight,
         )
         # Divided by V, so that the batch size does not shift the balance (DreamGaussian sums).
         weight = s.lambda_sds / s.batch_size

@@ -157,10 +157,13 @@ class Zero123:
         t: Tensor,
         noise: Tensor,
         guidance_scale: float = 5.0,
+        weighting: str = "noise",
     ) -> tuple[Tensor, Tensor]:
-        """Score distillation's gradient for the pictures (Poole et al. 2022; paper Eq. 1), w(t) = sigma_t^2.
+        """Score distillation's gradient for the pictures (Poole et al. 2022; paper Eq. 1).
 
         images [V, 3, H, W] over white; cameras [V, 4] codes; t [V] in 0..levels - 1; noise [V, C, L, L].
+        weighting: "noise" has w(t) = sigma_t^2; "clean" w(t) = sigma_t / alpha_t, so that the gradient is what
+        separates the latents from the prior's clean ones, as strong at high noise as at low.
         Returns (gradient [V, 3, H, W], residual [V]): the residual is |w (eps_hat - eps)|^2 / 2, for the log.
         """
         images = images.detach().to(self.device, torch.float32).requires_grad_(True)
@@ -169,8 +172,8 @@ class Zero123:
         alpha, sigma = self._alpha_sigma(t)
         noise = noise.to(latents)
         noisy = alpha * latents.detach() + sigma * noise
-        predicted, _ = self.predict(noisy, conditioning, cameras, t, guidance_scale)
-        grad = sigma.square() * (predicted - noise)
+        predicted, clean = self.predict(noisy, conditioning, cameras, t, guidance_scale)
+        grad = latents.detach() - clean if weighting == "clean" else sigma.square() * (predicted - noise)
         (pixels,) = torch.autograd.grad(latents, images, grad_outputs=grad)
         return pixels, 0.5 * grad.square().sum((1, 2, 3))
 

@@ -15,7 +15,8 @@ from gs_propeller.losses import LOSSES, Distillation, Evaluation, Schedule, draw
 from gs_propeller.raster import render
 
 SCHEDULE = Schedule(
-    steps=10, batch_size=3, guidance_scale=2.0, t_min=0.1, t_max=0.9, anneal_t=True, lambda_sds=0.0, lambda_rgb=0.0,
+    steps=10, batch_size=3, guidance_scale=2.0, sds_weight="noise",
+    t_min=0.1, t_max=0.9, anneal_t=True, lambda_sds=0.0, lambda_rgb=0.0,
     lambda_mask=0.0, lambda_opacity=0.0, lambda_scale=0.0, elevation_rad=0.1, min_elevation_rad=-0.3,
     max_elevation_rad=0.4, radius=2.0, fov_y_rad=math.radians(49.1), reference_size=24, render_size=0,
     invert_background=0.0,
@@ -35,6 +36,7 @@ class Towards:
         t: Tensor,
         noise: Tensor,
         guidance_scale: float,
+        weighting: str = "noise",
     ) -> tuple[Tensor, Tensor]:
         error = images.detach() - conditioning
         return error, 0.5 * error.square().sum((1, 2, 3))

@@ -97,6 +97,15 @@ def test_sds_gradient_against_the_formula(prior: Zero123) -> None:
     assert bool((residual > 0).all())
 
 
+def test_clean_weighting_is_the_same_residual_at_every_level(prior: Zero123) -> None:
+    images, cameras, t, noise = _arguments(prior)
+    known = prior.embed(images[:1])
+    plain, clean = (prior.sds_grad(images, known, cameras, t, noise, SCALE, w)[0] for w in ("noise", "clean"))
+    abar = prior.alphas[t].view(3, 1, 1, 1)
+    worst = (plain - (abar * (1 - abar)).sqrt() * clean).abs().max() / plain.abs().max()
+    assert worst < 1e-4  # float32, and the smallest alpha is divided by
+
+
 def test_guidance_of_one_needs_no_unconditional_call(prior: Zero123) -> None:
     images, cameras, t, _noise = _arguments(prior)
     known = prior.embed(images[:1])

@@ -30,6 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPImageProcessor
 
 from guidance.pocket.data import EARLY_SHARDS, SIZE_PX, Shard, mirrored, shard
+from guidance.pocket.families import FAMILIES
 from guidance.pocket.model import Denoiser, build_scheduler, build_vae
 from guidance.pocket.plot import plot
 from guidance.pocket.score import fixed_sample, score
@@ -211,7 +212,7 @@ def timesteps(step: int, count: int, generator: torch.Generator) -> Tensor:
     """High noise only at first (plain regression of the novel view), then all, the noisy half more often."""
     u = torch.rand(count, generator=generator)
     low = max(0.0, 0.7 - step / 4000)
-    return ((low + (1.0 - low) * u**0.7) * 999).round().long()
+    return ((low + (1.0 - low) * u**0.5) * 999).round().long()
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -232,6 +233,13 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log) -> None:
         first = _restore(checkpoint, model, average, optimiser)
     alphas = build_scheduler().alphas_cumprod.to(device)
     scale = vae.config.scaling_factor
+    log.write(
+        stage="start",
+        step=first,
+        batch=options.batch,
+        families=len(FAMILIES),
+        last_alpha=alphas[-1].sqrt().item(),
+    )
     pool: dict[int, Encoded] = {}
     ahead = Ahead(options.out / "shards", options.workers)
     begun, saved, last = time.time(), time.time(), time.time()

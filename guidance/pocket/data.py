@@ -22,7 +22,6 @@ from guidance.pocket.render import FOV_Y_RAD, RADIUS, framed, on_white, surface,
 OBJECTS, VIEWS = 256, 8
 SIZE_PX = 64
 TRAIN_SEED, VALIDATION_SEED, TEST_SEED = 10_000_000, 1_000, 2_000  # disjoint ranges of object seeds
-EARLY_SHARDS, EARLY_FAMILIES = 112, 11  # the first shards of the stream hold the first families alone
 REACH = 0.95  # world units: a larger object leaves the picture when the camera goes round
 
 
@@ -59,7 +58,7 @@ def held_out(
 
 def member(number: int, index: int) -> tuple[Thing, Pose]:
     """Object `index` of shard `number`."""
-    names = list(FAMILIES)[: EARLY_FAMILIES if number < EARLY_SHARDS else None]
+    names = list(FAMILIES)
     seed = TRAIN_SEED + number * OBJECTS + index
     return posed(names[seed % len(names)], seed)
 

@@ -10,100 +10,71 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
-import multiprocessing
-import os
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPImageProcessor
 
-from guidance.pocket.data import EARLY_SHARDS, SIZE_PX, Shard, mirrored, shard
+from guidance.pocket.data import SIZE_PX
 from guidance.pocket.families import FAMILIES
 from guidance.pocket.model import Denoiser, build_scheduler, build_vae
 from guidance.pocket.plot import plot
 from guidance.pocket.score import fixed_sample, score
+from guidance.pocket.stream import (
+    SHARDS_FIRST,
+    Ahead,
+    Encoded,
+    cached_shard,
+    draw,
+    encoded_shard,
+    newest_shard,
+    save,
+    window,
+)
 from guidance.zero123 import Zero123
 
 DROP = 0.1  # share of samples that learn the unconditional score
 LOG_EVERY = 100
-SHARDS_KEPT = 64  # the pool that batches are drawn from: the newest of the stream
-CONSTANT_STEPS = 16_000  # of the learning rate; then it falls with the inverse square root of the step
+WARM_UP_STEPS, COOL_DOWN_STEPS = 200, 5000  # of the learning rate
+AVERAGE_SHARE = (
+    30  # the averaged weights are those of the last thirtieth of the training, whatever its length
+)
+CHECKPOINT = "unet.safetensors"
+FILES = {
+    "unet": "unet/diffusion_pytorch_model.safetensors",
+    "image_encoder": "image_encoder/model.safetensors",
+    "clip_camera_projection": "clip_camera_projection/diffusion_pytorch_model.safetensors",
+}  # of a prior's folder, by the network's part
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's normalisation
 
 
 @dataclass(frozen=True)
 class Options:
-    """One training run. seed keys every random number; minutes bound this call, not the training; workers are
-    processes that draw the stream's shards ahead."""
+    """One training. seed keys every random number; minutes bound this call, not the training, which ends at step
+    `until`; start: a prior's folder to take the first weights from, where out has no checkpoint; workers are processes
+    that draw the stream's shards ahead."""
 
     out: Path
     minutes: float
+    until: int = 40_000
+    start: Path | None = None
     seed: int = 0
-    batch: int = 32
+    batch: int = 64
     vae_steps: int = 1400
     vae_batch: int = 16
-    lr: float = 5e-4
+    lr: float = 6e-4
     threads: int = 1
     workers: int = 0
     device: str = "cpu"
-
-
-def cached_shard(folder: Path, number: int) -> Shard:
-    """Shard `number`, drawn once and kept in the folder."""
-    path = folder / f"shard{number:04d}.safetensors"
-    if not path.exists():
-        value = shard(number)
-        _save(path, {"images": value.images, "poses": value.poses})
-    tensors = load_file(path)
-    return Shard(tensors["images"], tensors["poses"])
-
-
-def _keep_shard(folder: Path, number: int) -> None:
-    cached_shard(folder, number)
-
-
-class Ahead:
-    """Draws shards before they are needed, in processes of their own; none where workers is 0."""
-
-    def __init__(self, folder: Path, workers: int) -> None:
-        self.folder, self.workers = folder, workers
-        context = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(workers, context) if workers else None
-        self.drawn: dict[int, Future[None]] = {}
-
-    def need(self, newest: int) -> None:
-        """All shards below `newest` are on disk when this returns, and the next ones under way."""
-        if self.pool is None:
-            return
-        for number in range(max(0, newest - SHARDS_KEPT), newest + 2 * self.workers):
-            if number not in self.drawn:
-                self.drawn[number] = self.pool.submit(_keep_shard, self.folder, number)
-        for number, future in self.drawn.items():
-            if number < newest:
-                future.result()
-
-    def close(self) -> None:
-        if self.pool is not None:
-            self.pool.shutdown(cancel_futures=True)
-
-
-def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
-    os.replace(temporary, path)
 
 
 def _keyed(seed: int, step: int) -> torch.Generator:
@@ -131,8 +102,10 @@ class Log:
 
 
 def train_vae(options: Options, log: Log) -> AutoencoderKL:
-    """The VAE, trained or loaded; its latents' scale is measured at the end."""
+    """The VAE, loaded where there is one, else trained; its latents' scale is measured at the end."""
     folder = options.out / "vae"
+    if options.start is not None and not (folder / "config.json").exists():
+        AutoencoderKL.from_pretrained(options.start / "vae").save_pretrained(folder)
     if (folder / "config.json").exists():
         return AutoencoderKL.from_pretrained(folder)
     torch.manual_seed(options.seed)
@@ -169,50 +142,12 @@ def train_vae(options: Options, log: Log) -> AutoencoderKL:
     return vae
 
 
-@torch.no_grad()
-def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """uint8 [M, 3, S, S] -> unscaled latent means [M, C, L, L], half precision."""
-    device = next(vae.parameters()).device
-    parts = []
-    for chunk in images.split(128):
-        with torch.autocast(device.type, torch.bfloat16):
-            parts.append(vae.encode(chunk.to(device).float() / 127.5 - 1.0).latent_dist.mode().half().cpu())
-    return torch.cat(parts)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """known [B, 3, S, S] uint8; latents [B, V, C, L, L]; poses [B, V, 4]: a shard and its mirror image."""
-
-    known: Tensor
-    latents: Tensor
-    poses: Tensor
-
-
-def encoded_shard(options: Options, vae: AutoencoderKL, number: int) -> Encoded:
-    path = options.out / "latents" / f"shard{number:04d}.safetensors"
-    if not path.exists():
-        drawn = cached_shard(options.out / "shards", number)
-        both = (drawn, mirrored(drawn))
-        latents = [encode(vae, s.images.flatten(0, 1)).unflatten(0, s.images.shape[:2]) for s in both]
-        known, poses = torch.cat([s.images[:, 0] for s in both]), torch.cat([s.poses for s in both])
-        _save(path, {"known": known, "latents": torch.cat(latents), "poses": poses})
-    tensors = load_file(path)
-    return Encoded(tensors["known"], tensors["latents"], tensors["poses"])
-
-
-def newest_shard(step: int) -> int:
-    """How many shards of the stream a step may draw from: one more every so often, many when new families begin."""
-    if step < CONSTANT_STEPS:
-        return 12 + step // 160
-    return EARLY_SHARDS + 24 + (step - CONSTANT_STEPS) // 120
-
-
 def timesteps(step: int, count: int, generator: torch.Generator) -> Tensor:
-    """High noise only at first (plain regression of the novel view), then all, the noisy half more often."""
+    """High noise only at first (plain regression of the novel view), then all, high noise more often: it is what
+    distillation asks for."""
     u = torch.rand(count, generator=generator)
     low = max(0.0, 0.7 - step / 4000)
-    return ((low + (1.0 - low) * u**0.5) * 999).round().long()
+    return ((low + (1.0 - low) * u**0.4) * 999).round().long()
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -221,52 +156,45 @@ def normalise(images: Tensor) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
+def learning_share(step: int, first: int, until: int) -> float:
+    """Of the learning rate: a short warm-up, constant, then straight to nought at `until`."""
+    return min((step - first + 1) / WARM_UP_STEPS, 1.0, (until - step) / COOL_DOWN_STEPS)
+
+
 def train_unet(options: Options, vae: AutoencoderKL, log: Log) -> None:
-    """Trains until the minutes are over, saving every few; then writes the averaged weights."""
+    """Trains until the minutes or the steps are over, saving every few minutes."""
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
     model, average = Denoiser().to(device), Denoiser().to(device)
-    average.load_state_dict(model.state_dict())
     optimiser = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
-    checkpoint, first = options.out / "unet.safetensors", 0
-    if checkpoint.exists():
-        first = _restore(checkpoint, model, average, optimiser)
+    run = _restored(options, model, average, optimiser, log)
     alphas = build_scheduler().alphas_cumprod.to(device)
     scale = vae.config.scaling_factor
-    log.write(
-        stage="start",
-        step=first,
-        batch=options.batch,
-        families=len(FAMILIES),
-        last_alpha=alphas[-1].sqrt().item(),
-    )
     pool: dict[int, Encoded] = {}
     ahead = Ahead(options.out / "shards", options.workers)
-    begun, saved, last = time.time(), time.time(), time.time()
-    total, counted = 0.0, 0
-    step = first
-    while time.time() - begun < options.minutes * 60:
-        newest = newest_shard(step)
-        ahead.need(newest)
-        wanted = range(max(0, newest - SHARDS_KEPT), newest)
-        pool = {k: pool[k] if k in pool else encoded_shard(options, vae, k) for k in wanted}
+    begun = saved = last = time.time()
+    total, counted, step = 0.0, 0, run.step
+    while time.time() - begun < options.minutes * 60 and step < options.until:
+        wanted = window(step, run.first_shard)
+        if step == run.step or wanted.stop - 1 not in pool:
+            ahead.need(wanted)
+            pool = {k: pool[k] if k in pool else encoded_shard(options.out, vae, k) for k in wanted}
         generator = _keyed(options.seed + 1, step)
-        known, latents, condition, poses = (x.to(device) for x in _draw(pool, options.batch, generator))
+        known, latents, condition, poses = (x.to(device) for x in draw(pool, options.batch, generator))
         t = timesteps(step, options.batch, generator).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
         keep = (torch.rand(options.batch, generator=generator) >= DROP).float().to(device)
         alpha, sigma = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
         clean = latents * scale
-        for group in optimiser.param_groups:
-            group["lr"] = options.lr * min((step + 1) / 200, 1.0, math.sqrt(CONSTANT_STEPS / (step + 1)))
         with torch.autocast(device.type, torch.bfloat16), _attention(device):
             v = model(alpha * clean + sigma * noise, t, normalise(known), condition, poses, keep)
         loss = F.mse_loss(v.float(), alpha * noise - sigma * clean)
+        optimiser.param_groups[0]["lr"] = options.lr * learning_share(step, run.first_step, options.until)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        decay = (step + 1) / (step + 10)  # an average over the last tenth of the run, whatever its length
+        decay = (step + 1) / (step + AVERAGE_SHARE)
         with torch.no_grad():
             for a, b in zip(average.parameters(), model.parameters(), strict=True):
                 a.lerp_(b, 1 - decay)
@@ -274,13 +202,15 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log) -> None:
         total, counted = total + loss.item(), counted + 1
         if step % LOG_EVERY == 0:
             took_s, last = time.time() - last, time.time()
-            samples, mean = step * options.batch, total / counted
-            log.write(stage="unet", step=step, samples=samples, loss=mean, s_per_step=took_s / counted)
+            samples = run.samples + (step - run.step) * options.batch
+            log.write(
+                stage="unet", step=step, samples=samples, loss=total / counted, s_per_step=took_s / counted
+            )
             total, counted = 0.0, 0
         if time.time() - saved > 240:
-            _store(checkpoint, model, average, optimiser, step)
+            _store(options, run.at(step, options.batch), model, average, optimiser)
             saved = time.time()
-    _store(checkpoint, model, average, optimiser, step)
+    _store(options, run.at(step, options.batch), model, average, optimiser)
     ahead.close()
     plot(log.path, options.out / "training.png")
 
@@ -290,48 +220,77 @@ def _attention(device: torch.device) -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
-def _draw(pool: dict[int, Encoded], size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Known pictures, target latents, known latents, poses: one target view each."""
-    keys = sorted(pool)
-    chosen = torch.randint(len(keys), (size,), generator=generator)
-    rows = torch.randint(len(pool[keys[0]].known), (size,), generator=generator)
-    targets = torch.randint(1, pool[keys[0]].latents.shape[1], (size,), generator=generator)
-    picks = [(pool[keys[int(k)]], int(r), int(v)) for k, r, v in zip(chosen, rows, targets, strict=True)]
-    yield torch.stack([e.known[r] for e, r, _ in picks])
-    yield torch.stack([e.latents[r, v] for e, r, v in picks]).float()
-    yield torch.stack([e.latents[r, 0] for e, r, _ in picks]).float()
-    yield torch.stack([e.poses[r, v] for e, r, v in picks])
+@dataclass(frozen=True)
+class Run:
+    """Where a training stands: steps and samples done, and the step and the shard that it began at."""
+
+    step: int = 0
+    samples: int = 0
+    first_step: int = 0
+    first_shard: int = newest_shard(0) - SHARDS_FIRST
+
+    def at(self, step: int, batch: int) -> Run:
+        return replace(self, step=step, samples=self.samples + (step - self.step) * batch)
 
 
 def _store(
-    path: Path, model: Denoiser, average: Denoiser, optimiser: torch.optim.Optimizer, step: int
+    options: Options, run: Run, model: Denoiser, average: Denoiser, optimiser: torch.optim.Optimizer
 ) -> None:
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average.{k}": v.clone() for k, v in average.state_dict().items()}
+    tensors = {f"run.{k}": torch.tensor(v) for k, v in asdict(run).items()}
+    for name, part in (("model", model.state_dict()), ("average", average.state_dict())):
+        tensors |= {f"{name}.{k}": v for k, v in part.items()}
     for i, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam.{i}.{k}": v.clone() for k, v in moments.items()}
-    tensors["step"] = torch.tensor(step)
-    _save(path, {k: v.clone() for k, v in tensors.items()})
+        tensors |= {f"adam.{i}.{k}": v for k, v in moments.items()}
+    save(options.out / CHECKPOINT, {k: v.clone() for k, v in tensors.items()})
 
 
-def _restore(path: Path, model: Denoiser, average: Denoiser, optimiser: torch.optim.Optimizer) -> int:
-    tensors = load_file(path)
-    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    average.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("average.")})
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("adam."):
-            _, i, name = key.split(".", 2)
+def _restored(
+    options: Options, model: Denoiser, average: Denoiser, optimiser: torch.optim.Optimizer, log: Log
+) -> Run:
+    """The checkpoint's run; else a new one, from the weights that --start names or from nothing."""
+    path = options.out / CHECKPOINT
+    if path.exists():
+        tensors = load_file(path)
+        model.load_state_dict(_under("model", tensors))
+        average.load_state_dict(_under("average", tensors))
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in _under("adam", tensors).items():
+            i, name = key.split(".")
             state.setdefault(int(i), {})[name] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    return int(tensors["step"])
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        run = Run(**{k: int(v) for k, v in _under("run", tensors).items()})
+        log.write(stage="resume", step=run.step, batch=options.batch)
+        return run
+    run, came_from = Run(), None
+    if options.start is not None:
+        record = json.loads((options.start / "training.json").read_text())
+        step = int(record["steps"])
+        run = Run(
+            step, int(record.get("samples", step * record["batch"])), step, newest_shard(step) - SHARDS_FIRST
+        )
+        for name, file in FILES.items():
+            weights = load_file(options.start / file)
+            model.get_submodule(name).load_state_dict({k: v.float() for k, v in weights.items()})
+        came_from = record["sha256"][FILES["unet"]]
+    average.load_state_dict(model.state_dict())
+    log.write(
+        stage="start", step=run.step, seed=options.seed, batch=options.batch, lr=options.lr, until=options.until,
+        first_shard=run.first_shard, families=len(FAMILIES), unet_sha256=came_from,
+    )  # fmt: skip
+    return run
+
+
+def _under(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose key begins with `name.`, without it."""
+    return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")}
 
 
 def export(options: Options, folder: Path) -> dict[str, str]:
     """Writes the averaged weights as a prior's folder, half precision; returns each file's SHA-256."""
     average = Denoiser()
-    tensors = load_file(options.out / "unet.safetensors")
-    average.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("average.")})
+    tensors = load_file(options.out / CHECKPOINT)
+    average.load_state_dict(_under("average", tensors))
+    run = {k: int(v) for k, v in _under("run", tensors).items()}
     average.half().eval()
     AutoencoderKL.from_pretrained(options.out / "vae").half().save_pretrained(folder / "vae")
     average.unet.save_pretrained(folder / "unet")
@@ -361,7 +320,9 @@ def export(options: Options, folder: Path) -> dict[str, str]:
     record = {
         "seed": options.seed,
         "batch": options.batch,
-        "steps": int(tensors["step"]),
+        "steps": run["step"],
+        "samples": run["samples"],
+        "shards": [run["first_shard"], newest_shard(run["step"])],
         "held_out": score(Zero123(folder)),
         "fixed_sample": [round(v, 3) for v in fixed_sample(Zero123(folder)).flatten().tolist()],
         "sha256": sums,
@@ -378,6 +339,10 @@ def main() -> None:
         "--out", type=Path, default=Path("build/pocket"), help="folder of checkpoints and shards"
     )
     parser.add_argument("--minutes", type=float, default=60.0, help="time for this call; a later one goes on")
+    parser.add_argument("--until", type=int, default=Options.until, help="the training's last step")
+    parser.add_argument(
+        "--start", type=Path, help="a prior's folder whose weights and log a new training goes on from"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw objects ahead")
@@ -388,6 +353,8 @@ def main() -> None:
     options = Options(
         given.out,
         given.minutes,
+        given.until,
+        given.start,
         given.seed,
         threads=given.threads,
         workers=given.workers,
@@ -399,6 +366,8 @@ def main() -> None:
         return
     torch.set_num_threads(options.threads)
     log = Log(options.out / "log.jsonl")
+    if options.start is not None and not log.path.exists():
+        log.path.write_text((options.start / "training.jsonl").read_text())
     train_unet(options, train_vae(options, log), log)
 
 

@@ -1,0 +1,137 @@
+"""The training stream on disk: shards drawn once, also ahead of need, encoded by the VAE, and batches drawn from them.
+
+B objects in a shard (its mirror image included), V views, C latent channels, L latent side, S picture side in
+pixels, K samples of a batch. Which shards a step may draw from is a function of the step alone.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from guidance.pocket.data import Shard, mirrored, shard
+
+SHARDS_KEPT = 64  # the pool that batches are drawn from: the newest of the stream
+SHARDS_FIRST = 16  # that a run begins with, so that it begins soon
+SHARD_STEPS = (
+    160  # training steps from one new shard to the next: at 64 samples, each view is used about thrice
+)
+
+
+def save(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Written whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".part{os.getpid()}")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
+    os.replace(temporary, path)
+
+
+def cached_shard(folder: Path, number: int) -> Shard:
+    """Shard `number`, drawn once and kept in the folder."""
+    path = folder / f"shard{number:04d}.safetensors"
+    if not path.exists():
+        value = shard(number)
+        save(path, {"images": value.images, "poses": value.poses})
+    tensors = load_file(path)
+    return Shard(tensors["images"], tensors["poses"])
+
+
+def newest_shard(step: int) -> int:
+    """One past the newest shard that a step may draw from."""
+    return SHARDS_FIRST + 58 + step // SHARD_STEPS
+
+
+def window(step: int, first: int) -> range:
+    """The shards that a step draws from, in a run that began at shard `first`."""
+    newest = newest_shard(step)
+    return range(max(first, newest - SHARDS_KEPT), newest)
+
+
+def _keep_shard(folder: Path, number: int) -> None:
+    os.nice(10)  # the training waits for nothing else on a machine of few cores
+    torch.set_num_threads(1)
+    cached_shard(folder, number)
+
+
+class Ahead:
+    """Draws shards before they are needed, in processes of their own; none where workers is 0."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        self.folder, self.workers = folder, workers
+        context = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(workers, context) if workers else None
+        self.drawn: dict[int, Future[None]] = {}
+
+    def need(self, wanted: range) -> None:
+        """All these shards are on disk when this returns, and the next ones under way."""
+        if self.pool is None:
+            return
+        for number in range(wanted.start, wanted.stop + self.workers):
+            if number not in self.drawn:
+                self.drawn[number] = self.pool.submit(_keep_shard, self.folder, number)
+        for number in wanted:
+            self.drawn[number].result()
+
+    def close(self) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """uint8 [M, 3, S, S] -> unscaled latent means [M, C, L, L], half precision."""
+    device = next(vae.parameters()).device
+    parts = []
+    for chunk in images.split(
+        32 if device.type == "cpu" else 512
+    ):  # 32 stay in a CPU's cache: a quarter faster
+        with torch.autocast(device.type, torch.bfloat16):
+            parts.append(vae.encode(chunk.to(device).float() / 127.5 - 1.0).latent_dist.mode().half().cpu())
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """known [B, 3, S, S] uint8; latents [B, V, C, L, L]; poses [B, V, 4]: a shard and its mirror image."""
+
+    known: Tensor
+    latents: Tensor
+    poses: Tensor
+
+
+def encoded_shard(folder: Path, vae: AutoencoderKL, number: int) -> Encoded:
+    """Shard `number` with its latents, made once and kept in the folder."""
+    path = folder / "latents" / f"shard{number:04d}.safetensors"
+    if not path.exists():
+        drawn = cached_shard(folder / "shards", number)
+        both = (drawn, mirrored(drawn))
+        latents = [encode(vae, s.images.flatten(0, 1)).unflatten(0, s.images.shape[:2]) for s in both]
+        known, poses = torch.cat([s.images[:, 0] for s in both]), torch.cat([s.poses for s in both])
+        save(path, {"known": known, "latents": torch.cat(latents), "poses": poses})
+    tensors = load_file(path)
+    return Encoded(tensors["known"], tensors["latents"], tensors["poses"])
+
+
+def draw(
+    pool: dict[int, Encoded], size: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Known pictures [K, 3, S, S] uint8, target latents and known latents [K, C, L, L], poses [K, 4]."""
+    keys = sorted(pool)
+    chosen = torch.randint(len(keys), (size,), generator=generator)
+    rows = torch.randint(len(pool[keys[0]].known), (size,), generator=generator)
+    targets = torch.randint(1, pool[keys[0]].latents.shape[1], (size,), generator=generator)
+    picks = [(pool[keys[int(k)]], int(r), int(v)) for k, r, v in zip(chosen, rows, targets, strict=True)]
+    return (
+        torch.stack([e.known[r] for e, r, _ in picks]),
+        torch.stack([e.latents[r, v] for e, r, v in picks]).float(),
+        torch.stack([e.latents[r, 0] for e, r, _ in picks]).float(),
+        torch.stack([e.poses[r, v] for e, r, v in picks]),
+    )

@@ -1,17 +1,20 @@
-"""The second stage: the mesh's texture follows what the prior makes of its own views.
+"""The second stage: the mesh's texture follows what the prior makes of its own views, parallel in time too.
 
     python main2_mesh.py --config configs/image.yaml input=data/cat.png
 
-Starts from the first stage's run folder, or from any textured .obj or .glb given by mesh=FILE.
+Starts from the first stage's run folder, or from any textured .obj or .glb given by mesh=FILE. Read downwards:
+arguments, ranks, solve, save.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,54 +23,43 @@ from torch.nn import functional as F
 from gs_propeller import checkpoint
 from gs_propeller.asset import input_of, orbit_camera, reference_of
 from gs_propeller.camera import Cameras, relative_cameras
-from gs_propeller.config import Config, load, to_yaml
+from gs_propeller.command import run
+from gs_propeller.config import Config
 from gs_propeller.devices import device_of, precision_of
-from gs_propeller.errors import UserError
 from gs_propeller.io import load_mesh, save_glb, save_obj
-from gs_propeller.log import Metrics, Progress, quiet_libraries, show_help, summary
+from gs_propeller.job import refining, solved
+from gs_propeller.log import quiet_libraries, summary
 from gs_propeller.media import contact_sheet, turntable
-from gs_propeller.picture import load_picture
+from gs_propeller.picture import Picture, load_picture
 from gs_propeller.randomness import keyed_generator
-from gs_propeller.ranks import share_cores
-from gs_propeller.texture import RefineSettings, Textured, refine, refine_angles, shade
+from gs_propeller.ranks import Ranks, share_cores
+from gs_propeller.refine import Novel, Offsets, Refinement, RefineSettings, refine_angles
+from gs_propeller.texture import Textured, shade
 from guidance import find_prior
-from main_propeller import INTERRUPTED
+
+if TYPE_CHECKING:
+    from guidance.zero123 import Zero123
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code: 0, 2 for bad input, 130 after Ctrl-C."""
-    try:
-        config, flags = load(list(sys.argv[1:] if argv is None else argv))
-        if flags.help:
-            show_help("main2_mesh.py")
-        elif flags.dry_run:
-            print(to_yaml(config), end="")
-        else:
-            refine_asset(config)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing was changed", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    """The command; returns its exit code, see command.py."""
+    return run(__file__, argv, _checked, lambda config: 0 if refine_asset(config) else 1)
 
 
-def refine_asset(config: Config, quiet: bool = False) -> tuple[Textured, dict[str, Path]]:
-    """Refines the texture of config.mesh, or of the first stage's mesh; returns it with the files written.
+def _checked(config: Config) -> None:
+    """What is wrong with the input is said once, not by every rank. Raises UserError."""
+    load_picture(input_of(config))
+    load_mesh(mesh_file(config))
+    find_prior(config.prior)
 
-    The mesh that it starts from stays as it is: the result is NAME_refined. Raises UserError.
-    """
-    begun_s = time.monotonic()
-    picture = load_picture(input_of(config))
-    folder, name = config.run_folder, config.run_name
-    textured = load_mesh(config.mesh or folder / f"{name}.obj")
-    quiet_libraries()
-    from guidance.zero123 import Zero123  # takes seconds: after what may be wrong with the input
 
-    share_cores(1, config.threads)
-    device = device_of(config)
-    prior = Zero123(find_prior(config.prior), device, precision_of(config, device))
+def mesh_file(config: Config) -> Path:
+    """The mesh to refine."""
+    return Path(config.mesh) if config.mesh else config.run_folder / f"{config.run_name}.obj"
+
+
+def refinement(config: Config, textured: Textured, picture: Picture, prior: Zero123) -> Refinement:
+    """The second stage's problem of this mesh and picture under this prior; the same on every rank."""
     known = prior.embed(picture.rgb[None])
     elevation = math.radians(config.elevation)
     low, high = elevation + math.radians(config.min_elevation), elevation + math.radians(config.max_elevation)
@@ -82,10 +74,9 @@ def refine_asset(config: Config, quiet: bool = False) -> tuple[Textured, dict[st
     def targets_of(step: int, images: Tensor, strength: float) -> Tensor:
         generator = keyed_generator(config.seed, step, "refine noise")
         noise = torch.randn(len(images), *prior.latent_shape, generator=generator)
-        codes = relative_cameras(elevation, *angles(step)).to(device)
-        images = images.to(device)
-        scale = config.refine_guidance
-        refined = prior.refine(images, known, codes, noise, strength, guidance_scale=scale)
+        codes = relative_cameras(elevation, *angles(step)).to(prior.device)
+        images = images.to(prior.device)
+        refined = prior.refine(images, known, codes, noise, strength, guidance_scale=config.refine_guidance)
         # The change that the prior makes, not its picture: what the VAE loses by itself is no reason to
         # change the texture, and detail finer than its pixels stays (DreamGaussian takes the picture).
         with torch.no_grad():
@@ -101,33 +92,67 @@ def refine_asset(config: Config, quiet: bool = False) -> tuple[Textured, dict[st
         strength_max=config.refine_strength_max,
         strength_min=config.refine_strength_min,
     )
-    stream = None if quiet else sys.stderr
-    with checkpoint.lock(folder), Progress("refine", config.refine_steps, 0, stream) as progress:
-        metrics = Metrics(folder / "refine_metrics.jsonl")
+    return Refinement(textured, cameras_of, targets_of, reference_of(config, picture), settings)
 
-        def on_step(step: int, loss: float) -> None:
-            metrics.write(step=step, loss=loss, elapsed_s=time.monotonic() - begun_s)
-            progress.update(step + 1, loss=f"{loss:.4f}")
 
-        refined = refine(textured, cameras_of, targets_of, reference_of(config, picture), settings, on_step)
-        metrics.close()
+def refine_asset(config: Config, quiet: bool = False) -> tuple[Textured, dict[str, Path]]:
+    """Refines the texture of config.mesh, or of the first stage's mesh; returns it with the files written.
 
-        files = {kind: folder / f"{name}_refined.{kind}" for kind in ("obj", "glb")}
-        files["png"] = folder / f"{name}_refined_sheet.png"
-        save_obj(files["obj"], refined)
-        save_glb(files["glb"], refined)
-        turn = [360.0 * k / 8 for k in range(8)]
-        around = orbit_camera(config, turn, [config.elevation] * 8)
-        contact_sheet(files["png"], shade(refined, around, config.turntable_size)[0])
-        if config.turntable_frames:
-            files["mp4"] = folder / f"{name}_refined.mp4"
-            turn = [360.0 * k / config.turntable_frames for k in range(config.turntable_frames)]
-            around = orbit_camera(config, turn, [config.elevation] * len(turn))
-            turntable(files["mp4"], shade(refined, around, config.turntable_size)[0], config.fps)
+    The mesh that it starts from stays as it is: the result is NAME_refined. The other ranks of a launch work until
+    rank 0 has no more to ask, and end there (SystemExit). Raises UserError.
+    """
+    begun_s = time.monotonic()
+    picture, textured = load_picture(input_of(config)), load_mesh(mesh_file(config))
+    quiet_libraries()
+    from guidance.zero123 import Zero123  # takes seconds: after what may be wrong with the input
+
+    share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads)
+    device = device_of(config)
+    task = refinement(
+        config, textured, picture, Zero123(find_prior(config.prior), device, precision_of(config, device))
+    )
+    # The texture itself stays in the host's memory: its part of a step is small beside the prior's.
+    with Ranks("cpu", config.timeout_s, kinds=(Offsets, Novel)) as ranks:
+        if ranks.rank > 0:
+            ranks.serve(lambda job: task.compute)
+            raise SystemExit(0)
+        with checkpoint.lock(config.run_folder):
+            ranks.begin(0, task.compute)
+            given = Path(config.input).read_bytes() + mesh_file(config).read_bytes()
+            stage = refining(config, ranks, task, given)
+            window, seconds = solved(config, stage, ranks.device, quiet)
+            ranks.close()  # the others need not wait for the files
+            refined = task.result(window.states[0])
+            files = _saved(config, refined)
+            (config.run_folder / stage.checkpoint).unlink(missing_ok=True)  # done: the next call starts anew
     if not quiet:
-        rows = [("steps", f"{config.refine_steps}"), ("time", f"{time.monotonic() - begun_s:.0f} s")]
-        summary(f"{name}: texture refined", rows + [(kind, str(path)) for kind, path in files.items()])
+        total_s = time.monotonic() - begun_s
+        rows = [
+            ("steps", f"{window.start} in {window.passes} passes, {window.evaluations} evaluations"),
+            ("time", f"{seconds:.0f} s solving, {total_s:.0f} s in this call"),
+        ]
+        shown = rows + [(kind, str(path)) for kind, path in files.items()]
+        summary(f"{config.run_name}: texture refined", shown)
     return refined, files
+
+
+def _saved(config: Config, refined: Textured) -> dict[str, Path]:
+    """Every file of the refined asset."""
+    folder, name = config.run_folder, config.run_name
+    files = {kind: folder / f"{name}_refined.{kind}" for kind in ("obj", "glb")}
+    files["png"] = folder / f"{name}_refined_sheet.png"
+    save_obj(files["obj"], refined)
+    save_glb(files["glb"], refined)
+
+    def around(count: int) -> Tensor:
+        cameras = orbit_camera(config, [360.0 * k / count for k in range(count)], [config.elevation] * count)
+        return shade(refined, cameras, config.turntable_size)[0]
+
+    contact_sheet(files["png"], around(8))
+    if config.turntable_frames:
+        files["mp4"] = folder / f"{name}_refined.mp4"
+        turntable(files["mp4"], around(config.turntable_frames), config.fps)
+    return files
 
 
 if __name__ == "__main__":

@@ -18,58 +18,33 @@ from typing import TYPE_CHECKING
 
 from gs_propeller import checkpoint
 from gs_propeller.asset import distillation, input_of
-from gs_propeller.config import Config, load, to_yaml
+from gs_propeller.command import run
+from gs_propeller.config import Config
 from gs_propeller.devices import device_of, group_size, precision_of, rank_count
 from gs_propeller.errors import UserError
-from gs_propeller.job import Asset, Interrupted, finished, saved, solved
-from gs_propeller.log import quiet_libraries, show_help
+from gs_propeller.job import Asset, distilling, finished, saved, solved
+from gs_propeller.log import quiet_libraries
 from gs_propeller.picture import load_picture, picture_files
-from gs_propeller.ranks import Compute, RankError, Ranks, launch, share_cores, under_launcher
+from gs_propeller.ranks import Compute, Ranks, share_cores
 from gs_propeller.raster_cpu import set_threads
 from guidance import find_prior
 
 if TYPE_CHECKING:
     from guidance.zero123 import Zero123
 
-INTERRUPTED = 130
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit code.
+    """The command; returns its exit code, see command.py; 2 also where one of many pictures was skipped."""
+    return run(__file__, argv, _checked, lambda config: work_off(jobs_of(config)))
 
-    0: done; 2: bad input (of many pictures: at least one was skipped); 3: a rank was lost, or a gradient was not
-    finite; 130: Ctrl-C or TERM.
-    """
-    words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        config, flags = load(words)
-        if flags.help:
-            show_help("main_propeller.py")
-        elif flags.dry_run:
-            print(to_yaml(config), end="")
-        elif under_launcher() or rank_count(config) == 1:
-            with checkpoint.terms_as_interrupts():
-                return work_off(jobs_of(config))
-        else:
-            jobs = jobs_of(config)
-            group_size(config, rank_count(config), len(jobs))
-            if len(jobs) == 1:  # what is wrong with the input is said once, not by every rank
-                load_picture(jobs[0].input)
-            find_prior(config.prior)
-            return launch([str(Path(__file__).resolve()), *words], rank_count(config), config.threads)
-    except UserError as error:
-        if int(os.environ.get("RANK", 0)) == 0:
-            print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (RankError, FloatingPointError) as error:
-        folder = config.run_folder if Path(config.input).is_file() else Path(config.outdir)
-        kept = f"the last checkpoint is kept in {folder}: the same command goes on from it"
-        print(f"error: {error}\n{kept}", file=sys.stderr)
-        return 3
-    except (Interrupted, KeyboardInterrupt) as stop:
-        print(str(stop) or "stopped", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+
+def _checked(config: Config) -> None:
+    """What is wrong with the input is said once, not by every rank. Raises UserError."""
+    jobs = jobs_of(config)
+    group_size(config, rank_count(config), len(jobs))
+    if len(jobs) == 1:
+        load_picture(jobs[0].input)
+    find_prior(config.prior)
 
 
 def jobs_of(config: Config) -> list[Config]:
@@ -145,7 +120,8 @@ def _one(
             return None
         task = distillation(config, picture, prior)
         ranks.begin(index, task.compute)
-        window, seconds = solved(config, ranks, task, Path(config.input).read_bytes(), quiet)
+        stage = distilling(config, ranks, task, Path(config.input).read_bytes())
+        window, seconds = solved(config, stage, ranks.device, quiet)
         if jobs == 1:
             ranks.close()  # the others need not wait for the mesh
         return saved(config, window, picture, time.monotonic() - begun_s, seconds, quiet)

@@ -104,7 +104,7 @@ def costs_of(setup: Setup, message: float, repeats: int = 15) -> Costs:
 
 
 def nothing(params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluation]:
-    return [(p.map(torch.zeros_like), StepStats.zeros(p), torch.zeros(1)) for p in params]
+    return [Evaluation(p.map(torch.zeros_like), StepStats.zeros(p), torch.zeros(1)) for p in params]
 
 
 def message_s(rows: int) -> float:

@@ -95,7 +95,7 @@ def run(case: Case, pairs: dict[str, object]) -> Trial:
     accepted: list[int] = []
 
     def on_pass(window: Window[State], report: Report[Drift]) -> None:
-        setup.roll_out.logged(report)
+        setup.roll_out.losses.logged(report)
         accepted.append(report.accepted)
 
     begun_s = time.perf_counter()

@@ -69,6 +69,22 @@ def learning_rates(step: int, settings: AdamSettings) -> dict[str, float]:
     }
 
 
+def first_moment(m: Tensor, grad: Tensor, betas: tuple[float, float]) -> Tensor:
+    return m.lerp(grad, 1.0 - betas[0])
+
+
+def second_moment(v: Tensor, grad: Tensor, betas: tuple[float, float]) -> Tensor:
+    return (v * betas[1]).addcmul(grad, grad, value=1.0 - betas[1])
+
+
+def moved(
+    theta: Tensor, m: Tensor, v: Tensor, lr: float, age: int, betas: tuple[float, float], eps: float
+) -> Tensor:
+    """theta after a step with moments m and v, `age` steps old with this one."""
+    denominator = (v.sqrt() / math.sqrt(1.0 - betas[1] ** age)).add(eps)
+    return theta.addcdiv(m, denominator, value=-lr / (1.0 - betas[0] ** age))
+
+
 def adam_step(state: State, grads: Gaussians, settings: AdamSettings) -> State:
     """The state after one Adam step, its step one higher. Operation for operation torch.optim.Adam's.
 
@@ -76,18 +92,15 @@ def adam_step(state: State, grads: Gaussians, settings: AdamSettings) -> State:
     3DGS, where the step count belongs to the whole tensor.
     """
     age = state.step + 1
-    beta_1, beta_2 = settings.betas
-    root_2 = math.sqrt(1.0 - beta_2**age)
     rates = learning_rates(state.step, settings)
-    exp_avg = state.exp_avg.map(lambda m, g: m.lerp(g, 1.0 - beta_1), grads)
-    exp_avg_sq = state.exp_avg_sq.map(lambda v, g: (v * beta_2).addcmul(g, g, value=1.0 - beta_2), grads)
+    exp_avg = state.exp_avg.map(lambda m, g: first_moment(m, g, settings.betas), grads)
+    exp_avg_sq = state.exp_avg_sq.map(lambda v, g: second_moment(v, g, settings.betas), grads)
 
-    def moved(name: str, theta: Tensor) -> Tensor:
+    def moved_field(name: str, theta: Tensor) -> Tensor:
         m, v = getattr(exp_avg, name), getattr(exp_avg_sq, name)
-        denominator = (v.sqrt() / root_2).add(settings.eps)
-        return theta.addcdiv(m, denominator, value=-rates[name] / (1.0 - beta_1**age))
+        return moved(theta, m, v, rates[name], age, settings.betas, settings.eps)
 
-    params = Gaussians(**{name: moved(name, theta) for name, theta in state.params.items()})
+    params = Gaussians(**{name: moved_field(name, theta) for name, theta in state.params.items()})
     return replace(state, params=params, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq, step=age)
 
 

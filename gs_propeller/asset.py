@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -115,33 +115,37 @@ def densify_settings(config: Config) -> DensifySettings:
     )
 
 
-class RollOut:
-    """The cheap part of a step at its exact place: the known view's gradient, Adam, density control.
+class CheapLosses:
+    """Losses of the cheap parts last rolled out, [L] by step, until the log has them."""
 
-    losses: [L] of CHEAP of the steps last rolled out, by step, for the log.
-    """
+    def __init__(self) -> None:
+        self.by_step: dict[int, Tensor] = {}
+
+    def logged(self, report: Report[Any]) -> list[Tensor]:
+        """The dear and the cheap losses of each accepted step; older ones are forgotten."""
+        rows = [
+            torch.cat([drift.losses, self.by_step[report.start + k].to(drift.losses)])
+            for k, drift in enumerate(report.drifts)
+        ]
+        self.by_step = {k: v for k, v in self.by_step.items() if k >= report.start + report.accepted}
+        return rows
+
+
+class RollOut:
+    """The cheap part of a step at its exact place: the known view's gradient, Adam, density control."""
 
     def __init__(self, config: Config, task: Distillation) -> None:
         self.task = task
         self.adam, self.density, self.seed = adam_settings(config), densify_settings(config), config.seed
-        self.losses: dict[int, Tensor] = {}
+        self.losses = CheapLosses()
 
     def __call__(self, state: State, drift: Drift) -> State:
         cheap = self.task.known(state.params, state.step)
-        self.losses[state.step] = cheap[2]
+        self.losses.by_step[state.step] = cheap.losses
         return update(state, total(reindex(drift, state), cheap), self.adam, self.density, self.seed)
 
     def coast(self, state: State) -> State:
         return coast(state, self.adam, self.density, self.seed)
-
-    def logged(self, report: Report[Drift]) -> list[Tensor]:
-        """[L] of LOSSES for each accepted step; older ones are forgotten."""
-        rows = [
-            torch.cat([drift.losses, self.losses[report.start + k].to(drift.losses)])
-            for k, drift in enumerate(report.drifts)
-        ]
-        self.losses = {k: v for k, v in self.losses.items() if k >= report.start + report.accepted}
-        return rows
 
 
 def problem(config: Config, ranks: Ranks, roll_out: RollOut) -> Problem[State, Drift]:
@@ -154,12 +158,12 @@ def problem(config: Config, ranks: Ranks, roll_out: RollOut) -> Problem[State, D
     return Problem(ranks.evaluate, roll_out, measure, roll_out.coast)
 
 
-def solver_settings(config: Config, world: int) -> Settings:
-    """A window of 0 is one slot for each rank: n devices, n steps at once (the paper: n - 1)."""
+def solver_settings(config: Config, world: int, second: bool = False) -> Settings:
+    """A window of 0 is one slot for each rank: n devices, n steps at once (the paper: n - 1). second: stage 2's."""
     return Settings(
-        steps=config.steps,
+        steps=config.refine_steps if second else config.steps,
         window=config.window or world,
-        threshold=config.threshold,
+        threshold=config.refine_threshold if second else config.threshold,
         ema=config.ema,
         aggregate=config.aggregate,
         tail=config.tail,

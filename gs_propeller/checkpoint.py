@@ -9,19 +9,31 @@ import fcntl
 import hashlib
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import Any, TypeVar
+
+from torch import Tensor
 
 from gs_propeller.config import Config
 from gs_propeller.errors import UserError
-from gs_propeller.gaussians import State
 from gs_propeller.io import load_tensors, save_tensors
 from gs_propeller.picard import Window
 
+S = TypeVar("S", bound=Any)
 FILE = "checkpoint.safetensors"
+SECOND_STAGE = (
+    "refine_steps",
+    "refine_batch",
+    "refine_guidance",
+    "refine_threshold",
+    "texture_lr",
+    "refine_strength_max",
+    "refine_strength_min",
+)
 # What may change between a run and its continuation without another result being asked for.
 FREE = frozenset(
     [
@@ -46,27 +58,23 @@ FREE = frozenset(
         "texture_size",
         "bake_views",
         "bake_size",
-        "refine_steps",
-        "refine_batch",
-        "texture_lr",
-        "refine_strength_max",
-        "refine_strength_min",
+        *SECOND_STAGE,
     ]
 )
 
 
-def fingerprint(config: Config, picture: bytes) -> str:
-    """A hash of every option that shapes the Gaussians, and of the input picture's bytes."""
+def fingerprint(config: Config, picture: bytes, also: Iterable[str] = ()) -> str:
+    """A hash of every option that shapes the Gaussians, of those named, and of the input's bytes."""
     shaping = {
         key: value
         for key, value in asdict(config).items()
-        if key not in FREE and key not in ("input", "name")
+        if key not in FREE.difference(also) and key not in ("input", "name")
     }
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode() + picture).hexdigest()[:16]
 
 
-def save(folder: Path, window: Window[State], mark: str, elapsed_s: float) -> None:
-    """Writes the window; the last whole checkpoint stays if that fails. Raises UserError."""
+def save(path: Path, window: Window[S], mark: str, elapsed_s: float) -> None:
+    """Writes the window, of states that have `tensors`; the last checkpoint stays if that fails. Raises UserError."""
     tensors = {
         f"{i}/{key}": value for i, state in enumerate(window.states) for key, value in state.tensors().items()
     }
@@ -79,15 +87,14 @@ def save(folder: Path, window: Window[State], mark: str, elapsed_s: float) -> No
         "fingerprint": mark,
         "elapsed_s": elapsed_s,
     }
-    save_tensors(folder / FILE, tensors, meta)
+    save_tensors(path, tensors, meta)
 
 
-def restore(folder: Path, mark: str) -> tuple[Window[State], float] | None:
-    """The window of the folder's checkpoint and the seconds spent so far; None where there is no checkpoint.
+def restore(path: Path, mark: str, read: Callable[[dict[str, Tensor]], S]) -> tuple[Window[S], float] | None:
+    """The window of the checkpoint and the seconds spent so far; None where there is no checkpoint.
 
     Raises UserError for a checkpoint of other options or another picture, or one that cannot be read.
     """
-    path = folder / FILE
     if not path.exists():
         return None
     tensors, meta = load_tensors(path)
@@ -96,11 +103,11 @@ def restore(folder: Path, mark: str) -> tuple[Window[State], float] | None:
             f"{path} belongs to other options or another picture; add resume=false to start anew, or name=... "
             "for a folder of its own"
         )
-    groups: list[dict] = [{} for _ in range(meta["states"])]
+    groups: list[dict[str, Tensor]] = [{} for _ in range(meta["states"])]
     for key, value in tensors.items():
         i, name = key.split("/", 1)
         groups[int(i)][name] = value
-    states = tuple(State.from_tensors(group) for group in groups)
+    states = tuple(read(group) for group in groups)
     return Window(states, meta["start"], meta["threshold"], meta["passes"], meta["evaluations"]), meta[
         "elapsed_s"
     ]

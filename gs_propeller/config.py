@@ -188,6 +188,9 @@ class Config:
     refine_guidance: float = _option(1.0, 6, "guidance scale of refinement; DreamGaussian: 5", "", 0, 1000)
     refine_strength_max: float = _option(0.6, 6, "noise strength of the first refinement step", "", 0.01, 1)
     refine_strength_min: float = _option(0.2, 6, "noise strength of the last", "", 0.01, 1)
+    refine_threshold: float = _option(
+        1e-5, 6, "e, first fixed-point threshold of refinement, squared colour", "", 0
+    )
 
     turntable_frames: int = _option(60, 7, "of the turntable; 0: none", "frames", 0, 10_000)
     turntable_size: int = _option(

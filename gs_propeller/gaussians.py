@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from scipy.spatial import cKDTree
@@ -142,6 +143,30 @@ class Drift:
 
     def __post_init__(self) -> None:
         _check_lengths(len(self.grads), stats=self.stats, lineage=self.lineage)
+
+
+class Evaluation(NamedTuple):
+    """Gradients, statistics and losses [L] at one slot: a drift that does not know yet whose rows it has."""
+
+    grads: Gaussians
+    stats: StepStats
+    losses: Tensor
+
+    def pack(self) -> Tensor:
+        """[N, 14 + 3K]: gradients and statistics of a row side by side."""
+        stats = [self.stats.grad2d[:, None], self.stats.seen[:, None], self.stats.radii[:, None]]
+        return torch.cat([self.grads.pack(), *stats], 1)
+
+    @staticmethod
+    def unpack(flat: Tensor, losses: Tensor, params: Gaussians) -> Evaluation:
+        """Inverse of pack, flattened; params: what it was evaluated at."""
+        packed = flat.reshape(len(params), -1)
+        grads, grad2d, seen, radii = packed.split([packed.shape[1] - 3, 1, 1, 1], 1)
+        return Evaluation(Gaussians.unpack(grads), StepStats(grad2d[:, 0], seen[:, 0], radii[:, 0]), losses)
+
+    def at(self, state: State) -> Drift:
+        """The drift of that state."""
+        return Drift(self.grads, self.stats, state.lineage, self.losses)
 
 
 @dataclass(frozen=True)

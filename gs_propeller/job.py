@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from gs_propeller import checkpoint
-from gs_propeller.asset import RollOut, Viewer, first_state, problem, solver_settings, textured_mesh
+import torch
+from torch import Tensor
+
+from gs_propeller import checkpoint, refine
+from gs_propeller.asset import (
+    CheapLosses,
+    RollOut,
+    Viewer,
+    first_state,
+    problem,
+    solver_settings,
+    textured_mesh,
+)
 from gs_propeller.config import Config, to_yaml
 from gs_propeller.gaussians import Drift, State
 from gs_propeller.io import atomic, save_glb, save_obj, save_ply
 from gs_propeller.log import Metrics, Progress, summary
 from gs_propeller.losses import LOSSES, Distillation
 from gs_propeller.media import contact_sheet, turntable
-from gs_propeller.picard import Report, Window, resume, solve
+from gs_propeller.picard import Problem, Report, Settings, Window, resume, solve
 from gs_propeller.picture import Picture
 from gs_propeller.ranks import Ranks
+from gs_propeller.refine import Novel, Refinement, RefineState
 from gs_propeller.texture import Textured
+
+S = TypeVar("S", bound=Any)  # a state: it has tensors() and to(device)
+D = TypeVar("D")
 
 
 class Interrupted(Exception):
@@ -35,37 +52,93 @@ class Asset:
     files: dict[str, Path]
 
 
-def solved(
-    config: Config, ranks: Ranks, distil: Distillation, picture: bytes, quiet: bool
-) -> tuple[Window[State], float]:
-    """(the last window, seconds spent in the loop), going on from the folder's checkpoint where there is one."""
-    folder, settings, device = config.run_folder, solver_settings(config, ranks.world), ranks.device
+@dataclass(frozen=True)
+class Stage(Generic[S, D]):
+    """One run of the solver in a folder: what is integrated and how, and under which names it is kept and shown.
+
+    first: the state of step 0. mark: what a checkpoint must have been made with. read: a state from a checkpoint's
+    tensors. losses: names of the [L] that logged gives for each step of a report. rows: of a state, for the log.
+    """
+
+    title: str
+    problem: Problem[S, D]
+    settings: Settings
+    first: S
+    mark: str
+    read: Callable[[dict[str, Tensor]], S]
+    losses: Sequence[str]
+    logged: Callable[[Report[D]], list[Tensor]]
+    rows: Callable[[S], int]
+    checkpoint: str = checkpoint.FILE
+    metrics: str = "metrics.jsonl"
+
+
+def distilling(config: Config, ranks: Ranks, distil: Distillation, picture: bytes) -> Stage[State, Drift]:
+    """The first stage."""
     roll_out = RollOut(config, distil)
-    task = problem(config, ranks, roll_out)
-    mark = checkpoint.fingerprint(config, picture)
-    found = checkpoint.restore(folder, mark) if config.resume else None
-    window, spent_s = found or (Window((first_state(config, device),), 0, settings.threshold), 0.0)
+    return Stage(
+        "distil",
+        problem(config, ranks, roll_out),
+        solver_settings(config, ranks.world),
+        first_state(config, ranks.device),
+        checkpoint.fingerprint(config, picture),
+        State.from_tensors,
+        LOSSES,
+        roll_out.losses.logged,
+        lambda state: len(state.params),
+    )
+
+
+def refining(config: Config, ranks: Ranks, task: Refinement, given: bytes) -> Stage[RefineState, Novel]:
+    """The second stage. given: the bytes of the picture and of the mesh that it starts from."""
+    losses = CheapLosses()
+
+    def update(state: RefineState, drift: Novel) -> RefineState:
+        known, losses.by_step[state.step] = task.known(state.params)
+        return task.update(state, drift, known)
+
+    return Stage(
+        "refine",
+        Problem(ranks.evaluate, update, refine.distance, task.coast),
+        solver_settings(config, ranks.world, second=True),
+        task.first_state(),
+        checkpoint.fingerprint(config, given, also=checkpoint.SECOND_STAGE),
+        RefineState.from_tensors,
+        refine.LOSSES,
+        losses.logged,
+        lambda state: len(state.params),
+        "refine_checkpoint.safetensors",
+        "refine_metrics.jsonl",
+    )
+
+
+def solved(config: Config, stage: Stage[S, D], device: torch.device, quiet: bool) -> tuple[Window[S], float]:
+    """(the last window, seconds spent in the loop), going on from the folder's checkpoint where there is one."""
+    folder, settings, task = config.run_folder, stage.settings, stage.problem
+    file = folder / stage.checkpoint
+    found = checkpoint.restore(file, stage.mark, stage.read) if config.resume else None
+    window, spent_s = found or (Window((stage.first,), 0, settings.threshold), 0.0)
     with atomic(folder / "config.yaml") as temporary:
         temporary.write_text(to_yaml(config))
     states = [state.to(device) for state in window.states]
     window = resume(states, window.start, window.threshold, task, settings, window.passes, window.evaluations)
-    metrics = Metrics(folder / "metrics.jsonl", window.start)
+    metrics = Metrics(folder / stage.metrics, window.start)
     begun_s = saved_s = time.monotonic()
     stream = None if quiet else sys.stderr
     with (
         checkpoint.interrupts() as stop,
-        Progress("distil", settings.steps, window.start, stream) as progress,
+        Progress(stage.title, settings.steps, window.start, stream) as progress,
     ):
 
-        def on_pass(now: Window[State], report: Report[Drift]) -> None:
+        def on_pass(now: Window[S], report: Report[D]) -> None:
             nonlocal saved_s
             elapsed_s = spent_s + time.monotonic() - begun_s
             shown = metrics.write_pass(
-                report, roll_out.logged(report), LOSSES, now.passes, len(now.states[0]), elapsed_s
+                report, stage.logged(report), stage.losses, now.passes, stage.rows(now.states[0]), elapsed_s
             )
             progress.update(now.start, **shown)
             if stop.asked or time.monotonic() - saved_s > config.checkpoint_every_s:
-                checkpoint.save(folder, now, mark, elapsed_s)
+                checkpoint.save(file, now, stage.mark, elapsed_s)
                 saved_s = time.monotonic()
             if stop.asked:
                 raise Interrupted(f"stopped at step {now.start}; the same command goes on from there")
@@ -75,16 +148,16 @@ def solved(
         finally:
             metrics.close()
     spent_s += time.monotonic() - begun_s
-    checkpoint.save(folder, window, mark, spent_s)
+    checkpoint.save(file, window, stage.mark, spent_s)
     return window, spent_s
 
 
 def finished(config: Config) -> bool:
     """Whether the folder holds this very job's asset already. Raises UserError for another job's checkpoint."""
     mark = checkpoint.fingerprint(config, Path(config.input).read_bytes())
-    found = checkpoint.restore(config.run_folder, mark) if config.resume else None
-    mesh = config.run_folder / f"{config.run_name}.glb"
     last = config.run_folder / checkpoint.FILE
+    found = checkpoint.restore(last, mark, State.from_tensors) if config.resume else None
+    mesh = config.run_folder / f"{config.run_name}.glb"
     done = found is not None and found[0].start == config.steps
     return done and mesh.exists() and mesh.stat().st_mtime >= last.stat().st_mtime
 

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from gs_propeller.camera import Cameras, orbit, relative_cameras
-from gs_propeller.gaussians import Drift, Gaussians, StepStats
+from gs_propeller.gaussians import Drift, Evaluation, Gaussians, StepStats
 from gs_propeller.randomness import keyed_generator
 from gs_propeller.raster import Rendered, render, render_slots
 
-Evaluation = tuple[Gaussians, StepStats, Tensor]  # grads, statistics, losses [L]
 DEAR, CHEAP = ("sds",), ("rgb", "mask", "opacity", "scale")
 LOSSES = DEAR + CHEAP
 
@@ -207,9 +206,9 @@ class Distillation:
         grads = leaves.map(lambda x: torch.zeros_like(x) if x.grad is None else x.grad)
         broken = [name for name, g in grads.items() if not bool(g.isfinite().all())]
         if not broken:
-            return grads, gathered(*views), values
+            return Evaluation(grads, gathered(*views), values)
         if self.skip_broken:
-            return grads.map(torch.zeros_like), StepStats.zeros(grads), values
+            return Evaluation(grads.map(torch.zeros_like), StepStats.zeros(grads), values)
         guilty = [
             name for name, value in zip(names, values.tolist(), strict=True) if not math.isfinite(value)
         ]

@@ -7,7 +7,7 @@ so that an error can name the rank:
     to a rank     ASK, slots, columns         | rows and step of each slot | parameters, float32, flat
                or BEGIN, number of the job, 0
                or STOP, 0, 0
-    and back      DONE, numbers, 0            | grads, statistics and losses, float32, flat
+    and back      DONE, numbers, losses       | each slot's result, then all losses, float32, flat
                or FAILED, bytes, whether a gradient was not finite | the traceback, or what that says, utf-8
 No lineage travels: rank 0 knows it, and a drift is a function of (parameters, step) alone, so the result
 does not depend on the number of ranks. Nothing is pickled, and every wait ends at the timeout.
@@ -26,20 +26,31 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gs_propeller.gaussians import Drift, Gaussians, State, StepStats
+from gs_propeller.gaussians import Evaluation, Gaussians
 
-Evaluation = tuple[Gaussians, StepStats, Tensor]  # grads, statistics, losses [L] at one slot
 Compute = Callable[
-    [Sequence[Gaussians], Sequence[int]], Sequence[Evaluation]
-]  # a rank's slots, may batch them
+    [Sequence[Any], Sequence[int]], Sequence[Any]
+]  # a rank's slots, params and steps -> results
 Sent = tuple[dist.Work | None, Tensor]  # a send under way, and the tensor that it still reads
 
 ASK, BEGIN, STOP, DONE, FAILED = range(5)
+
+
+class Result(Protocol):
+    """What comes back, as gaussians.Evaluation: losses [L]; pack() -> any shape, as many numbers for each row of the
+    parameters; unpack(flat, losses, params) its inverse; at(state) -> the drift that the solver is given."""
+
+    losses: Tensor
+
+    def pack(self) -> Tensor: ...
+
+    def at(self, state: Any) -> Any: ...
 
 
 class RankError(RuntimeError):
@@ -124,9 +135,17 @@ class Ranks:
     On rank 0 `begin` says which job comes and `evaluate` is the solver's dear call; leaving the context stops the
     others. On the others `serve` returns when it does. timeout_s: of every wait, so longer than any rank's longest
     computation or loading; also how long the others wait for rank 0's next request. group: ranks in a group, 0: all.
+    kinds: the classes of the parameters, which pack() and unpack by rows, and of the results.
     """
 
-    def __init__(self, device: torch.device | str = "cpu", timeout_s: float = 600.0, group: int = 0):
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        timeout_s: float = 600.0,
+        group: int = 0,
+        kinds: tuple[Any, Any] = (Gaussians, Evaluation),
+    ):
+        self.kinds = kinds
         if timeout_s <= 0.0:
             raise ValueError(f"timeout_s must be above 0, got {timeout_s}")
         process, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -203,14 +222,14 @@ class Ranks:
         for other in range(1, self.world):
             self._send(torch.tensor([BEGIN, job, 0]), other)
 
-    def evaluate(self, states: Sequence[State], steps: Sequence[int]) -> list[Drift]:
+    def evaluate(self, states: Sequence[Any], steps: Sequence[int]) -> list[Any]:
         """Drifts of all slots, in their order; on rank 0 alone. Raises RankError, or what compute raises."""
         if self.processes > 1 and os.getppid() != self.parent:
             raise RankError("the launcher died; its ranks end too, before another run takes their place")
         shares = [range(rank, len(states), self.world) for rank in range(self.world)]
         params = [state.params for state in states]
         sending = {rank: self._ask(rank, shares[rank], params, steps) for rank in range(1, self.world)}
-        results: dict[int, Evaluation] = {}
+        results: dict[int, Result] = {}
         failure: Exception | None = None
         try:
             own = self.compute([params[slot] for slot in shares[0]], [steps[slot] for slot in shares[0]])
@@ -225,11 +244,7 @@ class Ranks:
                 results |= zip(shares[rank], answer, strict=True)
         if failure is not None:
             raise failure
-        drifts = []
-        for slot, state in enumerate(states):
-            grads, stats, losses = results[slot]
-            drifts.append(Drift(grads, stats, state.lineage, losses))
-        return drifts
+        return [results[slot].at(state) for slot, state in enumerate(states)]
 
     def serve(self, prepare: Callable[[int], Compute]) -> None:
         """Compute what rank 0 asks for, until it says stop. Raises RankError when rank 0 is lost.
@@ -278,7 +293,7 @@ class Ranks:
             except PermissionError:
                 return  # it lives, as somebody else
 
-    def _ask(self, rank: int, slots: range, params: list[Gaussians], steps: Sequence[int]) -> list[Sent]:
+    def _ask(self, rank: int, slots: range, params: list[Any], steps: Sequence[int]) -> list[Sent]:
         """Begin to send a rank its slots. No slots, no answer: the request then only says that we live."""
         parts = [params[slot].pack() for slot in slots]
         messages = [torch.tensor([ASK, len(slots), parts[0].shape[1] if parts else 0])]
@@ -293,15 +308,12 @@ class Ranks:
         table = self._recv(torch.empty(slots, 2, dtype=torch.int64), 0).tolist()
         sizes = [rows * columns for rows, _ in table]
         flat = self._recv(torch.empty(sum(sizes), device=self.wire), 0).to(self.device)
-        params = [Gaussians.unpack(part.reshape(-1, columns)) for part in flat.split(sizes)]
+        params = [self.kinds[0].unpack(part.reshape(-1, columns)) for part in flat.split(sizes)]
         try:
             results = self.compute(params, [step for _, step in table])
-            rows = [
-                torch.cat([grads.pack(), stats.grad2d[:, None], stats.seen[:, None], stats.radii[:, None]], 1)
-                for grads, stats, _ in results
-            ]
-            losses = torch.stack([losses for _, _, losses in results])
-            body = torch.cat([*(part.reshape(-1) for part in rows), losses.reshape(-1)]).float().to(self.wire)
+            losses = torch.stack([result.losses for result in results])
+            body = torch.cat([*(result.pack().reshape(-1) for result in results), losses.reshape(-1)])
+            body = body.float().to(self.wire)
             header = [DONE, len(body), losses.shape[1]]
         except Exception as error:  # whatever it is: rank 0 raises it with this traceback, and decides
             broken = isinstance(error, FloatingPointError)  # it says all there is to say
@@ -311,7 +323,7 @@ class Ranks:
         self._send(torch.tensor(header), 0)
         self._send(body, 0)
 
-    def _collect(self, rank: int, params: list[Gaussians], sends: list[Sent]) -> list[Evaluation] | Exception:
+    def _collect(self, rank: int, params: list[Any], sends: list[Sent]) -> list[Result] | Exception:
         """The answer of a rank, or the failure that it reports; raises RankError when the rank is lost."""
         with _lost(self.first + rank):
             for work, _ in sends:
@@ -325,14 +337,10 @@ class Ranks:
             name = f"rank {self.first + rank} of {self.processes}"
             return FloatingPointError(f"{name}: {text}") if terms else RankError(f"{name} failed:\n{text}")
         flat = self._recv(torch.empty(size, device=self.wire), rank).to(self.device)
-        columns = params[0].pack().shape[1] + 3
-        *rows, losses = flat.split([*(len(part) * columns for part in params), len(params) * terms])
-        results = []
-        for part, loss in zip(rows, losses.reshape(len(params), terms), strict=True):
-            grads, grad2d, seen, radii = part.reshape(-1, columns).split([columns - 3, 1, 1, 1], 1)
-            stats = StepStats(grad2d[:, 0], seen[:, 0], radii[:, 0])
-            results.append((Gaussians.unpack(grads), stats, loss))
-        return results
+        rows, numbers = [len(part) for part in params], size - len(params) * terms
+        *parts, losses = flat.split([*(numbers * n // sum(rows) for n in rows), len(params) * terms])
+        each = zip(parts, losses.reshape(len(params), terms), params, strict=True)
+        return [self.kinds[1].unpack(part, loss, at) for part, loss, at in each]
 
     def _send(self, message: Tensor, rank: int) -> None:
         with _lost(self.first + rank):
@@ -344,14 +352,14 @@ class Ranks:
         return into
 
 
-def _no_job(params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluation]:
+def _no_job(params: Sequence[Any], steps: Sequence[int]) -> list[Result]:
     raise RankError("no job has begun")
 
 
 def _failing(error: Exception) -> Compute:
     """A compute that raises what preparing it raised."""
 
-    def compute(params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluation]:
+    def compute(params: Sequence[Any], steps: Sequence[int]) -> list[Result]:
         raise error
 
     return compute

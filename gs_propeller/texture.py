@@ -1,4 +1,4 @@
-"""Texture: unwrapping, baking from rendered views, shading, and the second stage's refinement.
+"""Texture: unwrapping, baking from rendered views, shading.
 
 V views, T texels along a side, Nt texture coordinates. UVs are in 0..1 with the origin at the bottom left, as
 in OBJ files; texture row 0 is the top. Pictures are over white in 0..1.
@@ -6,9 +6,8 @@ in OBJ files; texture row 0 is the top. Pictures are over white in 0..1.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from torch.nn import functional as F
 from gs_propeller.camera import Cameras
 from gs_propeller.mesh import Mesh, vertex_normals
 from gs_propeller.mesh_raster import Hits, rasterize
-from gs_propeller.randomness import keyed_generator
 
 RenderViews = Callable[[Cameras, int], tuple[Tensor, Tensor]]  # (image over white, alpha)
 SHARPNESS = 4.0  # exponent of the cosine: a view that looks straight on outweighs a slanted one
@@ -220,74 +218,3 @@ def shade(textured: Textured, cameras: Cameras, size: int, supersample: int = 2)
     image = sample_texture(textured.texture, lookup(textured, hits), hits.mask)
     alpha = hits.mask[:, None].float()
     return F.avg_pool2d(image, supersample), F.avg_pool2d(alpha, supersample)
-
-
-@dataclass(frozen=True)
-class RefineSettings:
-    """steps; batch: views a step; lr: Adam's, of the texture; size: px of the rendered views;
-    strength_max, strength_min: noise strength of the first and last step; lambda_known: of the input view.
-    """
-
-    steps: int
-    batch: int
-    lr: float
-    size: int
-    strength_max: float
-    strength_min: float
-    lambda_known: float = 4.0
-
-
-def refine(
-    textured: Textured,
-    cameras_of: Callable[[int], Cameras],
-    targets_of: Callable[[int, Tensor, float], Tensor],
-    reference: Reference,
-    settings: RefineSettings,
-    on_step: Callable[[int, float], None] = lambda step, loss: None,
-) -> Textured:
-    """DreamGaussian's second stage: the texture follows what the prior makes of its own renders.
-
-    cameras_of(step): that step's views. targets_of(step, images [V, 3, S, S], strength): the prior's multi-step
-    denoising of them, any size. The loss is the mean squared error to the targets inside the mesh, plus that of
-    the known view. Deterministic: all draws are the step's own.
-
-    What is learnt is an offset of two scales: a coarse one from all views, of no more texels than they can see,
-    and a fine one from the known view alone. Adam would otherwise leave the texels between the views' pixels
-    behind, as grain.
-    """
-    side = len(textured.texture)
-    coarse_side = min(side, 2 * settings.size)
-    coarse = torch.zeros(1, 3, coarse_side, coarse_side, requires_grad=True)
-    fine = torch.zeros_like(textured.texture, requires_grad=True)
-    optimiser = torch.optim.Adam([coarse, fine], lr=settings.lr, betas=(0.9, 0.99), eps=1e-15)
-    known_hits = rasterize(textured.mesh, reference.camera, reference.image.shape[-1])
-    known_at, known_mask = lookup(textured, known_hits), known_hits.mask & (reference.mask[:, 0] > 0.99)
-    for step in range(settings.steps):
-        share = step / max(settings.steps - 1, 1)
-        strength = settings.strength_max + (settings.strength_min - settings.strength_max) * share
-        cameras = cameras_of(step)
-        hits = rasterize(textured.mesh, cameras, settings.size)
-        at = lookup(textured, hits)
-        wide = F.interpolate(coarse, (side, side), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
-        texture = textured.texture + wide
-        image = sample_texture(texture + fine.detach(), at, hits.mask)
-        target = targets_of(step, image.detach(), strength)
-        target = F.interpolate(target, image.shape[-2:], mode="bilinear", align_corners=False)
-        novel = ((image - target).square() * hits.mask[:, None]).sum() / hits.mask.sum().clamp_min(1) / 3
-        shown = sample_texture(texture + fine, known_at, known_mask)
-        gap = (shown - reference.image).square() * known_mask[:, None]
-        loss = novel + settings.lambda_known * gap.sum() / known_mask.sum().clamp_min(1) / 3
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        on_step(step, float(loss))
-    with torch.no_grad():
-        wide = F.interpolate(coarse, (side, side), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
-        return replace(textured, texture=(textured.texture + wide + fine).clamp(0, 1))
-
-
-def refine_angles(step: int, batch: int, low_rad: float, high_rad: float, seed: int) -> tuple[Tensor, Tensor]:
-    """(azimuths, elevations) [V] of one refinement step: round the circle, a function of (seed, step) alone."""
-    generator = keyed_generator(seed, step, "refine views")
-    turn = (torch.arange(batch) + torch.rand(batch, generator=generator)) * (2 * math.pi / batch)
-    return turn, low_rad + (high_rad - low_rad) * torch.rand(batch, generator=generator)

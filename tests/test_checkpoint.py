@@ -15,7 +15,7 @@ import torch
 from gs_propeller import checkpoint
 from gs_propeller.config import Config
 from gs_propeller.errors import UserError
-from gs_propeller.gaussians import init_ball
+from gs_propeller.gaussians import State, init_ball
 from gs_propeller.picard import Window
 
 
@@ -27,8 +27,8 @@ def _window() -> Window:
 
 def test_a_window_comes_back_whole(tmp_path: Path) -> None:
     window = _window()
-    checkpoint.save(tmp_path, window, "mark", 12.5)
-    found = checkpoint.restore(tmp_path, "mark")
+    checkpoint.save(tmp_path / checkpoint.FILE, window, "mark", 12.5)
+    found = checkpoint.restore(tmp_path / checkpoint.FILE, "mark", State.from_tensors)
     assert found is not None
     again, seconds = found
     assert seconds == 12.5
@@ -39,15 +39,15 @@ def test_a_window_comes_back_whole(tmp_path: Path) -> None:
 
 
 def test_another_run_s_checkpoint_is_refused(tmp_path: Path) -> None:
-    assert checkpoint.restore(tmp_path, "mark") is None
-    checkpoint.save(tmp_path, _window(), "mark", 0.0)
+    assert checkpoint.restore(tmp_path / checkpoint.FILE, "mark", State.from_tensors) is None
+    checkpoint.save(tmp_path / checkpoint.FILE, _window(), "mark", 0.0)
     with pytest.raises(UserError, match="other options or another picture"):
-        checkpoint.restore(tmp_path, "other")
+        checkpoint.restore(tmp_path / checkpoint.FILE, "other", State.from_tensors)
     whole = (tmp_path / checkpoint.FILE).read_bytes()
     for torn in (b"torn", whole[: len(whole) // 2]):
         (tmp_path / checkpoint.FILE).write_bytes(torn)
         with pytest.raises(UserError, match="resume=false"):
-            checkpoint.restore(tmp_path, "mark")
+            checkpoint.restore(tmp_path / checkpoint.FILE, "mark", State.from_tensors)
 
 
 def test_what_makes_another_run() -> None:

@@ -214,6 +214,71 @@ def test_refinement(serial: Path, prior: str, picture: str, capsys: pytest.Captu
     assert "no mesh nowhere.obj" in capsys.readouterr().err
 
 
+def _refined(folder: Path) -> tuple[torch.Tensor, list[tuple[float, float]]]:
+    """The refined texture, and every step's losses."""
+    lines = [json.loads(line) for line in (folder / "refine_metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(6))
+    return load_mesh(folder / "thing_refined.glb").texture, [(line["novel"], line["known"]) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def refined(
+    serial: Path, prior: str, picture: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[torch.Tensor, list[tuple[float, float]]]:
+    outdir = tmp_path_factory.mktemp("refined")
+    words = _words(prior, picture, outdir, f"mesh={serial / 'thing.obj'}", "refine_steps=6", "window=1")
+    assert main2_mesh.main(words) == 0
+    return _refined(outdir / "thing")
+
+
+EXACT_REFINEMENT = ["refine_steps=6", "refine_threshold=0", "ema=1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [["window=4"], ["window=3", "tail=copy"], ["window=4", "ranks=2"]])
+def test_refinement_windows_and_ranks_give_the_serial_texture(
+    serial: Path,
+    refined: tuple[torch.Tensor, list],
+    prior: str,
+    picture: str,
+    tmp_path: Path,
+    more: list[str],
+) -> None:
+    words = _words(prior, picture, tmp_path, f"mesh={serial / 'thing.obj'}", *EXACT_REFINEMENT, *more)
+    done = _run(words, "main2_mesh.py")
+    assert done.returncode == 0, done.stderr
+    texture, losses = _refined(tmp_path / "thing")
+    assert torch.equal(texture, refined[0])
+    assert losses == refined[1]
+
+
+@pytest.mark.slow
+def test_an_interrupted_refinement_goes_on_to_the_same_end(
+    serial: Path, refined: tuple[torch.Tensor, list], prior: str, picture: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    words = _words(prior, picture, tmp_path, f"mesh={serial / 'thing.obj'}", *EXACT_REFINEMENT, "window=2")
+    before = Progress.update
+
+    def interrupting(self: Progress, step: int, **values: str) -> None:
+        before(self, step, **values)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Progress, "update", interrupting)
+    assert main2_mesh.main(words) == 130
+    assert "goes on from there" in capsys.readouterr().err
+    assert not (tmp_path / "thing" / "thing_refined.glb").exists()
+    monkeypatch.setattr(Progress, "update", before)
+    assert main2_mesh.main([*words, "texture_lr=0.5"]) == 2
+    assert "resume=false" in capsys.readouterr().err
+    assert main2_mesh.main([*words, "window=3"]) == 0
+    texture, losses = _refined(tmp_path / "thing")
+    assert torch.equal(texture, refined[0])
+    assert losses == refined[1]
+    assert main2_mesh.main([*words, "texture_lr=0.5"]) == 0  # done: another call may ask for something else
+
+
 @pytest.fixture
 def pictures(picture: str, tmp_path: Path) -> Path:
     """Three good ones and a bad one."""

@@ -1,4 +1,4 @@
-"""Baking, shading and refining textures on meshes whose true colours are known."""
+"""Baking and shading textures on meshes whose true colours are known."""
 
 from __future__ import annotations
 
@@ -14,12 +14,9 @@ from gs_propeller.mesh import Mesh, from_trimesh
 from gs_propeller.mesh_raster import rasterize
 from gs_propeller.texture import (
     Reference,
-    RefineSettings,
     Textured,
     bake,
     lookup,
-    refine,
-    refine_angles,
     sample_texture,
     shade,
     texel_surface,
@@ -130,40 +127,6 @@ def test_lookup_is_differentiable_in_the_texture(baked: Textured) -> None:
         for h in (1e-3, -1e-3)
     ]
     assert abs((ends[0] - ends[1]) / 2e-3 / slope - 1) < 1e-6  # linear in the texture
-
-
-def test_refinement_goes_where_the_prior_points(baked: Textured) -> None:
-    """A prior that wants everything greener, a known view that wants itself."""
-    camera = orbit([0.0], [0.0], 2.0, FOV)
-    reference = Reference(*_views(camera, 64), camera)
-    strengths = []
-
-    def cameras_of(step: int) -> Cameras:
-        return orbit(*refine_angles(step, 3, -0.4, 0.4, 0), 2.0, FOV)
-
-    def greener(step: int, images: Tensor, strength: float) -> Tensor:
-        strengths.append(strength)
-        return (images + torch.tensor([-0.1, 0.2, -0.1]).view(1, 3, 1, 1)).clamp(0, 1)
-
-    settings = RefineSettings(12, 3, 0.05, 48, 0.6, 0.2)
-    losses: list[float] = []
-    result = refine(baked, cameras_of, greener, reference, settings, lambda step, loss: losses.append(loss))
-    again = refine(baked, cameras_of, greener, reference, settings)
-    assert torch.equal(result.texture, again.texture)
-    back = orbit([math.pi], [0.0], 2.0, FOV)
-    before, after = (shade(t, back, 32)[0][0, 1, 16, 16] for t in (baked, result))
-    assert float(after) > float(before) + 0.05
-    front = (shade(result, camera, 64)[0] - reference.image)[0, :, 28:36, 28:36].abs().mean()
-    assert float(front) < 0.06
-    assert strengths[:12] == pytest.approx([0.6 - 0.4 * k / 11 for k in range(12)])
-    assert len(losses) == 12
-
-
-def test_refinement_views_are_functions_of_the_step() -> None:
-    one, again, other = (refine_angles(step, 4, -0.2, 0.3, 7) for step in (3, 3, 4))
-    assert torch.equal(one[0], again[0])
-    assert not torch.equal(one[0], other[0])
-    assert bool(((one[1] >= -0.2) & (one[1] <= 0.3)).all())
 
 
 def test_shapes_are_checked() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gs_propeller.adam import AdamSettings
 from gs_propeller.densify import DensifySettings
-from gs_propeller.gaussians import Gaussians, State, StepStats, start
+from gs_propeller.gaussians import Evaluation, Gaussians, State, StepStats, start
 from gs_propeller.randomness import keyed_generator
 
 ADAM = AdamSettings(position_lr_init=0.002, position_lr_steps=40, opacity_lr=0.2)
@@ -38,7 +38,7 @@ def scene(rows: int = 24, seed: int = 0, sh_degree: int = 1) -> State:
     )
 
 
-def drift_at(params: Gaussians, step: int) -> tuple[Gaussians, StepStats, Tensor]:
+def drift_at(params: Gaussians, step: int) -> Evaluation:
     """grads, statistics and losses, a function of parameters and step; the step draws its own phase."""
     phase = torch.rand(3, generator=keyed_generator(SEED, step, "toy"))
     centre = params.means.mean(0)
@@ -54,8 +54,8 @@ def drift_at(params: Gaussians, step: int) -> tuple[Gaussians, StepStats, Tensor
     stats = StepStats(
         4.0 * waves.abs().sum(1), torch.full_like(waves[:, 0], 4.0), params.log_scales.exp().amax(1) / 2.0
     )
-    return grads, stats, torch.stack([waves.square().mean(), params.sh_dc.square().mean()])
+    return Evaluation(grads, stats, torch.stack([waves.square().mean(), params.sh_dc.square().mean()]))
 
 
-def compute(params: Sequence[Gaussians], steps: Sequence[int]) -> list[tuple[Gaussians, StepStats, Tensor]]:
+def compute(params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluation]:
     return [drift_at(p, step) for p, step in zip(params, steps, strict=True)]

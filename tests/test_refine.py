@@ -1,0 +1,149 @@
+"""The second stage: where a texture goes, and that every window and rank goes there by the same bits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import trimesh
+from torch import Tensor
+
+from gs_propeller.camera import Cameras, orbit
+from gs_propeller.mesh import from_trimesh
+from gs_propeller.picard import Problem, Report, Settings, Window, solve
+from gs_propeller.refine import (
+    Novel,
+    Offsets,
+    Refinement,
+    RefineSettings,
+    RefineState,
+    distance,
+    refine_angles,
+)
+from gs_propeller.texture import Reference, Textured, shade, unwrap
+
+FOV = math.radians(49.1)
+BALL = from_trimesh(trimesh.creation.icosphere(3, 0.6))
+STEPS = 12
+
+
+def cameras_of(step: int) -> Cameras:
+    return orbit(*refine_angles(step, 3, -0.4, 0.4, 0), 2.0, FOV)
+
+
+def greener(step: int, images: Tensor, strength: float) -> Tensor:
+    """A prior that wants everything greener, the more the earlier, and depends on what it is shown."""
+    shift = torch.tensor([-0.1, 0.2, -0.1]).view(1, 3, 1, 1) * strength
+    return (images + shift + 0.05 * torch.sin(9 * images + step)).clamp(0, 1)
+
+
+@pytest.fixture(scope="module")
+def task() -> Refinement:
+    """A grey ball, of which the known view shows a red front."""
+    front = orbit([0.0], [0.0], 2.0, FOV)
+    textured = Textured(BALL, *unwrap(BALL, 96), torch.full((96, 96, 3), 0.5))
+    alpha = shade(textured, front, 64)[1]
+    red = torch.tensor([0.8, 0.2, 0.2]).view(1, 3, 1, 1)
+    reference = Reference(red * alpha + (1 - alpha), alpha, front)
+    return Refinement(textured, cameras_of, greener, reference, RefineSettings(STEPS, 3, 0.03, 24, 0.6, 0.2))
+
+
+def problem_of(task: Refinement) -> Problem[RefineState, Novel]:
+    def update(state: RefineState, drift: Novel) -> RefineState:
+        return task.update(state, drift, task.known(state.params)[0])
+
+    def evaluate(states: list[RefineState], steps: list[int]) -> list[Novel]:
+        return task.compute([s.params for s in states], steps)
+
+    return Problem(evaluate, update, distance, task.coast)  # type: ignore[arg-type]
+
+
+def run(task: Refinement, window: int, **changes: object) -> Window[RefineState]:
+    settings = Settings(STEPS, window, **{"threshold": 0.0, "ema": 1.0, **changes})  # type: ignore[arg-type]
+    return solve(problem_of(task), settings, task.first_state())
+
+
+def same(one: RefineState, other: RefineState) -> bool:
+    return all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
+
+
+def test_refinement_goes_where_prior_and_picture_point(task: Refinement) -> None:
+    result = task.result(run(task, 1).states[0])
+    back, front = orbit([math.pi], [0.0], 2.0, FOV), task.reference.camera
+    middle = shade(result, back, 32)[0][0, :, 16, 16]
+    assert float(middle[1]) > 0.55 > 0.5 > float(middle[0])
+    shown = shade(result, front, 64)[0][0, :, 28:36, 28:36].mean((1, 2))
+    assert float(shown[0]) > 0.6 and float(shown[1]) < 0.4
+
+
+@pytest.mark.parametrize("tail", ["momentum", "copy"])
+@pytest.mark.parametrize("window", [2, 4, 8])
+def test_every_window_is_the_serial_run_at_threshold_nought(task: Refinement, window: int, tail: str) -> None:
+    serial, parallel = run(task, 1), run(task, window, tail=tail)
+    assert same(serial.states[0], parallel.states[0])
+    assert parallel.passes <= STEPS
+
+
+def test_a_window_takes_several_steps_a_pass(task: Refinement) -> None:
+    """With a threshold of a thousandth of the range, and ends near the serial run."""
+    serial, parallel = run(task, 1), run(task, 4, threshold=1e-6)
+    assert parallel.passes < 0.7 * STEPS
+    assert distance(serial.states[0], parallel.states[0]) < 1e-3  # measured 5e-5
+
+
+def test_the_update_is_adam_on_the_sum_of_both_losses(task: Refinement) -> None:
+    """Against torch.optim.Adam on the loss written out in one piece."""
+    coarse, fine = (t.clone().requires_grad_(True) for t in task.first_state().params.__dict__.values())
+    adam = torch.optim.Adam([coarse, fine], lr=task.settings.lr, betas=(0.9, 0.99), eps=1e-15)
+    from gs_propeller.mesh_raster import rasterize
+    from gs_propeller.texture import lookup, sample_texture
+
+    s, mesh = task.settings, task.textured.mesh
+    for step in range(3):
+        strength = s.strength_max + (s.strength_min - s.strength_max) * step / (STEPS - 1)
+        hits = rasterize(mesh, cameras_of(step), s.size)
+        image = sample_texture(
+            task.painted(Offsets(coarse, fine.detach())), lookup(task.textured, hits), hits.mask
+        )
+        gap = (image - greener(step, image.detach(), strength)).square() * hits.mask[:, None]
+        seen = rasterize(mesh, task.reference.camera, 64)
+        mask = seen.mask & (task.reference.mask[:, 0] > 0.99)
+        shown = sample_texture(task.painted(Offsets(coarse, fine)), lookup(task.textured, seen), mask)
+        miss = (shown - task.reference.image).square() * mask[:, None]
+        loss = gap.sum() / hits.mask.sum() / 3 + s.lambda_known * miss.sum() / mask.sum() / 3
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    three = replace(task, settings=s)
+    ours = solve(problem_of(three), Settings(3, 1), three.first_state()).states[0].params
+    assert torch.allclose(ours.coarse, coarse, atol=1e-6)
+    assert torch.allclose(ours.fine, fine, atol=1e-6)
+
+
+def test_what_travels_comes_back_whole(task: Refinement) -> None:
+    state = run(task, 3).states[0]
+    packed = state.params.pack()
+    assert packed.shape == (len(state.params), 3)
+    again = Offsets.unpack(packed)
+    assert torch.equal(again.coarse, state.params.coarse) and torch.equal(again.fine, state.params.fine)
+    drift = task.compute([state.params], [2])[0]
+    back = Novel.unpack(drift.pack().reshape(-1), drift.losses, state.params)
+    assert torch.equal(back.coarse, drift.coarse) and back.at(state) is back
+    assert same(RefineState.from_tensors(state.tensors()), state)
+    assert same(state.to("cpu"), state)
+
+
+def test_reports_name_errors_of_colours(task: Refinement) -> None:
+    reports: list[Report[Novel]] = []
+    settings = Settings(STEPS, 4, threshold=1e-9, ema=1.0)
+    solve(problem_of(task), settings, task.first_state(), lambda window, report: reports.append(report))
+    assert all(0.0 <= error < 0.1 for report in reports for error in report.errors)
+
+
+def test_refinement_views_are_functions_of_the_step() -> None:
+    one, again, other = (refine_angles(step, 4, -0.2, 0.3, 7) for step in (3, 3, 4))
+    assert torch.equal(one[0], again[0])
+    assert not torch.equal(one[0], other[0])
+    assert bool(((one[1] >= -0.2) & (one[1] <= 0.3)).all())

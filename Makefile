@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: run setup test test-fast bench lint clean
+.PHONY: run setup web test test-fast bench lint clean
 
 run: setup
 	$(BIN)/python main_propeller.py --config configs/image.yaml input=data/cat.png
@@ -19,7 +19,16 @@ $(STAMP): requirements.txt requirements-dev.txt
 	$(BIN)/python -c "from gs_propeller.raster_cpu import warm; warm()"
 	touch $@
 
-test: setup
+# What the tests of written files need beyond Python: a machine without npm, or where chromium is missing and
+# cannot be installed, skips those tests and says so.
+web:
+	@if command -v npm > /dev/null && ! test -d tests/web/node_modules; then \
+		npm ci --prefix tests/web --silent --no-audit --no-fund || echo "npm ci failed: those tests are skipped"; fi
+	@if ! command -v chromium > /dev/null && command -v apt-get > /dev/null && test "$$(id -u)" = 0; then \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } > /dev/null 2>&1 \
+		|| echo "chromium could not be installed: its test is skipped"; fi
+
+test: setup web
 	$(BIN)/python -m pytest -q --cov --cov-report=term
 
 test-fast: setup

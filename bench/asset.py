@@ -30,7 +30,7 @@ from bench.truth import (
     save_png,
 )
 from gs_propeller.asset import Viewer, first_state
-from gs_propeller.config import load, updated
+from gs_propeller.config import Config, load, updated
 from gs_propeller.texture import shade
 from guidance.pocket.data import TEST_SEED, VALIDATION_SEED
 from main_propeller import make_asset
@@ -48,13 +48,11 @@ MEASURES = (
 )
 
 
-def score(
-    case: Case, folder: Path, pairs: list[str], config_path: str
-) -> tuple[dict[str, float], torch.Tensor]:
-    """One object's measures, and a contact sheet [3, H, W]: truth, ours, its mesh."""
+def asset_config(case: Case, folder: Path, pairs: list[str], config_path: str) -> Config:
+    """The configuration of one object's run in `folder`, its input picture drawn there."""
     save_png(str(folder / f"{case.name}.png"), case.picture())
     config, _ = load(["--config", config_path, *pairs])
-    config = updated(
+    return updated(
         config,
         {
             "input": str(folder / f"{case.name}.png"),
@@ -64,6 +62,13 @@ def score(
             "turntable_frames": 0,
         },
     )
+
+
+def score(
+    case: Case, folder: Path, pairs: list[str], config_path: str
+) -> tuple[dict[str, float], torch.Tensor]:
+    """One object's measures, and a contact sheet [3, H, W]: truth, ours, its mesh."""
+    config = asset_config(case, folder, pairs, config_path)
     asset = make_asset(config, quiet=True)
     azimuths, elevations = novel_angles(case.pose)
     cameras = asset_cameras(azimuths, elevations)

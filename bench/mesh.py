@@ -1,0 +1,149 @@
+"""From Gaussians to a refined mesh, against the true object: `python -m bench.mesh [--objects 8] [key=value ...]`.
+
+Held-out objects, both stages with the shipped settings. Novel views: 16 at 128 px, of the Gaussians, of the baked
+mesh and of the refined one. Geometry against the true solid, in the asset's own frame: symmetric Chamfer distance of
+surface points (world units, the picture spans 1.46) and volume IoU of points in the box around both. Prints a table,
+then one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.spatial import cKDTree
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from bench.asset import asset_config
+from bench.truth import SCORE_PX, Case, asset_cameras, cases, novel_angles, over_white, psnr_db, save_png
+from gs_propeller.mesh import Mesh
+from gs_propeller.texture import shade
+from guidance.pocket.data import TEST_SEED, VALIDATION_SEED
+from guidance.pocket.render import surface
+from main2_mesh import refine_asset
+from main_propeller import make_asset
+
+POINTS = 100_000  # in the box, and a tenth as many on each surface
+MEASURES = ("gaussian", "baked", "refined")
+Array = NDArray[np.float64]
+
+
+def to_asset(points: Array, case: Case) -> Array:
+    """[M, 3] of the true object's world, turned about y until the input view is at azimuth 0."""
+    sine, cosine = np.sin(case.pose.azimuth_rad), np.cos(case.pose.azimuth_rad)
+    x, y, z = points.T
+    return np.stack([x * cosine - z * sine, y, x * sine + z * cosine], 1)
+
+
+def to_truth(points: Array, case: Case) -> Array:
+    """Inverse of to_asset."""
+    sine, cosine = np.sin(case.pose.azimuth_rad), np.cos(case.pose.azimuth_rad)
+    x, y, z = points.T
+    return np.stack([x * cosine + z * sine, y, z * cosine - x * sine], 1)
+
+
+def geometry(mesh: Mesh, case: Case, seed: int = 0) -> tuple[float, float]:
+    """(Chamfer distance, volume IoU)."""
+    rng = np.random.default_rng(seed)
+    solid = mesh.trimesh()
+    ours, _ = solid.sample(POINTS // 10, return_index=True, seed=seed)
+    theirs = outside(case, rng)
+    near = cKDTree(theirs).query(ours)[0].mean(), cKDTree(ours).query(theirs)[0].mean()
+    low = np.minimum(ours.min(0), theirs.min(0)) - 0.02
+    high = np.maximum(ours.max(0), theirs.max(0)) + 0.02
+    points = rng.uniform(low, high, (POINTS, 3))
+    inside, truth = solid.contains(points), case.thing.inside(to_truth(points, case))
+    return float(np.mean(near)), float((inside & truth).sum() / (inside | truth).sum())
+
+
+def outside(case: Case, rng: np.random.Generator) -> Array:
+    """[M, 3] points on the true object's outer surface, even by area, asset frame; parts hide parts of others."""
+    shape = surface(case.thing)
+    corners = shape.vertices.astype(np.float64)[shape.faces]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    chosen = rng.choice(len(area), POINTS // 5, p=area / area.sum())
+    u, v = np.sort(rng.random((2, len(chosen))), axis=0)
+    weights = np.stack([u, v - u, 1 - v], 1)
+    points = (corners[chosen] * weights[:, :, None]).sum(1)
+    normals = (shape.normals.astype(np.float64)[shape.faces[chosen]] * weights[:, :, None]).sum(1)
+    return to_asset(points[~case.thing.inside(points + 0.01 * normals)], case)
+
+
+def dssim(images: Tensor, truth: Tensor) -> float:
+    """(1 - SSIM) / 2, mean over the views."""
+    pairs = zip(images.numpy(), truth.numpy(), strict=True)
+    return float(
+        np.mean([(1 - structural_similarity(a, b, channel_axis=0, data_range=1.0)) / 2 for a, b in pairs])
+    )
+
+
+def score(
+    case: Case, folder: Path, pairs: list[str], config_path: str
+) -> tuple[dict[str, float], torch.Tensor]:
+    """One object's measures, and a contact sheet [3, H, W]: truth, Gaussians, baked, refined."""
+    config = asset_config(case, folder, pairs, config_path)
+    asset = make_asset(config, quiet=True)
+    refined, _ = refine_asset(config, quiet=True)
+    azimuths, elevations = novel_angles(case.pose)
+    cameras = asset_cameras(azimuths, elevations)
+    truth = over_white(case.truth(azimuths, elevations))
+    with torch.no_grad():
+        drawn = {
+            "gaussian": asset.viewer.views(cameras, SCORE_PX)[0].clamp(0, 1),
+            "baked": shade(asset.textured, cameras, SCORE_PX)[0],
+            "refined": shade(refined, cameras, SCORE_PX)[0],
+        }
+    result: dict[str, float] = {}
+    for name, image in drawn.items():
+        result[f"{name}_psnr_db"], result[f"{name}_dssim"] = psnr_db(image, truth), dssim(image, truth)
+    mesh = asset.textured.mesh
+    result["watertight"] = float(mesh.trimesh().is_watertight and mesh.trimesh().is_winding_consistent)
+    result["faces"] = float(len(mesh.faces))
+    result["chamfer"], result["volume_iou"] = geometry(mesh, case)
+    return result, torch.cat([torch.cat(list(x[::2]), 2) for x in (truth, *drawn.values())], 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--objects", type=int, default=8, help="held-out objects")
+    parser.add_argument("--config", default="configs/image.yaml")
+    parser.add_argument(
+        "--validation", action="store_true", help="objects to tune on, apart from the test ones"
+    )
+    parser.add_argument("--sheet", type=Path, default=Path("build/bench/mesh.png"))
+    parser.add_argument("pairs", nargs="*", help="key=value")
+    given = parser.parse_args()
+    console, rows, sheets = Console(width=120), {}, []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in cases(given.objects, VALIDATION_SEED if given.validation else TEST_SEED)[1:]:
+            rows[case.name], sheet = score(case, Path(folder), given.pairs, given.config)
+            sheets.append(sheet)
+            console.print(f"{case.name}: " + ", ".join(f"{k} {v:.3f}" for k, v in rows[case.name].items()))
+    given.sheet.parent.mkdir(parents=True, exist_ok=True)
+    save_png(str(given.sheet), torch.cat(sheets, 1))
+    mean = {key: float(np.mean([row[key] for row in rows.values()])) for key in next(iter(rows.values()))}
+    table = Table(title=f"{len(rows)} held-out objects, 16 novel views at {SCORE_PX} px: dB / DSSIM")
+    for heading in ("object", *MEASURES, "watertight", "faces", "Chamfer", "volume IoU"):
+        table.add_column(heading)
+    for name, row in [*rows.items(), ("mean", mean)]:
+        cells = [f"{row[f'{m}_psnr_db']:.2f} / {row[f'{m}_dssim']:.4f}" for m in MEASURES]
+        shape = [f"{row['watertight']:.2f}", f"{row['faces']:.0f}", f"{row['chamfer']:.4f}"]
+        table.add_row(name, *cells, *shape, f"{row['volume_iou']:.3f}")
+    console.print(table)
+    figures = {key: round(value, 4) for key, value in mean.items()}
+    figures["watertight"] = int(sum(row["watertight"] for row in rows.values()))
+    print(json.dumps({"objects": len(rows), **figures}))
+
+
+if __name__ == "__main__":
+    main()

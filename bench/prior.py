@@ -3,13 +3,14 @@
 DDIM from noise, 8 views all round each object at the prior's own size: held-out objects of the trained families
 (seen) and of families that no training view shows (unseen). Beside it, in the same run, rivals that draw nothing:
 the known view unchanged, the mean training view, and the training object whose known view is nearest, mirror images
-included, turned as asked. Prints tables, writes a contact sheet, then one JSON object.
+included, turned as asked. LPIPS is measured where its weights are in the cache. Prints tables, writes a contact sheet, then one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +30,10 @@ from guidance.pocket.data import OBJECTS, SIZE_PX, TEST_SEED, VALIDATION_SEED, h
 from guidance.pocket.families import FAMILIES, UNTRAINED
 from guidance.pocket.render import FOV_Y_RAD, RADIUS, on_white, views
 from guidance.pocket.score import Turned, iou, psnr_db, sampled, turned
-from guidance.pocket.train import newest_shard
 from guidance.zero123 import Zero123
 
 MEASURES = ("psnr_db", "ssim", "iou")
+Perceptual = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,10 @@ class Library:
         return drawn.flip(-1) if mirrored else drawn
 
 
-def library(objects: int, shards: int) -> Library:
-    """Drawn once, then kept in build/bench."""
-    numbers = np.linspace(0, shards - 1, -(-objects // OBJECTS)).round().astype(int)
-    path = Path(f"build/bench/library-{objects}-{shards}.safetensors")
+def library(objects: int, first: int, end: int) -> Library:
+    """From the shards first .. end - 1; drawn once, then kept in build/bench."""
+    numbers = np.linspace(first, end - 1, -(-objects // OBJECTS)).round().astype(int)
+    path = Path(f"build/bench/library-{objects}-{first}-{end}.safetensors")
     if not path.exists():
         where = torch.tensor([(int(n), i) for n in numbers for i in range(OBJECTS)])[:objects]
         known = torch.empty(len(where), 3, SIZE_PX, SIZE_PX, dtype=torch.uint8)
@@ -77,15 +78,29 @@ def library(objects: int, shards: int) -> Library:
     return Library(**load_file(path))
 
 
-def measured(images: Tensor, case: Turned) -> dict[str, float]:
+def perceptual() -> Perceptual | None:
+    """LPIPS (AlexNet) where the package and its weights are in the cache; it is not among the requirements."""
+    try:
+        import lpips
+
+        return lpips.LPIPS(net="alex", verbose=False).eval()
+    except (ImportError, OSError, RuntimeError):
+        return None
+
+
+@torch.no_grad()
+def measured(images: Tensor, case: Turned, lpips: Perceptual | None) -> dict[str, float]:
     """Means over the views."""
     pairs = zip(images.numpy(), case.truth.numpy(), strict=True)
     ssim = [structural_similarity(a, b, channel_axis=0, data_range=1.0) for a, b in pairs]
-    return {
+    found = {
         "psnr_db": psnr_db(images, case.truth),
         "ssim": float(np.mean(ssim)),
         "iou": iou(images, case.masks),
     }
+    if lpips is not None:
+        found["lpips"] = float(lpips(images * 2 - 1, case.truth * 2 - 1).mean())
+    return found
 
 
 def main() -> None:
@@ -109,7 +124,8 @@ def main() -> None:
     quiet_libraries()
     prior = Zero123(find_prior(given.prior))
     trained = json.loads((POCKET / "training.json").read_text())
-    rivals = library(given.library, newest_shard(trained["steps"]))
+    rivals, lpips = library(given.library, *trained["shards"]), perceptual()
+    measures = MEASURES + (("lpips",) if lpips else ())
     first = VALIDATION_SEED if given.validation else TEST_SEED
     console, figures, sheet = Console(width=120), {}, []
     for kind, count, families in (("seen", given.seen, FAMILIES), ("unseen", given.unseen, UNTRAINED)):
@@ -122,20 +138,20 @@ def main() -> None:
             drawn["mean training view"] = rivals.mean.expand_as(case.truth)
             drawn["nearest training object"] = rivals.nearest(case)
             for name, images in drawn.items():
-                rows.setdefault(name, []).append(measured(images, case))
+                rows.setdefault(name, []).append(measured(images, case, lpips))
             chosen = next(iter(drawn.values()))
             per_family.setdefault(thing.family, []).append(psnr_db(chosen, case.truth))
             if index < 2 * len(UNTRAINED):
                 strips = [torch.cat([case.known, *x[::2]], 2) for x in (case.truth, *drawn.values())][:3]
                 sheet.append(torch.cat(strips, 1))
         means = {
-            name: {k: float(np.mean([r[k] for r in found])) for k in MEASURES} for name, found in rows.items()
+            name: {k: float(np.mean([r[k] for r in found])) for k in measures} for name, found in rows.items()
         }
         table = Table(title=f"{count} {kind} objects, 8 views at {prior.size_px} px")
-        for heading in ("", "PSNR dB", "SSIM", "mask IoU"):
+        for heading in ("", "PSNR dB", "SSIM", "mask IoU", *measures[3:]):
             table.add_column(heading)
         for name, row in means.items():
-            table.add_row(name, f"{row['psnr_db']:.2f}", f"{row['ssim']:.3f}", f"{row['iou']:.3f}")
+            table.add_row(name, f"{row['psnr_db']:.2f}", *(f"{row[k]:.3f}" for k in measures[1:]))
         console.print(table)
         console.print(", ".join(f"{f} {np.mean(v):.1f}" for f, v in per_family.items()))
         figures[kind] = means

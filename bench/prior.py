@@ -3,7 +3,8 @@
 DDIM from noise, 8 views all round each object at the prior's own size: held-out objects of the trained families
 (seen) and of families that no training view shows (unseen). Beside it, in the same run, rivals that draw nothing:
 the known view unchanged, the mean training view, and the training object whose known view is nearest, mirror images
-included, turned as asked. LPIPS is measured where its weights are in the cache. Prints tables, writes a contact sheet, then one JSON object.
+included, turned as asked. LPIPS is measured where its weights are in the cache. Prints tables, writes a contact
+sheet, then one JSON object.
 """
 
 from __future__ import annotations

@@ -25,6 +25,8 @@ CHOICES: Settings = [
     ("t_min 0.4", {"t_min": 0.4}),
     ("t_min 0.8", {"t_min": 0.8}),
     ("t drawn uniformly", {"anneal_t": False}),
+    ("every level as hard (sds_weight=clean)", {"sds_weight": "clean"}),
+    ("the same, a third of the weight", {"sds_weight": "clean", "lambda_sds": 0.3}),
     ("batch 2", {"batch_size": 2}),
     ("batch 8", {"batch_size": 8}),
     ("render at 128 px", {"render_size": 128}),

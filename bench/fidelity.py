@@ -215,7 +215,14 @@ def main() -> None:
     parser.add_argument("--sweep", type=int, default=2, help="objects of the sweeps; 0: headline alone")
     parser.add_argument("--jobs", type=int, default=2, help="processes, a thread each")
     parser.add_argument("--plot", type=Path, default=Path("build/bench/fidelity.png"))
+    parser.add_argument(
+        "--stage", type=int, default=1, choices=(1, 2), help="2: the texture's window, bench.second"
+    )
     given = parser.parse_args()
+    if given.stage == 2:
+        from bench import second
+
+        return second.main(given.objects, given.seeds)
     store, mark, console = Path("build/bench/fidelity.jsonl"), weights_mark(), Console(width=110)
 
     pairs = [(i, seed) for i in range(given.objects) for seed in range(given.seeds)]

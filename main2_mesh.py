@@ -91,6 +91,10 @@ def refinement(config: Config, textured: Textured, picture: Picture, prior: Zero
         size=2 * prior.size_px,
         strength_max=config.refine_strength_max,
         strength_min=config.refine_strength_min,
+        geometry=config.train_geo,
+        geometry_lr=config.geo_lr,
+        lambda_smooth=config.lambda_smooth,
+        lambda_normal=config.lambda_normal,
     )
     return Refinement(textured, cameras_of, targets_of, reference_of(config, picture), settings)
 

@@ -33,6 +33,10 @@ SECOND_STAGE = (
     "texture_lr",
     "refine_strength_max",
     "refine_strength_min",
+    "train_geo",
+    "geo_lr",
+    "lambda_smooth",
+    "lambda_normal",
 )
 # What may change between a run and its continuation without another result being asked for.
 FREE = frozenset(

@@ -1,10 +1,11 @@
 """The second stage as a problem for the solver: a texture that follows what the prior makes of its own views.
 
-V views, T texels along the texture's side, C along the coarse one's, M = C^2 + T^2 + 1 rows on the wire. Steps count
-from 0. What is learnt is an offset of two scales: a coarse one from all views, of no more texels than they can see,
-and a fine one from the known view alone. Adam would otherwise leave the texels between the views' pixels behind, as
-grain. The dear part of a step is the novel views' (rendered, noised, denoised in several steps); the known view's
-gradient is cheap and taken at the exact place in the roll-out, as in losses.py.
+V views, T texels along the texture's side, C along the coarse one's, Nv vertices (none unless the geometry is trained),
+M = 1 + C^2 + T^2 + Nv rows on the wire. Steps count from 0. What is learnt of the texture is an offset of two scales: a
+coarse one from all views, of no more texels than they can see, and a fine one from the known view alone. Adam would
+otherwise leave the texels between the views' pixels behind, as grain. The dear part of a step is the novel views'
+(rendered, noised, denoised in several steps); the known view's gradient is cheap and taken at the exact place in the
+roll-out, as in losses.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gs_propeller.adam import first_moment, moved, second_moment
+from gs_propeller.antialias import antialias, barycentrics, edges_of
 from gs_propeller.camera import Cameras
+from gs_propeller.mesh import Mesh
 from gs_propeller.mesh_raster import rasterize
 from gs_propeller.randomness import keyed_generator
 from gs_propeller.texture import Reference, Textured, lookup, sample_texture
@@ -31,14 +34,16 @@ LOSSES = ("novel", "known")
 
 @dataclass(frozen=True)
 class Offsets:
-    """Of the texture's colours: coarse [C, C, 3] and fine [T, T, 3]. Also used for moments and gradients."""
+    """Of the texture's colours: coarse [C, C, 3] and fine [T, T, 3]; of the mesh: vertices [Nv | 0, 3], world units.
+    Also used for moments and gradients."""
 
     coarse: Tensor
     fine: Tensor
+    vertices: Tensor
 
     def __len__(self) -> int:
         """M, rows of `pack`."""
-        return len(self.coarse) ** 2 + len(self.fine) ** 2 + 1
+        return 1 + len(self.coarse) ** 2 + len(self.fine) ** 2 + len(self.vertices)
 
     def map(self, fn: Callable[..., Tensor], *others: Offsets) -> Offsets:
         """fn applied field by field."""
@@ -47,31 +52,34 @@ class Offsets:
         )
 
     def pack(self) -> Tensor:
-        """[M, 3]: C and T, then every texel."""
-        sides = self.coarse.new_tensor([[len(self.coarse), len(self.fine), 0]])
-        return torch.cat([sides, self.coarse.reshape(-1, 3), self.fine.reshape(-1, 3)])
+        """[M, 3]: C, T and Nv, then every texel and vertex."""
+        sizes = self.coarse.new_tensor([[len(self.coarse), len(self.fine), len(self.vertices)]])
+        return torch.cat([sizes, self.coarse.reshape(-1, 3), self.fine.reshape(-1, 3), self.vertices])
 
     @staticmethod
     def unpack(packed: Tensor) -> Offsets:
         """Inverse of pack."""
-        coarse, fine = (int(n) for n in packed[0, :2])
-        texels = packed[1:].split([coarse * coarse, fine * fine])
-        return Offsets(texels[0].reshape(coarse, coarse, 3), texels[1].reshape(fine, fine, 3))
+        coarse, fine, vertices = (int(n) for n in packed[0])
+        parts = packed[1:].split([coarse * coarse, fine * fine, vertices])
+        return Offsets(parts[0].reshape(coarse, coarse, 3), parts[1].reshape(fine, fine, 3), parts[2])
 
 
 class Novel(NamedTuple):
-    """The dear part of a step: the novel views' gradient for the coarse offset [C, C, 3], and their loss [1]."""
+    """The dear part of a step: the novel views' gradient for coarse [C, C, 3] and vertices [Nv | 0, 3]; losses [1]."""
 
     coarse: Tensor
+    vertices: Tensor
     losses: Tensor
 
     def pack(self) -> Tensor:
-        return self.coarse
+        return torch.cat([self.coarse.reshape(-1, 3), self.vertices])
 
     @staticmethod
     def unpack(flat: Tensor, losses: Tensor, params: Offsets) -> Novel:
         """Inverse of pack, flattened; params: what it was evaluated at."""
-        return Novel(flat.reshape(params.coarse.shape), losses)
+        rows = [len(params.coarse) ** 2, len(params.vertices)]
+        coarse, vertices = flat.reshape(-1, 3).split(rows)
+        return Novel(coarse.reshape(params.coarse.shape), vertices, losses)
 
     def at(self, state: RefineState) -> Novel:
         """A texture keeps its rows: one state's drift is any other's."""
@@ -113,6 +121,8 @@ class RefineState:
 class RefineSettings:
     """steps; batch: views a step; lr: Adam's, of the texture; size: px of the rendered views;
     strength_max, strength_min: noise strength of the first and last step; lambda_known: of the input view.
+    geometry: whether vertices move too, with geometry_lr world units a step at most; lambda_smooth: of their offsets'
+    differences along edges; lambda_normal: of the angles between neighbouring faces.
     """
 
     steps: int
@@ -122,6 +132,10 @@ class RefineSettings:
     strength_max: float
     strength_min: float
     lambda_known: float = 4.0
+    geometry: bool = False
+    geometry_lr: float = 1e-3
+    lambda_smooth: float = 100.0
+    lambda_normal: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -129,8 +143,8 @@ class Refinement:
     """DreamGaussian's second stage in four functions, all deterministic: the draws are the step's own.
 
     cameras_of(step): that step's views. targets_of(step, images [V, 3, S, S], strength): the prior's multi-step
-    denoising of them, any size. The loss is the mean squared error to the targets inside the mesh, plus that of
-    the known view.
+    denoising of them, any size. The loss is the mean squared error to the targets, inside the mesh where its shape is
+    kept, plus that of the known view; where geometry is trained, of its mask too, and the regularisers.
     """
 
     textured: Textured
@@ -142,7 +156,10 @@ class Refinement:
     def first_state(self) -> RefineState:
         side = len(self.textured.texture)
         coarse = min(side, 2 * self.settings.size)
-        zeros = Offsets(torch.zeros(coarse, coarse, 3), torch.zeros(side, side, 3))
+        moved_vertices = len(self.textured.mesh.vertices) if self.settings.geometry else 0
+        zeros = Offsets(
+            torch.zeros(coarse, coarse, 3), torch.zeros(side, side, 3), torch.zeros(moved_vertices, 3)
+        )
         return RefineState(zeros, zeros, zeros, 0)
 
     def painted(self, params: Offsets) -> Tensor:
@@ -156,37 +173,82 @@ class Refinement:
         """The dear part of several window slots."""
         return [self._novel(p, step) for p, step in zip(params, steps, strict=True)]
 
+    def shaped(self, params: Offsets) -> Mesh:
+        """The mesh with its offsets, differentiable in them."""
+        mesh = self.textured.mesh
+        return Mesh(mesh.vertices + params.vertices, mesh.faces) if self.settings.geometry else mesh
+
+    def seen(self, params: Offsets, cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
+        """(image [V, 3, S, S] over white, coverage [V, 1, S, S]): soft at silhouettes where geometry is trained."""
+        mesh = self.shaped(params)
+        hits = rasterize(Mesh(mesh.vertices.detach(), mesh.faces), cameras, size)
+        if not self.settings.geometry:
+            image = sample_texture(self.painted(params), lookup(self.textured, hits), hits.mask)
+            return image, hits.mask[:, None].to(image)
+        slid = replace(hits, barycentric=barycentrics(mesh.vertices, mesh.faces, hits, cameras))
+        image = sample_texture(self.painted(params), lookup(self.textured, slid), hits.mask)
+        both = torch.cat([image, hits.mask[:, None].to(image)], 1)
+        both = antialias(both, mesh.vertices, mesh.faces, self._edges, hits, cameras)
+        return both[:, :3], both[:, 3:]
+
     def _novel(self, params: Offsets, step: int) -> Novel:
         s = self.settings
         strength = s.strength_max + (s.strength_min - s.strength_max) * step / max(s.steps - 1, 1)
-        hits = rasterize(self.textured.mesh, self.cameras_of(step), s.size)
-        coarse = params.coarse.detach().requires_grad_(True)
-        texture = self.painted(Offsets(coarse, params.fine.detach()))
-        image = sample_texture(texture, lookup(self.textured, hits), hits.mask)
+        coarse, vertices = (x.detach().requires_grad_(True) for x in (params.coarse, params.vertices))
+        image, cover = self.seen(
+            Offsets(coarse, params.fine.detach(), vertices), self.cameras_of(step), s.size
+        )
         target = self.targets_of(step, image.detach(), strength)
         target = F.interpolate(target, image.shape[-2:], mode="bilinear", align_corners=False)
-        gap = (image - target).square() * hits.mask[:, None]
-        loss = gap.sum() / hits.mask.sum().clamp_min(1) / 3
-        (grad,) = torch.autograd.grad(loss, coarse)
-        return Novel(grad, loss.detach().reshape(1))
+        area = cover.detach().sum().clamp_min(1)
+        # A mesh that keeps its shape has nothing to learn outside it.
+        gap = (image - target).square() * (1.0 if s.geometry else cover)
+        loss = gap.sum() / area / 3
+        of_coarse, of_vertices = torch.autograd.grad(loss, (coarse, vertices), allow_unused=True)
+        return Novel(_or_zero(of_coarse, coarse), _or_zero(of_vertices, vertices), loss.detach()[None])
 
     @cached_property
-    def _known_view(self) -> tuple[Tensor, Tensor]:
+    def _edges(self) -> tuple[Tensor, Tensor]:
+        return edges_of(self.textured.mesh.faces)
+
+    @cached_property
+    def _known_mask(self) -> Tensor:
         hits = rasterize(self.textured.mesh, self.reference.camera, self.reference.image.shape[-1])
-        return lookup(self.textured, hits), hits.mask & (self.reference.mask[:, 0] > 0.99)
+        return hits.mask[:, None] & (self.reference.mask > 0.99)
 
     def known(self, params: Offsets) -> tuple[Offsets, Tensor]:
-        """The known view's gradient and loss [1]: cheap, taken at the exact state."""
-        at, mask = self._known_view
+        """The known view's and the regularisers' gradient and loss [1]: cheap, taken at the exact state."""
+        s, reference = self.settings, self.reference
         leaves = params.map(lambda x: x.detach().requires_grad_(True))
-        gap = (sample_texture(self.painted(leaves), at, mask) - self.reference.image).square() * mask[:, None]
-        loss = self.settings.lambda_known * gap.sum() / mask.sum().clamp_min(1) / 3
-        coarse, fine = torch.autograd.grad(loss, (leaves.coarse, leaves.fine))
-        return Offsets(coarse, fine), loss.detach().reshape(1)
+        image, cover = self.seen(leaves, reference.camera, reference.image.shape[-1])
+        mask = self._known_mask
+        loss = (
+            s.lambda_known * ((image - reference.image).square() * mask).sum() / mask.sum().clamp_min(1) / 3
+        )
+        if s.geometry:
+            loss = loss + s.lambda_known * (cover - reference.mask).square().sum() / mask.sum().clamp_min(1)
+            loss = loss + self._roughness(leaves)
+        grads = torch.autograd.grad(loss, tuple(leaves.__dict__.values()), allow_unused=True)
+        found = (_or_zero(g, x) for g, x in zip(grads, leaves.__dict__.values(), strict=True))
+        return Offsets(*found), loss.detach()[None]
+
+    def _roughness(self, params: Offsets) -> Tensor:
+        """Offsets that differ along edges, and faces that fold more than they did."""
+        ends, sides = self._edges
+        stretch = (params.vertices[ends[:, 0]] - params.vertices[ends[:, 1]]).square().sum(1).mean()
+
+        def folds(mesh: Mesh) -> Tensor:
+            a, b, c = mesh.vertices[mesh.faces].unbind(1)
+            normals = F.normalize(torch.linalg.cross(b - a, c - a), dim=1)
+            inner = sides[sides[:, 1] >= 0]
+            return (normals[inner[:, 0]] * normals[inner[:, 1]]).sum(1)
+
+        bent = (folds(self.textured.mesh) - folds(self.shaped(params))).clamp_min(0).mean()
+        return self.settings.lambda_smooth * stretch + self.settings.lambda_normal * bent
 
     def update(self, state: RefineState, drift: Novel, known: Offsets) -> RefineState:
         """An Adam step with the gradients of both parts."""
-        grads = replace(known, coarse=known.coarse + drift.coarse)
+        grads = replace(known, coarse=known.coarse + drift.coarse, vertices=known.vertices + drift.vertices)
         return self._stepped(state, grads)
 
     def coast(self, state: RefineState) -> RefineState:
@@ -197,23 +259,35 @@ class Refinement:
         return self._stepped(state, state.exp_avg.map(lambda m: m / correction))
 
     def _stepped(self, state: RefineState, grads: Offsets) -> RefineState:
-        age, lr = state.step + 1, self.settings.lr
+        age, s = state.step + 1, self.settings
         exp_avg = state.exp_avg.map(lambda m, g: first_moment(m, g, BETAS), grads)
         exp_avg_sq = state.exp_avg_sq.map(lambda v, g: second_moment(v, g, BETAS), grads)
-        params = state.params.map(
-            lambda theta, m, v: moved(theta, m, v, lr, age, BETAS, EPS), exp_avg, exp_avg_sq
+        rates = {"coarse": s.lr, "fine": s.lr, "vertices": s.geometry_lr}
+
+        def moved_field(name: str, theta: Tensor) -> Tensor:
+            return moved(
+                theta, getattr(exp_avg, name), getattr(exp_avg_sq, name), rates[name], age, BETAS, EPS
+            )
+
+        params = Offsets(
+            **{f.name: moved_field(f.name, getattr(state.params, f.name)) for f in fields(Offsets)}
         )
         return RefineState(params, exp_avg, exp_avg_sq, age)
 
     def result(self, state: RefineState) -> Textured:
         with torch.no_grad():
-            return replace(self.textured, texture=self.painted(state.params).clamp(0, 1))
+            texture = self.painted(state.params).clamp(0, 1)
+            return replace(self.textured, mesh=self.shaped(state.params), texture=texture)
 
 
 def distance(new: RefineState, old: RefineState) -> float:
-    """The larger mean squared difference of the two scales' colours, in squares of the range 0..1."""
-    gaps = new.params.map(lambda a, b: (a - b).square().mean(), old.params)
-    return max(float(gaps.coarse), float(gaps.fine))
+    """The largest mean squared difference of the offsets: of colours in 0..1, of vertices in world units."""
+    gaps = new.params.map(lambda a, b: (a - b).square().mean() if len(a) else a.sum(), old.params)
+    return max(float(gap) for gap in gaps.__dict__.values())
+
+
+def _or_zero(grad: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if grad is None else grad
 
 
 def refine_angles(step: int, batch: int, low_rad: float, high_rad: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -50,6 +50,17 @@ def task() -> Refinement:
     return Refinement(textured, cameras_of, greener, reference, RefineSettings(STEPS, 3, 0.03, 24, 0.6, 0.2))
 
 
+@pytest.fixture(scope="module")
+def swelling(task: Refinement) -> Refinement:
+    """The same ball, whose geometry is trained; the known view shows a larger one."""
+    front = task.reference.camera
+    alpha = shade(replace(task.textured, mesh=replace(BALL, vertices=1.15 * BALL.vertices)), front, 64)[1]
+    red = torch.tensor([0.8, 0.2, 0.2]).view(1, 3, 1, 1)
+    reference = Reference(red * alpha + (1 - alpha), alpha, front)
+    settings = replace(task.settings, geometry=True, geometry_lr=0.01, lambda_smooth=10.0)
+    return replace(task, reference=reference, settings=settings)
+
+
 def problem_of(task: Refinement) -> Problem[RefineState, Novel]:
     def update(state: RefineState, drift: Novel) -> RefineState:
         return task.update(state, drift, task.known(state.params)[0])
@@ -86,6 +97,33 @@ def test_every_window_is_the_serial_run_at_threshold_nought(task: Refinement, wi
     assert parallel.passes <= STEPS
 
 
+def test_geometry_grows_into_the_known_outline(swelling: Refinement) -> None:
+    result = swelling.result(run(swelling, 1).states[0])
+    assert result.mesh.trimesh().is_watertight
+    front = swelling.reference.camera
+
+    def gap(textured: Textured) -> float:
+        return float((shade(textured, front, 64)[1] - swelling.reference.mask).abs().mean())
+
+    assert gap(result) < 0.5 * gap(swelling.textured)
+
+
+@pytest.mark.parametrize("window", [3, 5])
+def test_geometry_too_is_the_serial_run_s(swelling: Refinement, window: int) -> None:
+    assert same(run(swelling, 1).states[0], run(swelling, window).states[0])
+
+
+@pytest.mark.parametrize("alone", ["lambda_smooth", "lambda_normal"])
+def test_each_regulariser_alone_has_a_gradient(swelling: Refinement, alone: str) -> None:
+    off = {"lambda_known": 0.0, "lambda_smooth": 0.0, "lambda_normal": 0.0}
+    task = replace(swelling, settings=replace(swelling.settings, **(off | {alone: 1.0})))
+    params = task.first_state().params
+    noise = 0.02 * torch.randn(params.vertices.shape, generator=torch.Generator().manual_seed(0))
+    grads, _ = task.known(replace(params, vertices=noise))
+    assert float(grads.vertices.abs().max()) > 0
+    assert float(grads.coarse.abs().max()) == float(grads.fine.abs().max()) == 0
+
+
 def test_a_window_takes_several_steps_a_pass(task: Refinement) -> None:
     """With a threshold of a thousandth of the range, and ends near the serial run."""
     serial, parallel = run(task, 1), run(task, 4, threshold=1e-6)
@@ -95,7 +133,8 @@ def test_a_window_takes_several_steps_a_pass(task: Refinement) -> None:
 
 def test_the_update_is_adam_on_the_sum_of_both_losses(task: Refinement) -> None:
     """Against torch.optim.Adam on the loss written out in one piece."""
-    coarse, fine = (t.clone().requires_grad_(True) for t in task.first_state().params.__dict__.values())
+    first = task.first_state().params
+    coarse, fine = (t.clone().requires_grad_(True) for t in (first.coarse, first.fine))
     adam = torch.optim.Adam([coarse, fine], lr=task.settings.lr, betas=(0.9, 0.99), eps=1e-15)
     from gs_propeller.mesh_raster import rasterize
     from gs_propeller.texture import lookup, sample_texture
@@ -105,12 +144,16 @@ def test_the_update_is_adam_on_the_sum_of_both_losses(task: Refinement) -> None:
         strength = s.strength_max + (s.strength_min - s.strength_max) * step / (STEPS - 1)
         hits = rasterize(mesh, cameras_of(step), s.size)
         image = sample_texture(
-            task.painted(Offsets(coarse, fine.detach())), lookup(task.textured, hits), hits.mask
+            task.painted(Offsets(coarse, fine.detach(), first.vertices)),
+            lookup(task.textured, hits),
+            hits.mask,
         )
         gap = (image - greener(step, image.detach(), strength)).square() * hits.mask[:, None]
         seen = rasterize(mesh, task.reference.camera, 64)
         mask = seen.mask & (task.reference.mask[:, 0] > 0.99)
-        shown = sample_texture(task.painted(Offsets(coarse, fine)), lookup(task.textured, seen), mask)
+        shown = sample_texture(
+            task.painted(Offsets(coarse, fine, first.vertices)), lookup(task.textured, seen), mask
+        )
         miss = (shown - task.reference.image).square() * mask[:, None]
         loss = gap.sum() / hits.mask.sum() / 3 + s.lambda_known * miss.sum() / mask.sum() / 3
         adam.zero_grad()
@@ -122,15 +165,18 @@ def test_the_update_is_adam_on_the_sum_of_both_losses(task: Refinement) -> None:
     assert torch.allclose(ours.fine, fine, atol=1e-6)
 
 
-def test_what_travels_comes_back_whole(task: Refinement) -> None:
+@pytest.mark.parametrize("kind", ["task", "swelling"])
+def test_what_travels_comes_back_whole(kind: str, request: pytest.FixtureRequest) -> None:
+    task = request.getfixturevalue(kind)
     state = run(task, 3).states[0]
     packed = state.params.pack()
     assert packed.shape == (len(state.params), 3)
     again = Offsets.unpack(packed)
-    assert torch.equal(again.coarse, state.params.coarse) and torch.equal(again.fine, state.params.fine)
+    assert all(torch.equal(value, getattr(state.params, name)) for name, value in again.__dict__.items())
     drift = task.compute([state.params], [2])[0]
     back = Novel.unpack(drift.pack().reshape(-1), drift.losses, state.params)
-    assert torch.equal(back.coarse, drift.coarse) and back.at(state) is back
+    assert torch.equal(back.coarse, drift.coarse) and torch.equal(back.vertices, drift.vertices)
+    assert back.at(state) is back
     assert same(RefineState.from_tensors(state.tensors()), state)
     assert same(state.to("cpu"), state)
 

@@ -76,7 +76,9 @@ def refinement(config: Config, textured: Textured, picture: Picture, prior: Zero
         noise = torch.randn(len(images), *prior.latent_shape, generator=generator)
         codes = relative_cameras(elevation, *angles(step)).to(prior.device)
         images = images.to(prior.device)
-        refined = prior.refine(images, known, codes, noise, strength, guidance_scale=config.refine_guidance)
+        refined = prior.refine(
+            images, known, codes, noise, strength, config.refine_denoise, config.refine_guidance
+        )
         # The change that the prior makes, not its picture: what the VAE loses by itself is no reason to
         # change the texture, and detail finer than its pixels stays (DreamGaussian takes the picture).
         with torch.no_grad():

@@ -62,7 +62,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes, a thread each")
     parser.add_argument("--only", nargs="*", help="choices whose names contain one of these; default: all")
     parser.add_argument("pairs", nargs="*", help="key=value, of every run")
+    parser.add_argument("--stage", type=int, default=1, choices=(1, 2), help="2: the texture's, bench.second")
     given = parser.parse_args()
+    if given.stage == 2:
+        from bench import second
+
+        return second.ablation()
     always = {**SERIAL, **parsed(given.pairs)}
     chosen = [c for c in CHOICES if given.only is None or any(word in c[0] for word in given.only)]
     listed = {

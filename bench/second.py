@@ -2,6 +2,7 @@
 
 Held-out objects: the first stage once, then the texture refined with window 1, window 4, and window 4 with the
 paper's tail, shipped settings otherwise. Novel views: 16, PSNR against the truth; the input view beside them.
+`python -m bench.ablation --stage 2` is here too: the second stage's settings, on validation objects.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from bench.asset import asset_config
 from bench.truth import SCORE_PX, Case, asset_cameras, cases, novel_angles, over_white, psnr_db
 from gs_propeller.config import updated
 from gs_propeller.texture import Textured, shade
-from guidance.pocket.data import TEST_SEED
+from guidance.pocket.data import TEST_SEED, VALIDATION_SEED
 from main2_mesh import refine_asset
 from main_propeller import make_asset
 
@@ -73,3 +74,53 @@ def main(objects: int, seeds: int) -> None:
         "copy_psnr_db": copy[2], "baked_psnr_db": float(np.mean(baked, 0)[0]),
     }  # fmt: skip
     print(json.dumps({k: round(float(v), 3) for k, v in figures.items()}))
+
+
+CHOICES: dict[str, dict[str, object]] = {
+    "shipped": {},
+    "strength 0.6 to 0.2, 20 denoising steps": {
+        "refine_strength_max": 0.6, "refine_strength_min": 0.2, "refine_denoise": 20,
+    },
+    "strength 0.98 to 0.6, 20 denoising steps": {
+        "refine_strength_max": 0.98, "refine_strength_min": 0.6, "refine_denoise": 20,
+    },
+    "strength 0.98 to 0.6, 4": {"refine_strength_max": 0.98, "refine_strength_min": 0.6, "refine_denoise": 4},
+    "strength 0.98 to 0.6, 1": {"refine_strength_max": 0.98, "refine_strength_min": 0.6, "refine_denoise": 1},
+    "strength 0.98 to 0.9, 1": {"refine_strength_max": 0.98, "refine_strength_min": 0.9, "refine_denoise": 1},
+    "strength 0.98 to 0.6, 1, rate 0.02": {
+        "refine_strength_max": 0.98, "refine_strength_min": 0.6, "refine_denoise": 1, "texture_lr": 0.02,
+    },
+    "strength 0.98 to 0.6, 1, geometry too": {
+        "refine_strength_max": 0.98, "refine_strength_min": 0.6, "refine_denoise": 1, "train_geo": True,
+    },
+}  # fmt: skip
+
+
+def ablation(seeds: int = 1, objects: tuple[int, ...] = (2, 5, 11, 17)) -> None:
+    """The second stage's settings on validation objects, the first stage being done once."""
+    from bench.mesh import dssim
+
+    rows: dict[str, list[tuple[float, float, float]]] = {}
+    listed = cases(max(objects) + 1, VALIDATION_SEED)[1:]
+    for case in (listed[i] for i in objects):
+        truth = over_white(case.truth(*novel_angles(case.pose)))
+        with tempfile.TemporaryDirectory() as folder:
+            config = asset_config(case, Path(folder), [], "configs/image.yaml")
+
+            def note(name: str, textured: Textured, case: Case = case, truth: torch.Tensor = truth) -> None:
+                drawn = shade(textured, asset_cameras(*novel_angles(case.pose)), SCORE_PX)[0]
+                novel, known = scored(textured, case)
+                rows.setdefault(name, []).append((novel, dssim(drawn, truth), known))
+
+            note("baked, not refined", make_asset(config, quiet=True).textured)
+            for seed in range(seeds):
+                for name, change in CHOICES.items():
+                    note(name, refine_asset(updated(config, {"seed": seed, **change}), quiet=True)[0])
+    table = Table(title=f"{len(objects)} validation objects, second stage")
+    for heading in ("choice", "novel dB", "DSSIM", "input dB"):
+        table.add_column(heading)
+    means = {name: np.mean(found, 0) for name, found in rows.items()}
+    for name, (novel, structure, known) in means.items():
+        table.add_row(name, f"{novel:.2f}", f"{structure:.4f}", f"{known:.2f}")
+    Console(width=110).print(table)
+    print(json.dumps({name: [round(float(x), 4) for x in found] for name, found in means.items()}))

@@ -29,6 +29,7 @@ SECOND_STAGE = (
     "refine_steps",
     "refine_batch",
     "refine_guidance",
+    "refine_denoise",
     "refine_threshold",
     "texture_lr",
     "refine_strength_max",

@@ -188,6 +188,9 @@ class Config:
     refine_guidance: float = _option(1.0, 6, "guidance scale of refinement; DreamGaussian: 5", "", 0, 1000)
     refine_strength_max: float = _option(0.6, 6, "noise strength of the first refinement step", "", 0.01, 1)
     refine_strength_min: float = _option(0.2, 6, "noise strength of the last", "", 0.01, 1)
+    refine_denoise: int = _option(
+        20, 6, "denoising steps from noise alone; a strength takes its share", "steps", 1, 1000
+    )
     train_geo: bool = _option(False, 6, "refinement moves the mesh's vertices too")
     geo_lr: float = _option(1e-3, 6, "of the vertices; DreamGaussian: 0.0001", "world units", 0)
     lambda_smooth: float = _option(100.0, 6, "weight of vertex offsets' differences along edges", "", 0)

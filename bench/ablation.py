@@ -34,7 +34,7 @@ CHOICES: Settings = [
     ("half the backdrops black", {"invert_background": 0.5}),
     ("opacity regulariser 30", {"lambda_opacity": 30.0}),
     ("scale regulariser 1000", {"lambda_scale": 1000.0}),
-    ("colour weight 10000 (DreamGaussian)", {"lambda_rgb": 10000.0, "lambda_mask": 1000.0}),
+    ("colour weight 3000", {"lambda_rgb": 3000.0, "lambda_mask": 300.0}),
     ("colour weight 1000", {"lambda_rgb": 1000.0, "lambda_mask": 100.0}),
     ("3000 Gaussians at first", {"num_points": 3000}),
     ("elevations to 20 deg", {"min_elevation": -20.0, "max_elevation": 20.0}),

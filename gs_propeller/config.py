@@ -112,8 +112,8 @@ class Config:
                                        "has seen white only", "", 0, 1)  # fmt: skip
 
     lambda_sds: float = _option(1.0, 3, "weight of score distillation", "", 0)
-    lambda_rgb: float = _option(3000.0, 3, "of the input view's colour; DreamGaussian: 10000", "", 0)
-    lambda_mask: float = _option(300.0, 3, "of the input view's mask; DreamGaussian: 1000", "", 0)
+    lambda_rgb: float = _option(10000.0, 3, "of the input view's colour, as DreamGaussian", "", 0)
+    lambda_mask: float = _option(1000.0, 3, "of the input view's mask, as DreamGaussian", "", 0)
     lambda_opacity: float = _option(0.0, 3, "of half-transparency, mean o (1 - o)", "", 0)
     lambda_scale: float = _option(0.0, 3, "of large Gaussians, mean squared scale", "", 0)
     reference_size: int = _option(128, 3, "side at which the input view is fitted", "px", 16, 1024)

@@ -91,6 +91,7 @@ def refinement(config: Config, textured: Textured, picture: Picture, prior: Zero
         batch=config.refine_batch,
         lr=config.texture_lr,
         size=2 * prior.size_px,
+        coarse=config.refine_texels,
         strength_max=config.refine_strength_max,
         strength_min=config.refine_strength_min,
         geometry=config.train_geo,

@@ -78,22 +78,14 @@ def main(objects: int, seeds: int) -> None:
 
 CHOICES: dict[str, dict[str, object]] = {
     "shipped": {},
-    "strength 0.6 to 0.2, 20 denoising steps": {
-        "refine_strength_max": 0.6, "refine_strength_min": 0.2, "refine_denoise": 20,
-    },
-    "strength 0.98 to 0.6, 20 denoising steps": {
-        "refine_strength_max": 0.98, "refine_strength_min": 0.6, "refine_denoise": 20,
-    },
-    "strength 0.98 to 0.6, 4": {"refine_strength_max": 0.98, "refine_strength_min": 0.6, "refine_denoise": 4},
-    "strength 0.98 to 0.6, 1": {"refine_strength_max": 0.98, "refine_strength_min": 0.6, "refine_denoise": 1},
-    "strength 0.98 to 0.9, 1": {"refine_strength_max": 0.98, "refine_strength_min": 0.9, "refine_denoise": 1},
-    "strength 0.98 to 0.6, 1, rate 0.02": {
-        "refine_strength_max": 0.98, "refine_strength_min": 0.6, "refine_denoise": 1, "texture_lr": 0.02,
-    },
-    "strength 0.98 to 0.6, 1, geometry too": {
-        "refine_strength_max": 0.98, "refine_strength_min": 0.6, "refine_denoise": 1, "train_geo": True,
-    },
-}  # fmt: skip
+    "offset of 128 texels": {"refine_texels": 128},
+    "offset of 64 texels": {"refine_texels": 64},
+    "offset of 128, 8 views a step": {"refine_texels": 128, "refine_batch": 8},
+    "offset of 128, rate 0.005": {"refine_texels": 128, "texture_lr": 0.005},
+    "offset of 64, 60 steps, rate 0.005": {"refine_texels": 64, "refine_steps": 60, "texture_lr": 0.005},
+    "offset of 64, guidance 2": {"refine_texels": 64, "refine_guidance": 2.0},
+    "offset of 64, strength 0.98 to 0.2": {"refine_texels": 64, "refine_strength_max": 0.98},
+}
 
 
 def ablation(seeds: int = 1, objects: tuple[int, ...] = (2, 5, 11, 17)) -> None:

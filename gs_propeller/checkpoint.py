@@ -34,6 +34,7 @@ SECOND_STAGE = (
     "texture_lr",
     "refine_strength_max",
     "refine_strength_min",
+    "refine_texels",
     "train_geo",
     "geo_lr",
     "lambda_smooth",

@@ -191,6 +191,7 @@ class Config:
     refine_denoise: int = _option(
         20, 6, "denoising steps from noise alone; a strength takes its share", "steps", 1, 1000
     )
+    refine_texels: int = _option(256, 6, "side of the offset that all views learn", "px", 16, 8192)
     train_geo: bool = _option(False, 6, "refinement moves the mesh's vertices too")
     geo_lr: float = _option(1e-3, 6, "of the vertices; DreamGaussian: 0.0001", "world units", 0)
     lambda_smooth: float = _option(100.0, 6, "weight of vertex offsets' differences along edges", "", 0)

@@ -119,7 +119,7 @@ class RefineState:
 
 @dataclass(frozen=True)
 class RefineSettings:
-    """steps; batch: views a step; lr: Adam's, of the texture; size: px of the rendered views;
+    """steps; batch: views a step; lr: Adam's, of the texture; size: px of the rendered views; coarse: C;
     strength_max, strength_min: noise strength of the first and last step; lambda_known: of the input view.
     geometry: whether vertices move too, with geometry_lr world units a step at most; lambda_smooth: of their offsets'
     differences along edges; lambda_normal: of the angles between neighbouring faces.
@@ -129,6 +129,7 @@ class RefineSettings:
     batch: int
     lr: float
     size: int
+    coarse: int
     strength_max: float
     strength_min: float
     lambda_known: float = 4.0
@@ -155,7 +156,7 @@ class Refinement:
 
     def first_state(self) -> RefineState:
         side = len(self.textured.texture)
-        coarse = min(side, 2 * self.settings.size)
+        coarse = min(side, self.settings.coarse)
         moved_vertices = len(self.textured.mesh.vertices) if self.settings.geometry else 0
         zeros = Offsets(
             torch.zeros(coarse, coarse, 3), torch.zeros(side, side, 3), torch.zeros(moved_vertices, 3)

@@ -47,7 +47,9 @@ def task() -> Refinement:
     alpha = shade(textured, front, 64)[1]
     red = torch.tensor([0.8, 0.2, 0.2]).view(1, 3, 1, 1)
     reference = Reference(red * alpha + (1 - alpha), alpha, front)
-    return Refinement(textured, cameras_of, greener, reference, RefineSettings(STEPS, 3, 0.03, 24, 0.6, 0.2))
+    return Refinement(
+        textured, cameras_of, greener, reference, RefineSettings(STEPS, 3, 0.03, 24, 48, 0.6, 0.2)
+    )
 
 
 @pytest.fixture(scope="module")

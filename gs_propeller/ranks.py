@@ -1,16 +1,15 @@
 """Ranks: one program on several devices, each of which takes its share of the window's drifts.
 
 W ranks in a group, slots: the window's states, dealt round robin, slot j to rank j mod W. Several groups may
-share the processes of a launch, each with its own rank 0, taking jobs from one queue. Rank 0 asks and takes its
-own share; the others serve until told to stop. What travels, always between rank 0 and one other,
-so that an error can name the rank:
+share the processes of a launch, each with its own rank 0, taking jobs from one queue. Rank 0 asks and takes its own
+share; the others serve until told to stop. What travels, always between rank 0 and one other, for errors to name:
     to a rank     ASK, slots, columns         | rows and step of each slot | parameters, float32, flat
                or BEGIN, number of the job, 0
                or STOP, 0, 0
     and back      DONE, numbers, losses       | each slot's result, then all losses, float32, flat
                or FAILED, bytes, whether a gradient was not finite | the traceback, or what that says, utf-8
-No lineage travels: rank 0 knows it, and a drift is a function of (parameters, step) alone, so the result
-does not depend on the number of ranks. Nothing is pickled, and every wait ends at the timeout.
+No lineage travels: rank 0 knows it, and a drift is a function of (parameters, step) alone, so the result does not
+depend on the number of ranks. Nothing is pickled, and every wait ends at the timeout.
 """
 
 from __future__ import annotations

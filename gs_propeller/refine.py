@@ -24,7 +24,7 @@ from gs_propeller.adam import first_moment, moved, second_moment
 from gs_propeller.antialias import antialias, barycentrics, edges_of
 from gs_propeller.camera import Cameras
 from gs_propeller.mesh import Mesh
-from gs_propeller.mesh_raster import rasterize
+from gs_propeller.mesh_raster import Hits, rasterize
 from gs_propeller.randomness import keyed_generator
 from gs_propeller.texture import Reference, Textured, lookup, sample_texture
 
@@ -179,10 +179,16 @@ class Refinement:
         mesh = self.textured.mesh
         return Mesh(mesh.vertices + params.vertices, mesh.faces) if self.settings.geometry else mesh
 
-    def seen(self, params: Offsets, cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
-        """(image [V, 3, S, S] over white, coverage [V, 1, S, S]): soft at silhouettes where geometry is trained."""
+    def seen(
+        self, params: Offsets, cameras: Cameras, size: int, still: Hits | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(image [V, 3, S, S] over white, coverage [V, 1, S, S]): soft at silhouettes where geometry is trained.
+        still: hits that were found before, good as long as the mesh keeps its shape."""
         mesh = self.shaped(params)
-        hits = rasterize(Mesh(mesh.vertices.detach(), mesh.faces), cameras, size)
+        if still is None or self.settings.geometry:
+            hits = rasterize(Mesh(mesh.vertices.detach(), mesh.faces), cameras, size)
+        else:
+            hits = still
         if not self.settings.geometry:
             image = sample_texture(self.painted(params), lookup(self.textured, hits), hits.mask)
             return image, hits.mask[:, None].to(image)
@@ -213,16 +219,16 @@ class Refinement:
         return edges_of(self.textured.mesh.faces)
 
     @cached_property
-    def _known_mask(self) -> Tensor:
-        hits = rasterize(self.textured.mesh, self.reference.camera, self.reference.image.shape[-1])
-        return hits.mask[:, None] & (self.reference.mask > 0.99)
+    def _known_hits(self) -> Hits:
+        """Of the mesh as it was given: the roll-out asks at every step."""
+        return rasterize(self.textured.mesh, self.reference.camera, self.reference.image.shape[-1])
 
     def known(self, params: Offsets) -> tuple[Offsets, Tensor]:
         """The known view's and the regularisers' gradient and loss [1]: cheap, taken at the exact state."""
         s, reference = self.settings, self.reference
         leaves = params.map(lambda x: x.detach().requires_grad_(True))
-        image, cover = self.seen(leaves, reference.camera, reference.image.shape[-1])
-        mask = self._known_mask
+        image, cover = self.seen(leaves, reference.camera, reference.image.shape[-1], self._known_hits)
+        mask = self._known_hits.mask[:, None] & (reference.mask > 0.99)
         loss = (
             s.lambda_known * ((image - reference.image).square() * mask).sum() / mask.sum().clamp_min(1) / 3
         )

@@ -1,0 +1,180 @@
+"""What the latent-diffusion priors share: the VAE's side of a picture, the noise levels, and the two formulas that use
+them, score distillation and DDIM.
+
+V views, C latent channels, L latent side, S the prior's picture side in pixels; all are read from the folder. Pictures
+are RGB over white in 0..1. Nothing random is drawn here: timesteps and noise are arguments.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gs_propeller.errors import UserError
+
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")  # owner/name
+
+
+class LatentDiffusion(ABC):
+    """A frozen UNet with its VAE and noise levels. A prior adds what its UNet is told: `embed` and `output`."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    scheduler: DDIMScheduler
+
+    def __init__(self, folder: str | Path, kind: str, device: torch.device | str, dtype: torch.dtype):
+        """Loads every part that `load` names from a folder or hub id; kind: what the folder should be, for the error.
+
+        Raises UserError when a part is missing, naming it.
+        """
+        self.device, self.dtype = torch.device(device), dtype
+        source = str(folder)
+        if not Path(source).is_dir() and not HUB_ID.fullmatch(source):
+            raise UserError(f"there is no prior folder {source!r}; leave prior= out for the pocket prior")
+        try:
+            self.unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype)
+            self.vae = AutoencoderKL.from_pretrained(source, subfolder="vae", torch_dtype=dtype)
+            self.scheduler = DDIMScheduler.from_pretrained(source, subfolder="scheduler")
+            others = self.load(source)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"prior {source!r} cannot be loaded ({reason}); give a {kind} folder in diffusers format or a hub "
+                "id, or leave it out for the pocket prior"
+            ) from error
+        for module in (self.unet, self.vae, *others):
+            module.to(self.device).eval().requires_grad_(False)
+        self.alphas = self.scheduler.alphas_cumprod.to(self.device)
+        self.levels = len(self.alphas)
+
+    @abstractmethod
+    def load(self, source: str) -> list[nn.Module]:
+        """Loads what the prior needs beside UNet, VAE and scheduler; returns the networks among it."""
+
+    @abstractmethod
+    def output(
+        self, noisy: Tensor, conditioning: Any, cameras: Tensor, t: Tensor, guidance_scale: float
+    ) -> Tensor:
+        """The guided UNet's output [V, C, L, L], float32, for noisy latents at timesteps t [V]."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, L, L)."""
+        side = int(self.unet.config.sample_size)
+        return int(self.vae.config.latent_channels), side, side
+
+    @property
+    def size_px(self) -> int:
+        """S: latent side times the VAE's factor."""
+        return self.latent_shape[1] * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """[V, 3, H, W] -> scaled latents [V, C, L, L], differentiable.
+
+        The posterior's mean, where DreamGaussian draws a sample: one random number less, the same on average.
+        """
+        return self.vae.encode(self._to_model(images)).latent_dist.mode() * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents [V, C, L, L] -> [V, 3, S, S] in 0..1."""
+        decoded = self.vae.decode((latents / self.vae.config.scaling_factor).to(self.dtype)).sample
+        return (decoded.float() / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def predict(
+        self, noisy: Tensor, conditioning: Any, cameras: Tensor, t: Tensor, guidance_scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """(noise, clean) [V, C, L, L] as the prior sees them in noisy latents at timesteps t [V]."""
+        output = self.output(noisy, conditioning, cameras, t, guidance_scale)
+        alpha, sigma = self._alpha_sigma(t)
+        if self.scheduler.config.prediction_type == "v_prediction":
+            return alpha * output + sigma * noisy, alpha * noisy - sigma * output
+        return output, (noisy - sigma * output) / alpha
+
+    def sds_grad(
+        self,
+        images: Tensor,
+        conditioning: Any,
+        cameras: Tensor,
+        t: Tensor,
+        noise: Tensor,
+        guidance_scale: float = 5.0,
+        weighting: str = "noise",
+    ) -> tuple[Tensor, Tensor]:
+        """Score distillation's gradient for the pictures (Poole et al. 2022; paper Eq. 1).
+
+        images [V, 3, H, W] over white; cameras [V, 4] codes; t [V] in 0..levels - 1; noise [V, C, L, L].
+        weighting: "noise" has w(t) = sigma_t^2; "clean" w(t) = sigma_t / alpha_t, so that the gradient is what
+        separates the latents from the prior's clean ones, as strong at high noise as at low.
+        Returns (gradient [V, 3, H, W], residual [V]): the residual is |w (eps_hat - eps)|^2 / 2, for the log.
+        """
+        images = images.detach().to(self.device, torch.float32).requires_grad_(True)
+        with torch.enable_grad():
+            latents = self.encode(images).float()
+        alpha, sigma = self._alpha_sigma(t)
+        noise = noise.to(latents)
+        noisy = alpha * latents.detach() + sigma * noise
+        predicted, clean = self.predict(noisy, conditioning, cameras, t, guidance_scale)
+        grad = latents.detach() - clean if weighting == "clean" else sigma.square() * (predicted - noise)
+        (pixels,) = torch.autograd.grad(latents, images, grad_outputs=grad)
+        return pixels, 0.5 * grad.square().sum((1, 2, 3))
+
+    @torch.no_grad()
+    def refine(
+        self,
+        images: Tensor,
+        conditioning: Any,
+        cameras: Tensor,
+        noise: Tensor,
+        strength: float = 0.8,
+        steps: int = 20,
+        guidance_scale: float = 5.0,
+    ) -> Tensor:
+        """Noises pictures [V, 3, H, W] to a strength in (0, 1], denoises them by DDIM; [V, 3, S, S] in 0..1.
+
+        A strength of 1 starts from noise alone: the prior's own novel views.
+        """
+        if not 0.0 < strength <= 1.0:
+            raise ValueError(f"strength must be in (0, 1], got {strength}")
+        first = self.levels - 1
+        levels = torch.linspace(first * strength, 0, max(2, math.ceil(steps * strength) + 1)).round().long()
+        levels = levels.to(self.device)
+        noise = noise.to(self.device, torch.float32)
+        if strength == 1.0:
+            noisy = noise
+        else:
+            alpha, sigma = self._alpha_sigma(levels[:1])
+            noisy = alpha * self.encode(images).float() + sigma * noise
+        clean = noisy
+        for here, there in itertools.pairwise(levels):
+            t = here.expand(len(noisy))
+            predicted, clean = self.predict(noisy, conditioning, cameras, t, guidance_scale)
+            alpha, sigma = self._alpha_sigma(there[None])
+            noisy = alpha * clean + sigma * predicted  # DDIM, eta = 0 (Song et al. 2020, Eq. 12)
+        return self.decode(clean)
+
+    def _to_model(self, images: Tensor) -> Tensor:
+        return (resized(images, self.size_px, "bilinear") * 2 - 1).to(self.dtype)
+
+    def _alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Square roots of abar and 1 - abar at t [V], as [V, 1, 1, 1]."""
+        abar = self.alphas[t.to(self.device)][:, None, None, None]
+        return abar.sqrt(), (1 - abar).sqrt()
+
+
+def resized(images: Tensor, side: int, mode: str) -> Tensor:
+    """[V, 3, H, W] -> [V, 3, side, side]; nothing is touched where it fits already."""
+    if tuple(images.shape[-2:]) == (side, side):
+        return images
+    smaller = images.shape[-1] > side
+    return F.interpolate(images, (side, side), mode=mode, align_corners=False, antialias=smaller)

@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gs_propeller import checkpoint
-from gs_propeller.asset import input_of, orbit_camera, reference_of
+from gs_propeller.asset import input_of, orbit_camera, prior_of, reference_of
 from gs_propeller.camera import Cameras, relative_cameras
 from gs_propeller.command import run
 from gs_propeller.config import Config
-from gs_propeller.devices import device_of, precision_of
+from gs_propeller.devices import device_of
 from gs_propeller.io import load_mesh, save_glb, save_obj
 from gs_propeller.job import refining, solved
 from gs_propeller.log import quiet_libraries, summary
@@ -60,8 +60,8 @@ def mesh_file(config: Config) -> Path:
 
 def refinement(config: Config, textured: Textured, picture: Picture, prior: Zero123) -> Refinement:
     """The second stage's problem of this mesh and picture under this prior; the same on every rank."""
-    known = prior.embed(picture.rgb[None])
     elevation = math.radians(config.elevation)
+    known = prior.embed(picture.rgb[None], elevation)
     low, high = elevation + math.radians(config.min_elevation), elevation + math.radians(config.max_elevation)
 
     def angles(step: int) -> tuple[Tensor, Tensor]:
@@ -111,13 +111,9 @@ def refine_asset(config: Config, quiet: bool = False) -> tuple[Textured, dict[st
     begun_s = time.monotonic()
     picture, textured = load_picture(input_of(config)), load_mesh(mesh_file(config))
     quiet_libraries()
-    from guidance.zero123 import Zero123  # takes seconds: after what may be wrong with the input
-
     share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads)
     device = device_of(config)
-    task = refinement(
-        config, textured, picture, Zero123(find_prior(config.prior), device, precision_of(config, device))
-    )
+    task = refinement(config, textured, picture, prior_of(config, device, quiet))
     # The texture itself stays in the host's memory: its part of a step is small beside the prior's.
     with Ranks("cpu", config.timeout_s, kinds=(Offsets, Novel)) as ranks:
         if ranks.rank > 0:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gs_propeller import checkpoint
-from gs_propeller.asset import distillation, input_of
+from gs_propeller.asset import distillation, input_of, prior_of
 from gs_propeller.command import run
 from gs_propeller.config import Config
-from gs_propeller.devices import device_of, group_size, precision_of, rank_count
+from gs_propeller.devices import device_of, group_size, rank_count
 from gs_propeller.errors import UserError
 from gs_propeller.job import Asset, distilling, finished, saved, solved
 from gs_propeller.log import quiet_libraries
@@ -77,12 +77,10 @@ def work_off(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset] | 
     if len(jobs) == 1:
         load_picture(config.input)  # before the seconds that loading takes
     quiet_libraries()
-    from guidance.zero123 import Zero123
-
     device = device_of(config)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     set_threads(share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads))
-    prior = Zero123(find_prior(config.prior), device, precision_of(config, device))
+    prior = prior_of(config, device, quiet)
 
     def prepared(index: int) -> Compute:
         return distillation(jobs[index], load_picture(jobs[index].input), prior).compute

@@ -68,7 +68,7 @@ class Setup:
 @cache
 def shipped_prior() -> Zero123:
     quiet_libraries()
-    return Zero123(find_prior("auto"))
+    return Zero123(find_prior("pocket"))
 
 
 def configured(case: Case, pairs: dict[str, object]) -> Config:
@@ -77,7 +77,9 @@ def configured(case: Case, pairs: dict[str, object]) -> Config:
     save_png(str(folder), case.picture())
     base, _ = load(["--config", "configs/image.yaml"])
     elevation = math.degrees(case.pose.elevation_rad)
-    return updated(base, {"input": str(folder), "elevation": elevation, "device": "cpu", **pairs})
+    return updated(
+        base, {"input": str(folder), "elevation": elevation, "device": "cpu", "prior": "pocket", **pairs}
+    )
 
 
 def prepared(config: Config, ranks: Ranks | None = None) -> Setup:

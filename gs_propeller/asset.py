@@ -18,6 +18,7 @@ from gs_propeller.adam import AdamSettings
 from gs_propeller.camera import Cameras, orbit
 from gs_propeller.config import Config
 from gs_propeller.densify import DensifySettings, coast, distance, reindex, scaled_distance, update
+from gs_propeller.devices import precision_of
 from gs_propeller.errors import UserError
 from gs_propeller.gaussians import Drift, Gaussians, State, init_ball
 from gs_propeller.losses import Distillation, Schedule, total
@@ -28,6 +29,7 @@ from gs_propeller.picture import Picture
 from gs_propeller.ranks import Ranks
 from gs_propeller.raster import render
 from gs_propeller.texture import Reference, Textured, bake
+from guidance import find_prior
 
 if TYPE_CHECKING:
     from guidance.zero123 import Zero123
@@ -40,6 +42,19 @@ def input_of(config: Config) -> str:
     if config.prompt:
         raise UserError("prompt= needs a text prior, and none is supported yet; give input=PICTURE instead")
     raise UserError("nothing to make an asset of: give input=PICTURE")
+
+
+def prior_of(config: Config, device: torch.device, quiet: bool = False) -> Zero123:
+    """The prior that the configuration means, loaded; seconds, so after what may be wrong with the input.
+
+    quiet: do not say which one prior=auto took. Raises UserError.
+    """
+    from guidance.zero123 import Zero123
+
+    folder = find_prior(config.prior, announce=not quiet)
+    prior = Zero123(folder, device, precision_of(config, device), config.camera_code)
+    prior.tune(config.compile, config.attention_slicing)
+    return prior
 
 
 def schedule(config: Config) -> Schedule:
@@ -80,7 +95,7 @@ def distillation(config: Config, picture: Picture, prior: Zero123) -> Distillati
     at_once = config.batch_slots or (1 if prior.device.type == "cpu" else config.window or 1)
     return Distillation(
         prior,
-        prior.embed(rgb),
+        prior.embed(rgb, math.radians(config.elevation)),
         reference,
         reference_mask,
         schedule(config),

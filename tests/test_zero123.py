@@ -173,7 +173,7 @@ def test_the_pocket_prior_is_found_and_moves(tmp_path: Path, monkeypatch: pytest
     here, there = (Zero123(p).embed(image) for p in (POCKET, moved))
     assert torch.equal(here.embedding, there.embedding)
     assert torch.equal(here.latents, there.latents)
-    monkeypatch.setattr("guidance.POCKET", tmp_path / "nothing")
+    monkeypatch.setattr("guidance.folder.POCKET", tmp_path / "nothing")
     with pytest.raises(UserError, match="restore data"):
         find_prior("")
 

@@ -22,6 +22,7 @@ from gs_propeller.config import Config
 from gs_propeller.errors import UserError
 from gs_propeller.io import load_tensors, save_tensors
 from gs_propeller.picard import Window
+from guidance import POCKET, find_prior
 
 S = TypeVar("S", bound=Any)
 FILE = "checkpoint.safetensors"
@@ -54,6 +55,8 @@ FREE = frozenset(
         "window",
         "checkpoint_every_s",
         "batch_slots",
+        "compile",
+        "attention_slicing",
         "nonfinite",
         "turntable_frames",
         "turntable_size",
@@ -70,12 +73,16 @@ FREE = frozenset(
 
 
 def fingerprint(config: Config, picture: bytes, also: Iterable[str] = ()) -> str:
-    """A hash of every option that shapes the Gaussians, of those named, and of the input's bytes."""
+    """A hash of every option that shapes the Gaussians, of those named, and of the input's bytes.
+
+    prior=auto counts as what it means on this machine today: a run does not go on under another prior.
+    """
+    prior = find_prior(config.prior)
     shaping = {
         key: value
         for key, value in asdict(config).items()
         if key not in FREE.difference(also) and key not in ("input", "name")
-    }
+    } | {"prior": "pocket" if prior == str(POCKET) else prior}
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode() + picture).hexdigest()[:16]
 
 

@@ -204,7 +204,9 @@ class Distillation:
         self, leaves: Gaussians, step: int, views: Sequence[Rendered], names: Sequence[str], values: Tensor
     ) -> Evaluation:
         grads = leaves.map(lambda x: torch.zeros_like(x) if x.grad is None else x.grad)
-        finite = torch.stack([g.isfinite().all() for _, g in grads.items()]).tolist()  # one wait for the device
+        finite = torch.stack(
+            [g.isfinite().all() for _, g in grads.items()]
+        ).tolist()  # one wait for the device
         broken = [name for (name, _), fine in zip(grads.items(), finite, strict=True) if not fine]
         if not broken:
             return Evaluation(grads, gathered(*views), values)

@@ -147,22 +147,32 @@ def encoded(prior: Zero123, images: Tensor) -> None:
     prior.encode(images.requires_grad_()).float().sum().backward()
 
 
+def unless_full(row: Callable[[], Figures]) -> Figures:
+    """A row, or that it does not fit the device's memory."""
+    try:
+        return row()
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return {"skipped": "out of memory"}
+
+
 def drift(bench: Bench) -> Figures:
-    found: Figures = {}
-    for batch in bench.batches:
-        task, state = bench.task(batch), bench.state()
-        inputs = unet_inputs(bench, batch)
-        images = torch.rand(batch, 3, bench.prior.size_px, bench.prior.size_px, device=bench.device)
-        whole = partial(task.compute, [state.params], [0])
-        drift_ms, floor_ms = bench.ms(whole), bench.ms(partial(bare, bench.prior, inputs))
-        found[f"batch {batch}"] = {
-            "drift_ms": drift_ms,
-            "unet_ms": floor_ms,
-            "over_floor": round(drift_ms / floor_ms, 3),
-            "vae_ms": bench.ms(partial(encoded, bench.prior, images)),
-            "peak_mib": memory_mib(bench, whole),
-        }
-    return found
+    return {f"batch {batch}": unless_full(partial(drift_row, bench, batch)) for batch in bench.batches}
+
+
+def drift_row(bench: Bench, batch: int) -> Figures:
+    task, state = bench.task(batch), bench.state()
+    images = torch.rand(batch, 3, bench.prior.size_px, bench.prior.size_px, device=bench.device)
+    whole = partial(task.compute, [state.params], [0])
+    drift_ms = bench.ms(whole)
+    floor_ms = bench.ms(partial(bare, bench.prior, unet_inputs(bench, batch)))
+    return {
+        "drift_ms": drift_ms,
+        "unet_ms": floor_ms,
+        "over_floor": round(drift_ms / floor_ms, 3),
+        "vae_ms": bench.ms(partial(encoded, bench.prior, images)),
+        "peak_mib": memory_mib(bench, whole),
+    }
 
 
 def compiled(bench: Bench) -> Figures:
@@ -205,20 +215,24 @@ def window(bench: Bench) -> Figures:
     cheap = next(iter(roll_out(bench).values()))
     found: Figures = {}
     for batch in [b for b in (1, 2, 4) if b <= max(bench.batches)]:
-        serial, state = bench.task(batch), bench.state()
-        alone = bench.ms(partial(serial.compute, [state.params], [0]))
+        serial = bench.ms(partial(bench.task(batch).compute, [bench.state().params], [0]))
         for slots in bench.windows:
-            whole = partial(bench.task(batch, slots).compute, [state.params] * slots, range(slots))
-            together = bench.ms(whole)
-            a_pass = together + slots * (cheap["roll_out_ms"] + cheap["distance_ms"] + cheap["guess_ms"])
-            found[f"batch {batch}, window {slots}"] = {
-                "slot_ms": round(together / slots, 3),
-                "serial_ms": alone,
-                "drift_gain": round(slots * alone / together, 3),
-                "bound": round(slots * (alone + cheap["roll_out_ms"]) / a_pass, 3),
-                "peak_mib": memory_mib(bench, whole),
-            }
+            row = partial(window_row, bench, batch, slots, serial, cheap)
+            found[f"batch {batch}, window {slots}"] = unless_full(row)
     return found
+
+
+def window_row(bench: Bench, batch: int, slots: int, serial_ms: float, cheap: Figures) -> Figures:
+    whole = partial(bench.task(batch, slots).compute, [bench.state().params] * slots, range(slots))
+    together = bench.ms(whole)
+    a_pass = together + slots * (cheap["roll_out_ms"] + cheap["distance_ms"] + cheap["guess_ms"])
+    return {
+        "slot_ms": round(together / slots, 3),
+        "serial_ms": serial_ms,
+        "drift_gain": round(slots * serial_ms / together, 3),
+        "bound": round(slots * (serial_ms + cheap["roll_out_ms"]) / a_pass, 3),
+        "peak_mib": memory_mib(bench, whole),
+    }
 
 
 def floor(bench: Bench) -> Figures:

@@ -29,6 +29,7 @@ SECOND_STAGE = (
     "refine_steps",
     "refine_batch",
     "refine_guidance",
+    "refine_text_guidance",
     "refine_denoise",
     "refine_threshold",
     "texture_lr",
@@ -67,6 +68,11 @@ FREE = frozenset(
         *SECOND_STAGE,
     ]
 )
+
+
+def given_bytes(config: Config) -> bytes:
+    """The input picture's; none for a prompt alone, which is an option."""
+    return Path(config.input).read_bytes() if config.input else b""
 
 
 def fingerprint(config: Config, picture: bytes, also: Iterable[str] = ()) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from gs_propeller.camera import relative_cameras
 from gs_propeller.errors import UserError
 from gs_propeller.gaussians import init_ball
-from gs_propeller.losses import Distillation
+from gs_propeller.losses import Distillation, Guide
 from guidance import POCKET, find_prior
 from guidance.zero123 import Zero123
 from tests import tiny_prior
@@ -182,7 +182,9 @@ def test_slots_batched_into_one_call(prior: Zero123) -> None:
     """Five scenes, one render and one UNet call, against one by one: products of other shapes round otherwise."""
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     schedule = replace(SCHEDULE, lambda_sds=1.0, steps=40)
-    alone = Distillation(prior, prior.embed(picture), picture, picture[:, :1], schedule, seed=2)
+    alone = Distillation(
+        (Guide(prior, prior.embed(picture), 2.0),), picture, picture[:, :1], schedule, seed=2
+    )
     params = [init_ball(60 + 10 * slot, 0.4, 0, slot).params for slot in range(5)]
     one_by_one, at_once = (
         replace(alone, batch_slots=slots).compute(params, range(5, 10)) for slots in (1, 5)

@@ -46,8 +46,8 @@ PHRASES = (
 def said(caption: str, rng: np.random.Generator) -> str:
     """One wording of a caption: synonyms, now and then the details left out."""
     if rng.random() < 0.5:
-        for pattern, words in PHRASES:
-            caption = re.sub(pattern, words, caption)
+        for pattern, wording in PHRASES:
+            caption = re.sub(pattern, wording, caption)
     if rng.random() < 0.25:
         caption = caption.split(" with ")[0]
     words = [str(rng.choice(SYNONYMS.get(word, (word,)))) for word in caption.split(" ")]
@@ -91,14 +91,14 @@ def build_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=pieces, merges=merges, model_max_length=TOKENS)
 
 
-def save_tokenizer(folder: Path) -> None:
+def save_tokenizer(folder: Path, words_folder: Path) -> None:
     """The tokenizer as the published folders have it, and the list of the words that it was made of."""
     tokenizer, words = build_tokenizer(), vocabulary(corpus())
-    tokenizer.save_pretrained(folder / "tokenizer")
+    tokenizer.save_pretrained(folder)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     pieces = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
-    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(pieces, ensure_ascii=False))
+    (folder / "vocab.json").write_text(json.dumps(pieces, ensure_ascii=False))
     merges = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
-    (folder / "tokenizer" / "merges.txt").write_text("\n".join(merges) + "\n")
-    (folder / "tokenizer" / "tokenizer.json").unlink()  # the published ones have the two files above
-    (folder / WORDS).write_text("\n".join(words) + "\n")
+    (folder / "merges.txt").write_text("\n".join(merges) + "\n")
+    (folder / "tokenizer.json").unlink()  # the published ones have the two files above
+    (words_folder / WORDS).write_text("\n".join(words) + "\n")

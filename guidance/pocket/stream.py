@@ -61,7 +61,7 @@ def keep_shard(folder: Path, number: int) -> None:
     cached_shard(folder, number)
 
 
-def _humbly(draw: Callable[[int], None], number: int) -> None:
+def _humbly(draw: Callable[[int], object], number: int) -> None:
     os.nice(10)  # the training waits for nothing else on a machine of few cores
     torch.set_num_threads(1)
     draw(number)
@@ -70,7 +70,7 @@ def _humbly(draw: Callable[[int], None], number: int) -> None:
 class Ahead:
     """Calls draw(number) for shards before they are needed, in processes of their own; none where workers is 0."""
 
-    def __init__(self, draw: Callable[[int], None], workers: int) -> None:
+    def __init__(self, draw: Callable[[int], object], workers: int) -> None:
         self.draw, self.workers = draw, workers
         context = multiprocessing.get_context("spawn")
         self.pool = ProcessPoolExecutor(workers, context) if workers else None

@@ -38,6 +38,8 @@ from guidance.pocket.stream import (
 )
 from guidance.pocket.training import (
     DROP,
+    MEAN,
+    STD,
     Log,
     Options,
     Run,
@@ -57,7 +59,6 @@ FILES = {
     "image_encoder": "image_encoder/model.safetensors",
     "clip_camera_projection": "clip_camera_projection/diffusion_pytorch_model.safetensors",
 }  # of a prior's folder, by the network's part
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's normalisation
 
 
 @dataclass(frozen=True)

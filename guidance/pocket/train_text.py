@@ -50,7 +50,7 @@ def train(options: Options, log: Log) -> None:
     device = torch.device(options.device)
     vae = AutoencoderKL.from_pretrained(POCKET / "vae", torch_dtype=torch.float32)
     if not (options.out / "tokenizer").exists():
-        save_tokenizer(options.out)
+        save_tokenizer(options.out / "tokenizer", options.out)
     tokenizer = CLIPTokenizer.from_pretrained(options.out / "tokenizer")
     model, average = TextDenoiser(len(tokenizer)).to(device), TextDenoiser(len(tokenizer)).to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)

@@ -29,6 +29,7 @@ AVERAGE_SHARE = (
     30  # the averaged weights are those of the last thirtieth of the training, whatever its length
 )
 CHECKPOINT = "unet.safetensors"
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's normalisation
 DROP = 0.1  # share of samples that learn the unconditional score
 
 

@@ -1,0 +1,106 @@
+"""The priors that a configuration asks for, loaded, and what each is told of the asset."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from gs_propeller.config import Config
+from gs_propeller.devices import precision_of
+from gs_propeller.errors import UserError
+from gs_propeller.losses import Guide
+from gs_propeller.picture import Picture, load_picture
+from guidance import find_prior, find_text_prior
+
+if TYPE_CHECKING:
+    from guidance.stable_diffusion import Prompted, StableDiffusion
+    from guidance.zero123 import Conditioning, Zero123
+
+
+@dataclass(frozen=True)
+class Priors:
+    """The view prior, for a picture, and the text prior, for a prompt; at least one of them."""
+
+    zero123: Zero123 | None
+    text: StableDiffusion | None
+
+    @property
+    def first(self) -> Zero123 | StableDiffusion:
+        """The picture's where there is one."""
+        prior = self.zero123 or self.text
+        assert prior is not None
+        return prior
+
+
+def find_priors(config: Config) -> tuple[str | None, str | None]:
+    """Folders or hub ids of the view prior and the text prior, None where none is asked for. Raises UserError."""
+    if not config.input and not config.prompt:
+        raise UserError("nothing to make an asset of: give input=PICTURE or prompt=SENTENCE")
+    return (
+        find_prior(config.prior) if config.input else None,
+        find_text_prior(config.text_prior) if config.prompt else None,
+    )
+
+
+def load_priors(config: Config, device: torch.device) -> Priors:
+    """What find_priors found, on the device. Raises UserError."""
+    from guidance.stable_diffusion import (
+        StableDiffusion,  # takes seconds: after what may be wrong with the input
+    )
+    from guidance.zero123 import Zero123
+
+    view, text = find_priors(config)
+    precision = precision_of(config, device)
+    return Priors(
+        Zero123(view, device, precision) if view else None,
+        StableDiffusion(text, device, precision) if text else None,
+    )
+
+
+def picture_of(config: Config) -> Picture | None:
+    """The input picture, None for a prompt alone. Raises UserError."""
+    return load_picture(config.input) if config.input else None
+
+
+def told_picture(priors: Priors, picture: Picture) -> Conditioning:
+    assert priors.zero123 is not None
+    return priors.zero123.embed(picture.rgb[None].to(priors.zero123.device))
+
+
+def told_prompt(config: Config, priors: Priors) -> Prompted:
+    from guidance.stable_diffusion import Directions
+
+    assert priors.text is not None
+    directions = Directions(config.front_deg, config.overhead_deg)
+    return priors.text.embed(
+        config.prompt, config.negative_prompt, directions, math.radians(config.elevation)
+    )
+
+
+def guides(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide, ...]:
+    """The gradients that a step adds up; the same on every rank."""
+    found = []
+    if picture is not None and priors.zero123 is not None:
+        told = told_picture(priors, picture)
+        found.append(Guide(priors.zero123, told, config.guidance_scale, config.lambda_zero123))
+    if priors.text is not None:
+        told_words = told_prompt(config, priors)
+        found.append(Guide(priors.text, told_words, config.text_guidance_scale, config.lambda_sd))
+    return tuple(found)
+
+
+def notes(config: Config, picture: Picture | None, priors: Priors) -> list[str]:
+    """What the user should know of the input, a line each."""
+    lines = [picture.note] if picture is not None and picture.note else []
+    unseen = priors.text.unseen(config.prompt) if priors.text is not None else []
+    if priors.text is not None and unseen:
+        shown = []
+        for word in unseen:
+            near = difflib.get_close_matches(word, priors.text.words, 3, 0.6)
+            shown.append(f"{word} (near it: {', '.join(near)})" if near else word)
+        lines.append(f"the text prior was never trained with these words: {', '.join(shown)}")
+    return lines

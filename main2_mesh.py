@@ -25,7 +25,7 @@ from gs_propeller.camera import Cameras, relative_cameras
 from gs_propeller.command import run
 from gs_propeller.config import Config
 from gs_propeller.devices import device_of
-from gs_propeller.guides import Priors, find_priors, guides, load_priors, picture_of
+from gs_propeller.guides import Priors, find_priors, load_priors, picture_of, told
 from gs_propeller.io import load_mesh, save_glb, save_obj
 from gs_propeller.job import refining, solved
 from gs_propeller.log import quiet_libraries, summary
@@ -57,7 +57,7 @@ def mesh_file(config: Config) -> Path:
 def refinement(config: Config, textured: Textured, picture: Picture | None, priors: Priors) -> Refinement:
     """The second stage's problem of this mesh under these priors; the same on every rank. The picture's prior refines
     where there is a picture, else the text prior."""
-    guide, prior = guides(config, picture, priors)[0], priors.first
+    guide, prior = told(config, picture, priors)[0], priors.first
     scale = config.refine_guidance if priors.zero123 is not None else config.refine_text_guidance
     elevation = math.radians(config.elevation)
     low, high = elevation + math.radians(config.min_elevation), elevation + math.radians(config.max_elevation)

@@ -22,9 +22,10 @@ from gs_propeller.command import run
 from gs_propeller.config import Config
 from gs_propeller.devices import device_of, group_size, rank_count
 from gs_propeller.errors import UserError
-from gs_propeller.guides import Priors, find_priors, load_priors, notes, picture_of
+from gs_propeller.guides import Priors, find_priors, keep, load_priors, notes, picture_of
 from gs_propeller.job import Asset, distilling, finished, saved, solved
 from gs_propeller.log import quiet_libraries
+from gs_propeller.losses import Distillation
 from gs_propeller.picture import picture_files
 from gs_propeller.ranks import Compute, Ranks, share_cores
 from gs_propeller.raster_cpu import set_threads
@@ -82,13 +83,23 @@ def work_off(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset] | 
     set_threads(share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads))
     priors = load_priors(config, device)
 
-    def prepared(index: int) -> Compute:
-        return distillation(jobs[index], picture_of(jobs[index]), priors).compute
+    learnt: list[Distillation] = []
 
-    skipped = 0
-    with Ranks(device, config.timeout_s, group_size(config, processes, len(jobs))) as ranks:
+    def prepared(index: int) -> Compute:
+        for earlier in learnt:
+            keep(earlier.guides)
+        learnt[:] = [distillation(jobs[index], picture_of(jobs[index]), priors)]
+        return learnt[0].compute
+
+    skipped, group = 0, group_size(config, processes, len(jobs))
+    deal_seed = config.seed if config.loss == "vsd" else None
+    with Ranks(device, config.timeout_s, group, deal_seed=deal_seed) as ranks:
         if ranks.rank > 0:
-            ranks.serve(prepared)
+            try:
+                ranks.serve(prepared)
+            finally:
+                for last in learnt:
+                    keep(last.guides)
             raise SystemExit(0)
         while (index := ranks.claim()) < len(jobs):
             try:
@@ -119,7 +130,10 @@ def _one(
         task = distillation(config, picture, priors)
         ranks.begin(index, task.compute)
         stage = distilling(config, ranks, task, checkpoint.given_bytes(config))
-        window, seconds = solved(config, stage, ranks.device, quiet)
+        try:
+            window, seconds = solved(config, stage, ranks.device, quiet)
+        finally:
+            keep(task.guides)
         if jobs == 1:
             ranks.close()  # the others need not wait for the mesh
         return saved(config, window, picture, time.monotonic() - begun_s, seconds, quiet)

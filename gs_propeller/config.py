@@ -88,6 +88,10 @@ class Config:
     )
     precision: str = _option("auto", 2, "of the prior; auto: float16 on CUDA, float32 on a CPU", "",
                              choices=("auto", "float32", "float16", "bfloat16"))  # fmt: skip
+    loss: str = _option("sds", 2, "score distillation: sds, or vsd, whose LoRA of each prior learns the renders beside "
+                        "the asset", "", choices=("sds", "vsd"))  # fmt: skip
+    lora_rank: int = _option(4, 2, "of the LoRA of loss=vsd", "", 1, 256)
+    lora_lr: float = _option(1e-3, 2, "its learning rate", "", 0)
     guidance_scale: float = _option(
         2.0, 2, "classifier-free guidance; DreamGaussian: 5 with zero123-xl", "", 0, 1000
     )

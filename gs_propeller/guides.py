@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 
+from gs_propeller import checkpoint
 from gs_propeller.config import Config
 from gs_propeller.devices import precision_of
 from gs_propeller.errors import UserError
@@ -66,6 +69,13 @@ def picture_of(config: Config) -> Picture | None:
     return load_picture(config.input) if config.input else None
 
 
+@runtime_checkable
+class Learner(Protocol):
+    """A prior that learns on the way: see guidance/vsd.py."""
+
+    def save(self) -> None: ...
+
+
 def told_picture(priors: Priors, picture: Picture) -> Conditioning:
     assert priors.zero123 is not None
     return priors.zero123.embed(picture.rgb[None].to(priors.zero123.device))
@@ -82,7 +92,36 @@ def told_prompt(config: Config, priors: Priors) -> Prompted:
 
 
 def guides(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide, ...]:
-    """The gradients that a step adds up; the same on every rank."""
+    """The gradients that a step adds up; the same on every rank, but for the LoRA of loss=vsd, which is each rank's own
+    and stands in the run's folder."""
+    found = told(config, picture, priors)
+    if config.loss == "sds":
+        return found
+    from guidance.vsd import Kept, Variational
+
+    rank = int(os.environ.get("RANK", 0))
+    mark = checkpoint.fingerprint(config, checkpoint.given_bytes(config))
+
+    def learner(index: int, guide: Guide) -> Variational:
+        path = config.run_folder / f"particle{index}_rank{rank}.safetensors"
+        if not config.resume:
+            path.unlink(missing_ok=True)
+        kept = Kept(path, mark, config.checkpoint_every_s)
+        seed = config.seed * 1024 + rank
+        return Variational(guide.prior, seed, config.lora_rank, config.lora_lr, kept)  # type: ignore[arg-type]
+
+    return tuple(replace(guide, prior=learner(k, guide)) for k, guide in enumerate(found))
+
+
+def keep(found: Iterable[Guide]) -> None:
+    """What the guides have learnt goes to the run's folder: this rank's part of the checkpoint."""
+    for guide in found:
+        if isinstance(guide.prior, Learner):
+            guide.prior.save()
+
+
+def told(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide, ...]:
+    """The priors with what each is told of the asset."""
     found = []
     if picture is not None and priors.zero123 is not None:
         told = told_picture(priors, picture)

@@ -107,7 +107,6 @@ class StableDiffusion(LatentDiffusion):
         given, without = self.tokens(sentences), self.tokens([negative_prompt])
         return Prompted(given, without, directions, elevation_rad)
 
-    @torch.no_grad()
     def output(
         self, noisy: Tensor, conditioning: Prompted, cameras: Tensor, t: Tensor, guidance_scale: float
     ) -> Tensor:

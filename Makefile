@@ -8,7 +8,7 @@ export HF_HUB_OFFLINE ?= 1
 .PHONY: run setup web test test-fast bench lint clean
 
 run: setup
-	$(BIN)/python main_propeller.py --config configs/image.yaml input=data/cat.png
+	$(BIN)/python main_propeller.py --config configs/image.yaml input=data/cat.png prior=pocket
 
 setup: $(STAMP)
 

@@ -112,7 +112,7 @@ def refine_asset(config: Config, quiet: bool = False) -> tuple[Textured, dict[st
     quiet_libraries()
     share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads)
     device = device_of(config)
-    task = refinement(config, textured, picture, load_priors(config, device))
+    task = refinement(config, textured, picture, load_priors(config, device, quiet))
     # The texture itself stays in the host's memory: its part of a step is small beside the prior's.
     with Ranks("cpu", config.timeout_s, kinds=(Offsets, Novel)) as ranks:
         if ranks.rank > 0:

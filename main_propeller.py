@@ -81,7 +81,7 @@ def work_off(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset] | 
     device = device_of(config)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     set_threads(share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads))
-    priors = load_priors(config, device)
+    priors = load_priors(config, device, quiet)
 
     learnt: list[Distillation] = []
 

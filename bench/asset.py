@@ -51,7 +51,7 @@ MEASURES = (
 def asset_config(case: Case, folder: Path, pairs: list[str], config_path: str) -> Config:
     """The configuration of one object's run in `folder`, its input picture drawn there."""
     save_png(str(folder / f"{case.name}.png"), case.picture())
-    config, _ = load(["--config", config_path, *pairs])
+    config, _ = load(["--config", config_path, "prior=pocket", *pairs])
     return updated(
         config,
         {

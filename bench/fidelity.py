@@ -202,7 +202,7 @@ def weights_mark() -> str:
     from gs_propeller.config import load
     from guidance import find_prior
 
-    weights = Path(find_prior("auto")) / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = Path(find_prior("pocket")) / "unet" / "diffusion_pytorch_model.safetensors"
     return fingerprint(load(["--config", "configs/image.yaml"])[0], weights.read_bytes())
 
 

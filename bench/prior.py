@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--prior", default="auto")
+    parser.add_argument("--prior", default="pocket")
     parser.add_argument("--seen", type=int, default=50, help="held-out objects of trained families")
     parser.add_argument("--unseen", type=int, default=20, help="objects of untrained families")
     parser.add_argument(

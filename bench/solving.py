@@ -69,7 +69,7 @@ class Setup:
 @cache
 def shipped_priors() -> Priors:
     quiet_libraries()
-    return Priors(Zero123(find_prior("auto")), None)
+    return Priors(Zero123(find_prior("pocket")), None)
 
 
 def configured(case: Case, pairs: dict[str, object]) -> Config:
@@ -78,7 +78,9 @@ def configured(case: Case, pairs: dict[str, object]) -> Config:
     save_png(str(folder), case.picture())
     base, _ = load(["--config", "configs/image.yaml"])
     elevation = math.degrees(case.pose.elevation_rad)
-    return updated(base, {"input": str(folder), "elevation": elevation, "device": "cpu", **pairs})
+    return updated(
+        base, {"input": str(folder), "elevation": elevation, "device": "cpu", "prior": "pocket", **pairs}
+    )
 
 
 def prepared(config: Config, ranks: Ranks | None = None) -> Setup:

@@ -32,7 +32,7 @@ WAYS = {
 }
 # The smallest mesh and no pictures: they come after the loop.
 BRIEF = ["mesh_resolution=32", "mesh_faces=200", "texture_size=64", "bake_views=4", "bake_size=64",
-         "turntable_frames=0", "device=cpu", "resume=false"]  # fmt: skip
+         "turntable_frames=0", "device=cpu", "prior=pocket", "resume=false"]  # fmt: skip
 
 
 def timed(words: list[str], outdir: Path) -> tuple[float, int, State]:

@@ -81,11 +81,15 @@ class Config:
     timeout_s: float = _option(600.0, 1, "longest wait for another rank", "s", 1, 1e6)
 
     prior: str = _option(
-        "auto", 2, "Zero-1-to-3 folder in diffusers format or hub id; auto: the pocket prior"
-    )
-    text_prior: str = _option(
-        "auto", 2, "Stable Diffusion folder in diffusers format or hub id, for prompt=; auto: the pocket one"
-    )
+        "auto", 2, "Zero-1-to-3 folder in diffusers format or hub id; pocket: the shipped one; auto: published weights "
+        "that the cache has whole, or with a GPU the hub, else pocket"
+    )  # fmt: skip
+    text_prior: str = _option("auto", 2, "the same for prompt=: a Stable Diffusion folder or hub id")
+    camera_code: str = _option("auto", 2, "how the prior is told of cameras: stable is Stable-Zero123's, relative all "
+                               "others'; auto: by the folder", "", choices=("auto", "relative", "stable"))  # fmt: skip
+    compile: bool = _option(False, 2, "torch.compile: minutes at the start, then faster steps")
+    attention_slicing: str = _option("auto", 2, "less memory, slower; auto: on GPUs of less than 8 GiB", "",
+                                     choices=("auto", "on", "off"))  # fmt: skip
     precision: str = _option("auto", 2, "of the prior; auto: float16 on CUDA, float32 on a CPU", "",
                              choices=("auto", "float32", "float16", "bfloat16"))  # fmt: skip
     loss: str = _option("sds", 2, "score distillation: sds, or vsd, whose LoRA of each prior learns the renders beside "

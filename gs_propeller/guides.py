@@ -39,29 +39,34 @@ class Priors:
         return prior
 
 
-def find_priors(config: Config) -> tuple[str | None, str | None]:
-    """Folders or hub ids of the view prior and the text prior, None where none is asked for. Raises UserError."""
+def find_priors(config: Config, announce: bool = False) -> tuple[str | None, str | None]:
+    """Folders or hub ids of the view prior and the text prior, None where none is asked for. announce: say on stderr
+    which ones auto took. Raises UserError."""
     if not config.input and not config.prompt:
         raise UserError("nothing to make an asset of: give input=PICTURE or prompt=SENTENCE")
     return (
-        find_prior(config.prior) if config.input else None,
-        find_text_prior(config.text_prior) if config.prompt else None,
+        find_prior(config.prior, announce) if config.input else None,
+        find_text_prior(config.text_prior, announce) if config.prompt else None,
     )
 
 
-def load_priors(config: Config, device: torch.device) -> Priors:
+def load_priors(config: Config, device: torch.device, quiet: bool = False) -> Priors:
     """What find_priors found, on the device. Raises UserError."""
     from guidance.stable_diffusion import (
         StableDiffusion,  # takes seconds: after what may be wrong with the input
     )
     from guidance.zero123 import Zero123
 
-    view, text = find_priors(config)
+    view, text = find_priors(config, announce=not quiet)
     precision = precision_of(config, device)
-    return Priors(
-        Zero123(view, device, precision) if view else None,
+    priors = Priors(
+        Zero123(view, device, precision, config.camera_code) if view else None,
         StableDiffusion(text, device, precision) if text else None,
     )
+    for prior in (priors.zero123, priors.text):
+        if prior is not None:
+            prior.tune(config.compile, config.attention_slicing)
+    return priors
 
 
 def picture_of(config: Config) -> Picture | None:
@@ -76,9 +81,9 @@ class Learner(Protocol):
     def save(self) -> None: ...
 
 
-def told_picture(priors: Priors, picture: Picture) -> Conditioning:
+def told_picture(config: Config, priors: Priors, picture: Picture) -> Conditioning:
     assert priors.zero123 is not None
-    return priors.zero123.embed(picture.rgb[None].to(priors.zero123.device))
+    return priors.zero123.embed(picture.rgb[None], math.radians(config.elevation))
 
 
 def told_prompt(config: Config, priors: Priors) -> Prompted:
@@ -124,7 +129,7 @@ def told(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide
     """The priors with what each is told of the asset."""
     found = []
     if picture is not None and priors.zero123 is not None:
-        told = told_picture(priors, picture)
+        told = told_picture(config, priors, picture)
         found.append(Guide(priors.zero123, told, config.guidance_scale, config.lambda_zero123))
     if priors.text is not None:
         told_words = told_prompt(config, priors)

@@ -223,7 +223,10 @@ class Distillation:
         self, leaves: Gaussians, step: int, views: Sequence[Rendered], names: Sequence[str], values: Tensor
     ) -> Evaluation:
         grads = leaves.map(lambda x: torch.zeros_like(x) if x.grad is None else x.grad)
-        broken = [name for name, g in grads.items() if not bool(g.isfinite().all())]
+        finite = torch.stack(
+            [g.isfinite().all() for _, g in grads.items()]
+        ).tolist()  # one wait for the device
+        broken = [name for (name, _), fine in zip(grads.items(), finite, strict=True) if not fine]
         if not broken:
             stats = gathered(*views) if views else StepStats.zeros(grads)
             return Evaluation(grads, stats, values)

@@ -6,6 +6,8 @@ V views, H x W pixels, pixel centres at +0.5 as in raster.py, so both line up.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from gs_propeller.camera import Cameras
 from gs_propeller.errors import UserError
 from gs_propeller.mesh import Mesh
+from gs_propeller.raster_cuda import INSTALL
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,14 @@ def rasterize(mesh: Mesh, cameras: Cameras, size: int | tuple[int, int]) -> Hits
     return Hits(torch.where(hit, face_id, -1), barycentric, torch.where(hit, depth, torch.zeros_like(depth)))
 
 
+@cache
+def _context(device: str) -> Any:  # pragma: no cover - needs CUDA
+    """nvdiffrast's buffers, which it keeps and grows: one set for each device of this process."""
+    import nvdiffrast.torch as dr
+
+    return dr.RasterizeCudaContext(device=device)
+
+
 def _rasterize_cuda(
     mesh: Mesh, cameras: Cameras, height: int, width: int
 ) -> Hits:  # pragma: no cover - needs CUDA
@@ -70,7 +81,7 @@ def _rasterize_cuda(
         import nvdiffrast.torch as dr
     except ImportError as error:
         raise UserError(
-            "mesh rasterisation on CUDA needs nvdiffrast: see requirements-cuda.txt, or device=cpu"
+            f"mesh rasterisation on CUDA needs nvdiffrast: {INSTALL['nvdiffrast']}, or device=cpu"
         ) from error
     focal, near, far = cameras.focal_px(height), 0.01, 100.0
     projection = torch.zeros(4, 4, device=mesh.vertices.device)
@@ -81,9 +92,8 @@ def _rasterize_cuda(
     points = torch.cat([mesh.vertices, torch.ones_like(mesh.vertices[:, :1])], 1)
     seen = points @ w2c.transpose(1, 2)
     faces = mesh.faces.int()
-    out, _ = dr.rasterize(
-        dr.RasterizeCudaContext(), (seen @ projection.T).contiguous(), faces, (height, width)
-    )
+    context = _context(str(mesh.vertices.device))
+    out, _ = dr.rasterize(context, (seen @ projection.T).contiguous(), faces, (height, width))
     face_id = out[..., 3].long() - 1
     hit = face_id >= 0
     barycentric = torch.stack([out[..., 0], out[..., 1], 1 - out[..., 0] - out[..., 1]], -1) * hit[..., None]

@@ -20,6 +20,11 @@ from gs_propeller.errors import UserError
 from gs_propeller.gaussians import Gaussians
 
 _NEAR, _FAR = 0.01, 100.0  # world units
+INSTALL = {  # by the name that is imported; requirements-cuda.txt says more
+    "gsplat": "pip install -r requirements-cuda.txt",
+    "diff_gaussian_rasterization": "pip install git+https://github.com/ashawkey/diff-gaussian-rasterization",
+    "nvdiffrast": "pip install git+https://github.com/NVlabs/nvdiffrast",
+}
 
 Images = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # image, alpha, depth, radii_px, means2d
 
@@ -30,7 +35,7 @@ def installed(package: str) -> bool:
 
 def _load(package: str, backend: str, device: torch.device) -> ModuleType:
     if not installed(package):
-        raise UserError(f"raster backend '{backend}' needs the package {package}: see requirements-cuda.txt")
+        raise UserError(f"raster backend '{backend}' needs the package {package}: {INSTALL[package]}")
     if device.type != "cuda":
         raise UserError(f"raster backend '{backend}' needs CUDA tensors, these are on {device.type}: use cpu")
     return importlib.import_module(package)  # pragma: no cover - needs CUDA
@@ -42,7 +47,11 @@ def render_gsplat(
     size: tuple[int, int],
     backgrounds: Sequence[Tensor],
 ) -> list[Images]:
-    """All views of a scene in one batch, scene after scene. Radii are gsplat's own, the larger of its half axes."""
+    """All views of a scene in one batch, scene after scene. Radii are gsplat's own, the larger of its half axes.
+
+    Its batches of scenes want as many Gaussians in each, and give one tensor of 2D means for all of them; densification
+    sees to it that scenes differ, so they are taken in turn.
+    """
     gsplat = _load("gsplat", "gsplat", scenes[0].means.device)
     return [  # pragma: no cover - needs CUDA
         _render_gsplat(gsplat, scene, eyes, size, background)

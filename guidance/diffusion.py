@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gs_propeller.errors import UserError
+from guidance.folder import local_folder, network
 
-HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")  # owner/name
+SHORT_BYTES = 8 * 2**30  # GPU memory below which attention is sliced
 
 
 class LatentDiffusion(ABC):
@@ -38,23 +38,38 @@ class LatentDiffusion(ABC):
         """
         self.device, self.dtype = torch.device(device), dtype
         source = str(folder)
-        if not Path(source).is_dir() and not HUB_ID.fullmatch(source):
-            raise UserError(f"there is no prior folder {source!r}; leave prior= out for the pocket prior")
+        place = local_folder(source, half=dtype != torch.float32)
         try:
-            self.unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype)
-            self.vae = AutoencoderKL.from_pretrained(source, subfolder="vae", torch_dtype=dtype)
-            self.scheduler = DDIMScheduler.from_pretrained(source, subfolder="scheduler")
-            others = self.load(source)
+            self.unet = network(UNet2DConditionModel, place, "unet", dtype)
+            self.vae = network(AutoencoderKL, place, "vae", dtype)
+            self.scheduler = DDIMScheduler.from_pretrained(str(place / "scheduler"))
+            others = self.load(str(place))
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"prior {source!r} cannot be loaded ({reason}); give a {kind} folder in diffusers format or a hub "
-                "id, or leave it out for the pocket prior"
+                "id, or prior=pocket"
             ) from error
         for module in (self.unet, self.vae, *others):
             module.to(self.device).eval().requires_grad_(False)
+        if self.device.type == "cuda":  # convolutions in half precision are written for this order
+            self.unet.to(memory_format=torch.channels_last)
+            self.vae.to(memory_format=torch.channels_last)
         self.alphas = self.scheduler.alphas_cumprod.to(self.device)
         self.levels = len(self.alphas)
+
+    def tune(self, compiled: bool = False, attention_slicing: str = "auto") -> None:
+        """Trades of time and memory. compiled: UNet and the VAE's encoder by torch.compile, minutes at their first call
+        for each shape. attention_slicing: "on", "off", or "auto", which slices on GPUs of less than SHORT_BYTES."""
+        short = (
+            self.device.type == "cuda"
+            and torch.cuda.get_device_properties(self.device).total_memory < SHORT_BYTES
+        )
+        if attention_slicing == "on" or (attention_slicing == "auto" and short):
+            self.unet.set_attention_slice("auto")
+        if compiled:
+            self.unet.compile()
+            self.vae.encoder.compile()
 
     @abstractmethod
     def load(self, source: str) -> list[nn.Module]:

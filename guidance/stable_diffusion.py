@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from guidance.diffusion import LatentDiffusion
+from guidance.folder import network
 
 WORDS = "words.txt"  # what a prior with a small vocabulary was trained with, a word a line
 
@@ -75,7 +76,7 @@ class StableDiffusion(LatentDiffusion):
 
     def load(self, source: str) -> list[nn.Module]:
         self.tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
-        self.encoder = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", dtype=self.dtype)
+        self.encoder = network(CLIPTextModel, Path(source), "text_encoder", self.dtype, "dtype")
         words = Path(source) / WORDS
         self.words = words.read_text().split() if words.exists() else []
         return [self.encoder]

@@ -2,36 +2,41 @@
 
 V views, C latent channels, L latent side, E embedding width; vocabulary and formulas of diffusion.py. A relative camera
 is Zero-1-to-3's code of four numbers: polar angle (grows downwards), sin and cos of the azimuth (counter-clockwise from
-above), radius, each target minus input, radians and world units.
+above), radius, each target minus input, radians and world units. Stable-Zero123 reads the same first three, but in the
+place of the radius the input view's own polar angle, from straight above: pi / 2 minus its elevation.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
 from guidance.diffusion import LatentDiffusion, resized
+from guidance.folder import network
+
+STABLE_NAME = re.compile(r"stable[-_]?zero[-_]?(123|1-?to-?3)", re.IGNORECASE)
 
 
 class CameraProjection(ModelMixin, ConfigMixin):
-    """Linear map of (image embedding, relative camera) to the embedding's width, as published beside zero123-xl.
+    """Linear map of (image embedding, camera code) to the embedding's width, as published beside zero123-xl.
 
-    embedding_dim: width E of the image embedding; additional_embeds: numbers of the camera code, 4.
+    embedding_dim: width E of the image embedding; additional_embeddings: numbers of the camera code, 4.
     """
 
     @register_to_config
-    def __init__(self, embedding_dim: int, additional_embeds: int = 4) -> None:
+    def __init__(self, embedding_dim: int = 768, additional_embeddings: int = 4) -> None:
         super().__init__()
-        self.proj = nn.Linear(embedding_dim + additional_embeds, embedding_dim)
+        self.proj = nn.Linear(embedding_dim + additional_embeddings, embedding_dim)
 
     def forward(self, embedding: Tensor) -> Tensor:
         """[V, E + 4] -> [V, E]."""
@@ -40,43 +45,49 @@ class CameraProjection(ModelMixin, ConfigMixin):
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the prior knows of the input picture: embedding [1, E]; latents [1, C, L, L], not scaled."""
+    """What the prior knows of the input picture: embedding [1, E]; latents [1, C, L, L], not scaled; polar_rad: the
+    camera's angle from straight above, for Stable-Zero123."""
 
     embedding: Tensor
     latents: Tensor
+    polar_rad: float = math.pi / 2
 
 
 class Zero123(LatentDiffusion):
     """The frozen prior. Its two working methods are `embed` and `sds_grad`; `refine` serves the second stage."""
 
     def __init__(
-        self, folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        folder: str | Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        camera_code: str = "auto",
     ):
         """Loads unet, vae, image_encoder, clip_camera_projection and scheduler from a folder or hub id.
 
-        Raises UserError when a part is missing, naming it.
+        camera_code: "relative" is Zero-1-to-3's, "stable" Stable-Zero123's; "auto" is what the folder says or is
+        called, see `is_stable`. Raises UserError when a part is missing, naming it.
         """
+        self.camera_code = camera_code
         super().__init__(folder, "Zero-1-to-3", device, dtype)
 
     def load(self, source: str) -> list[nn.Module]:
-        self.encoder = CLIPVisionModelWithProjection.from_pretrained(
-            source, subfolder="image_encoder", dtype=self.dtype
-        )
-        self.projection = CameraProjection.from_pretrained(
-            source, subfolder="clip_camera_projection", torch_dtype=self.dtype
-        )
-        self.mean, self.std = _normalisation(source, self.device)
+        folder = Path(source)
+        self.encoder = network(CLIPVisionModelWithProjection, folder, "image_encoder", self.dtype, "dtype")
+        self.projection = network(CameraProjection, folder, "clip_camera_projection", self.dtype)
+        self.mean, self.std = _normalisation(folder, self.device)
+        self.stable = self.camera_code == "stable" or (self.camera_code == "auto" and is_stable(folder))
         return [self.encoder, self.projection]
 
     @torch.no_grad()
-    def embed(self, image: Tensor) -> Conditioning:
-        """image [1, 3, H, W] over white in 0..1 -> what the views are conditioned on."""
+    def embed(self, image: Tensor, elevation_rad: float = 0.0) -> Conditioning:
+        """image [1, 3, H, W] over white in 0..1, from that elevation -> what the views are conditioned on."""
         image = image.to(self.device, torch.float32)
         side = self.encoder.config.image_size
         pixels = (resized(image, side, "bicubic").clamp(0, 1) - self.mean) / self.std
         embedding = self.encoder(pixel_values=pixels.to(self.dtype)).image_embeds
         posterior = self.vae.encode(self._to_model(image)).latent_dist
-        return Conditioning(embedding, posterior.mode())
+        return Conditioning(embedding, posterior.mode(), math.pi / 2 - elevation_rad)
 
     def output(
         self, noisy: Tensor, conditioning: Conditioning, cameras: Tensor, t: Tensor, guidance_scale: float
@@ -84,6 +95,8 @@ class Zero123(LatentDiffusion):
         """Classifier-free guidance (Ho & Salimans 2022) in one UNet call of 2V; a scale of 1 needs V only."""
         views = len(noisy)
         embedding = conditioning.embedding.expand(views, -1)
+        if self.stable:
+            cameras = torch.cat([cameras[:, :3], torch.full_like(cameras[:, 3:], conditioning.polar_rad)], 1)
         tokens = self.projection(torch.cat([embedding, cameras.to(embedding)], 1))[:, None]
         stacked = torch.cat([noisy.to(self.dtype), conditioning.latents.expand(views, -1, -1, -1)], 1)
         if guidance_scale == 1.0:
@@ -96,19 +109,31 @@ class Zero123(LatentDiffusion):
         return without + guidance_scale * (given - without)
 
 
-def _normalisation(source: str, device: torch.device) -> tuple[Tensor, Tensor]:
+def is_stable(folder: Path) -> bool:
+    """Whether a folder holds Stable-Zero123: "camera_code": "stable" or "relative" in its projection's config.json
+    decides; else its own name, the hub id in a cache's path, or _name_or_path in its model_index.json."""
+    said = _read_json(folder / "clip_camera_projection" / "config.json").get("camera_code")
+    if said is not None:
+        return bool(said == "stable")
+    named = _read_json(folder / "model_index.json").get("_name_or_path", "")
+    in_cache = [part for part in folder.resolve().parts if part.startswith("models--")]
+    names = [*in_cache, folder.name, folder.resolve().name, str(named).rsplit("/", 1)[-1]]
+    return any(STABLE_NAME.search(name) for name in names)
+
+
+def _normalisation(folder: Path, device: torch.device) -> tuple[Tensor, Tensor]:
     """CLIP's pixel mean and deviation [1, 3, 1, 1], from the folder where it has them."""
-    name = "feature_extractor/preprocessor_config.json"
+    # the file is optional: these are CLIP's own values, which every published conversion uses
     values = {
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
         "image_std": [0.26862954, 0.26130258, 0.27577711],
-    }
-    try:
-        local = Path(source) / name
-        path = local if local.exists() or Path(source).is_dir() else Path(hf_hub_download(source, name))
-        values |= json.loads(path.read_text())
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError):
-        pass  # the file is optional: these are CLIP's own values, which every published conversion uses
-    return tuple(
+    } | _read_json(folder / "feature_extractor" / "preprocessor_config.json")
+    mean, std = (
         torch.tensor(values[k], device=device).reshape(1, 3, 1, 1) for k in ("image_mean", "image_std")
-    )  # type: ignore[return-value]
+    )
+    return mean, std
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Empty where there is no such file. Raises ValueError where it is not JSON."""
+    return json.loads(path.read_text()) if path.is_file() else {}

@@ -367,7 +367,7 @@ def test_refusals_name_the_thing_and_the_remedy() -> None:
     scene = twin.ball(3, 0, 0)
     with pytest.raises(UserError, match=r"unknown raster backend 'gspalt': choose auto, cpu, gsplat, inria"):
         render(scene, VIEWS, SIZE, BACKGROUND, backend="gspalt")
-    with pytest.raises(UserError, match=r"diff_gaussian_rasterization: see requirements-cuda\.txt"):
+    with pytest.raises(UserError, match=r"diff_gaussian_rasterization: pip install git\+https"):
         render(scene, VIEWS, SIZE, BACKGROUND, backend="inria")
     with pytest.raises(UserError, match=r"requirements-cuda\.txt|use cpu"):
         render(scene, VIEWS, SIZE, BACKGROUND, backend="gsplat")

@@ -11,10 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from gs_propeller.asset import RollOut, distillation, first_state, problem, solver_settings
 from gs_propeller.camera import relative_cameras
+from gs_propeller.config import Config
 from gs_propeller.errors import UserError
 from gs_propeller.gaussians import init_ball
+from gs_propeller.guides import Priors
 from gs_propeller.losses import Distillation, Guide
+from gs_propeller.picard import solve
+from gs_propeller.picture import load_picture
+from gs_propeller.ranks import Ranks
 from guidance import POCKET, find_prior
 from guidance.zero123 import Zero123
 from tests import tiny_prior
@@ -58,12 +64,19 @@ def test_embed_normalises_as_the_folder_says(prior: Zero123) -> None:
     assert torch.equal(prior.embed(image).embedding, expected)
 
 
-def _slow_sds(
-    prior: Zero123, image: Tensor, known: Tensor, camera: Tensor, t: int, noise: Tensor, reference: Tensor
+def slow_sds(
+    prior: Zero123,
+    image: Tensor,
+    known: Tensor,
+    camera: Tensor,
+    t: int,
+    noise: Tensor,
+    reference: Tensor,
+    scale: float = SCALE,
 ) -> Tensor:
     """Paper Eq. 1 for one view, from the loss whose gradient it is: w <eps_hat - eps, latents>."""
     image = image.clone().requires_grad_(True)
-    latents = prior.vae.encode(image * 2 - 1).latent_dist.mean * 0.37
+    latents = prior.vae.encode(image * 2 - 1).latent_dist.mean * prior.vae.config.scaling_factor
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     abar = torch.cumprod(1 - betas, 0)[t].float()
     noisy = abar.sqrt() * latents.detach() + (1 - abar).sqrt() * noise
@@ -76,7 +89,7 @@ def _slow_sds(
             if prior.scheduler.config.prediction_type == "v_prediction":
                 out = abar.sqrt() * out + (1 - abar).sqrt() * noisy
             outputs.append(out)
-    guided = outputs[1] + SCALE * (outputs[0] - outputs[1])
+    guided = outputs[1] + scale * (outputs[0] - outputs[1])
     ((1 - abar) * (guided - noise) * latents).sum().backward()
     assert image.grad is not None
     return image.grad
@@ -88,7 +101,7 @@ def test_sds_gradient_against_the_formula(prior: Zero123) -> None:
     grad, residual = prior.sds_grad(images, known, cameras, t, noise, SCALE)
     for v in range(3):
         one = slice(v, v + 1)
-        expected = _slow_sds(
+        expected = slow_sds(
             prior, images[one], known.embedding, cameras[one], int(t[v]), noise[one], known.latents
         )
         worst = (grad[one] - expected).abs().max() / expected.abs().max()
@@ -165,15 +178,32 @@ def test_clip_values_where_the_folder_has_none(tmp_path: Path) -> None:
     assert abs(float(Zero123(folder).mean[0, 0, 0, 0]) - 0.48145466) < 1e-6
 
 
+def _gradient_and_state(prior: Zero123) -> dict[str, Tensor]:
+    """One SDS gradient of the cat, and all that a short run over two densifications ends in."""
+    config = Config(steps=5, window=2, num_points=60, batch_size=1, densify_from=1, densify_every=2,
+                    densify_until=5, reference_size=32, threshold=1.0)  # fmt: skip
+    task = distillation(config, load_picture("data/cat.png"), Priors(prior, None))
+    roll_out, ranks = RollOut(config, task), Ranks()
+    ranks.begin(0, task.compute)
+    first = first_state(config, "cpu")
+    (evaluation,) = task.compute([first.params], [0])
+    window = solve(problem(config, ranks, roll_out), solver_settings(config, 1), first)
+    return window.states[0].tensors() | {"gradient": evaluation.grads.pack()}
+
+
 def test_the_pocket_prior_is_found_and_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_prior("auto") == str(POCKET)
     assert find_prior("a/b") == "a/b"
     moved = shutil.copytree(POCKET, tmp_path / "elsewhere")
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
-    here, there = (Zero123(p).embed(image) for p in (POCKET, moved))
+    priors = [Zero123(p) for p in (POCKET, moved)]
+    here, there = (prior.embed(image) for prior in priors)
     assert torch.equal(here.embedding, there.embedding)
     assert torch.equal(here.latents, there.latents)
-    monkeypatch.setattr("guidance.POCKET", tmp_path / "nothing")
+    first, second = (_gradient_and_state(prior) for prior in priors)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    monkeypatch.setattr("guidance.folder.POCKET", tmp_path / "nothing")
     with pytest.raises(UserError, match="restore data"):
         find_prior("")
 

@@ -52,7 +52,13 @@ def sampled(prior: Zero123, case: Turned, steps: int, seed: int, guidance_scale:
     codes = relative_cameras(case.pose.elevation_rad, case.azimuths_rad, case.elevations_rad)
     nothing = torch.zeros_like(case.truth)
     return prior.refine(
-        nothing, prior.embed(case.known[None]), codes, noise, 1.0, steps, guidance_scale
+        nothing,
+        prior.embed(case.known[None], case.pose.elevation_rad),
+        codes,
+        noise,
+        1.0,
+        steps,
+        guidance_scale,
     ).cpu()
 
 

@@ -14,31 +14,27 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gs_propeller import checkpoint
-from gs_propeller.asset import input_of, orbit_camera, prior_of, reference_of
+from gs_propeller.asset import orbit_camera, reference_of
 from gs_propeller.camera import Cameras, relative_cameras
 from gs_propeller.command import run
 from gs_propeller.config import Config
 from gs_propeller.devices import device_of
+from gs_propeller.guides import Priors, find_priors, load_priors, picture_of, told
 from gs_propeller.io import load_mesh, save_glb, save_obj
 from gs_propeller.job import refining, solved
 from gs_propeller.log import quiet_libraries, summary
 from gs_propeller.media import contact_sheet, turntable
-from gs_propeller.picture import Picture, load_picture
+from gs_propeller.picture import Picture
 from gs_propeller.randomness import keyed_generator
 from gs_propeller.ranks import Ranks, share_cores
 from gs_propeller.refine import Novel, Offsets, Refinement, RefineSettings, refine_angles
 from gs_propeller.texture import Textured, shade
-from guidance import find_prior
-
-if TYPE_CHECKING:
-    from guidance.zero123 import Zero123
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _checked(config: Config) -> None:
     """What is wrong with the input is said once, not by every rank. Raises UserError."""
-    load_picture(input_of(config))
+    picture_of(config)
+    find_priors(config)
     load_mesh(mesh_file(config))
-    find_prior(config.prior)
 
 
 def mesh_file(config: Config) -> Path:
@@ -58,10 +54,12 @@ def mesh_file(config: Config) -> Path:
     return Path(config.mesh) if config.mesh else config.run_folder / f"{config.run_name}.obj"
 
 
-def refinement(config: Config, textured: Textured, picture: Picture, prior: Zero123) -> Refinement:
-    """The second stage's problem of this mesh and picture under this prior; the same on every rank."""
+def refinement(config: Config, textured: Textured, picture: Picture | None, priors: Priors) -> Refinement:
+    """The second stage's problem of this mesh under these priors; the same on every rank. The picture's prior refines
+    where there is a picture, else the text prior."""
+    guide, prior = told(config, picture, priors)[0], priors.first
+    scale = config.refine_guidance if priors.zero123 is not None else config.refine_text_guidance
     elevation = math.radians(config.elevation)
-    known = prior.embed(picture.rgb[None], elevation)
     low, high = elevation + math.radians(config.min_elevation), elevation + math.radians(config.max_elevation)
 
     def angles(step: int) -> tuple[Tensor, Tensor]:
@@ -77,7 +75,7 @@ def refinement(config: Config, textured: Textured, picture: Picture, prior: Zero
         codes = relative_cameras(elevation, *angles(step)).to(prior.device)
         images = images.to(prior.device)
         refined = prior.refine(
-            images, known, codes, noise, strength, config.refine_denoise, config.refine_guidance
+            images, guide.conditioning, codes, noise, strength, config.refine_denoise, scale
         )
         # The change that the prior makes, not its picture: what the VAE loses by itself is no reason to
         # change the texture, and detail finer than its pixels stays (DreamGaussian takes the picture).
@@ -109,11 +107,12 @@ def refine_asset(config: Config, quiet: bool = False) -> tuple[Textured, dict[st
     rank 0 has no more to ask, and end there (SystemExit). Raises UserError.
     """
     begun_s = time.monotonic()
-    picture, textured = load_picture(input_of(config)), load_mesh(mesh_file(config))
+    find_priors(config)
+    picture, textured = picture_of(config), load_mesh(mesh_file(config))
     quiet_libraries()
     share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads)
     device = device_of(config)
-    task = refinement(config, textured, picture, prior_of(config, device, quiet))
+    task = refinement(config, textured, picture, load_priors(config, device, quiet))
     # The texture itself stays in the host's memory: its part of a step is small beside the prior's.
     with Ranks("cpu", config.timeout_s, kinds=(Offsets, Novel)) as ranks:
         if ranks.rank > 0:
@@ -121,7 +120,7 @@ def refine_asset(config: Config, quiet: bool = False) -> tuple[Textured, dict[st
             raise SystemExit(0)
         with checkpoint.lock(config.run_folder):
             ranks.begin(0, task.compute)
-            given = Path(config.input).read_bytes() + mesh_file(config).read_bytes()
+            given = checkpoint.given_bytes(config) + mesh_file(config).read_bytes()
             stage = refining(config, ranks, task, given)
             window, seconds = solved(config, stage, ranks.device, quiet)
             ranks.close()  # the others need not wait for the files

@@ -1,8 +1,9 @@
-"""One picture in, one textured 3D asset out: score distillation on Gaussians, parallel in time.
+"""One picture or sentence in, one textured 3D asset out: score distillation on Gaussians, parallel in time.
 
     python main_propeller.py --config configs/image.yaml input=data/cat.png
+    python main_propeller.py --config configs/text.yaml prompt="a red cube on a blue cylinder"
 
-Read downwards: arguments, ranks, and for each picture solve, mesh, save. `torchrun main_propeller.py ...` spans
+Read downwards: arguments, ranks, and for each asset solve, mesh, save. `torchrun main_propeller.py ...` spans
 machines; a folder or a pattern as input is a queue of pictures, worked off by groups of ranks.
 """
 
@@ -14,23 +15,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gs_propeller import checkpoint
-from gs_propeller.asset import distillation, input_of, prior_of
+from gs_propeller.asset import distillation
 from gs_propeller.command import run
 from gs_propeller.config import Config
 from gs_propeller.devices import device_of, group_size, rank_count
 from gs_propeller.errors import UserError
+from gs_propeller.guides import Priors, find_priors, keep, load_priors, notes, picture_of
 from gs_propeller.job import Asset, distilling, finished, saved, solved
 from gs_propeller.log import quiet_libraries
-from gs_propeller.picture import load_picture, picture_files
+from gs_propeller.losses import Distillation
+from gs_propeller.picture import picture_files
 from gs_propeller.ranks import Compute, Ranks, share_cores
 from gs_propeller.raster_cpu import set_threads
-from guidance import find_prior
-
-if TYPE_CHECKING:
-    from guidance.zero123 import Zero123
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,13 +41,16 @@ def _checked(config: Config) -> None:
     jobs = jobs_of(config)
     group_size(config, rank_count(config), len(jobs))
     if len(jobs) == 1:
-        load_picture(jobs[0].input)
-    find_prior(config.prior)
+        picture_of(jobs[0])
+    find_priors(config)
 
 
 def jobs_of(config: Config) -> list[Config]:
-    """A configuration for each picture. Raises UserError."""
-    files = picture_files(input_of(config))
+    """A configuration for each picture, or for the prompt. Raises UserError."""
+    find_priors(config)
+    if not config.input:
+        return [config]
+    files = picture_files(config.input)
     if len(files) == 1:
         return [replace(config, input=files[0])]
     stems = [Path(file).stem for file in files]
@@ -61,7 +62,7 @@ def jobs_of(config: Config) -> list[Config]:
 
 
 def make_asset(config: Config, quiet: bool = False) -> Asset:
-    """The whole job for one picture, in this process or as rank 0 of a launch, as Python calls it.
+    """The whole job for one picture or prompt, in this process or as rank 0 of a launch, as Python calls it.
 
     Its files are written to config.run_folder. The other ranks of a launch work until rank 0 has no more to ask,
     and end there (SystemExit). Raises UserError.
@@ -75,24 +76,34 @@ def work_off(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset] | 
     """Every job, by groups of ranks from one queue; the exit code. A bad picture among several is skipped."""
     begun_s, config = time.monotonic(), jobs[0]
     if len(jobs) == 1:
-        load_picture(config.input)  # before the seconds that loading takes
+        picture_of(config)  # before the seconds that loading takes
     quiet_libraries()
     device = device_of(config)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     set_threads(share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads))
-    prior = prior_of(config, device, quiet)
+    priors = load_priors(config, device, quiet)
+
+    learnt: list[Distillation] = []
 
     def prepared(index: int) -> Compute:
-        return distillation(jobs[index], load_picture(jobs[index].input), prior).compute
+        for earlier in learnt:
+            keep(earlier.guides)
+        learnt[:] = [distillation(jobs[index], picture_of(jobs[index]), priors)]
+        return learnt[0].compute
 
-    skipped = 0
-    with Ranks(device, config.timeout_s, group_size(config, processes, len(jobs))) as ranks:
+    skipped, group = 0, group_size(config, processes, len(jobs))
+    deal_seed = config.seed if config.loss == "vsd" else None
+    with Ranks(device, config.timeout_s, group, deal_seed=deal_seed) as ranks:
         if ranks.rank > 0:
-            ranks.serve(prepared)
+            try:
+                ranks.serve(prepared)
+            finally:
+                for last in learnt:
+                    keep(last.guides)
             raise SystemExit(0)
         while (index := ranks.claim()) < len(jobs):
             try:
-                asset = _one(jobs[index], index, len(jobs), ranks, prior, begun_s, quiet)
+                asset = _one(jobs[index], index, len(jobs), ranks, priors, begun_s, quiet)
             except (UserError, FloatingPointError) as error:
                 if len(jobs) == 1:
                     raise
@@ -106,20 +117,23 @@ def work_off(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset] | 
 
 
 def _one(
-    config: Config, index: int, jobs: int, ranks: Ranks, prior: Zero123, begun_s: float, quiet: bool
+    config: Config, index: int, jobs: int, ranks: Ranks, priors: Priors, begun_s: float, quiet: bool
 ) -> Asset | None:
-    """One picture on this group of ranks; None where its asset was there already."""
-    picture = load_picture(config.input)
-    if picture.note and not quiet:
-        print(f"note: {picture.note}", file=sys.stderr)
+    """One asset on this group of ranks; None where it was there already."""
+    picture = picture_of(config)
+    for note in [] if quiet else notes(config, picture, priors):
+        print(f"note: {note}", file=sys.stderr)
     with checkpoint.lock(config.run_folder):
         if jobs > 1 and finished(config):
             print(f"{config.run_name}: done before, in {config.run_folder}")
             return None
-        task = distillation(config, picture, prior)
+        task = distillation(config, picture, priors)
         ranks.begin(index, task.compute)
-        stage = distilling(config, ranks, task, Path(config.input).read_bytes())
-        window, seconds = solved(config, stage, ranks.device, quiet)
+        stage = distilling(config, ranks, task, checkpoint.given_bytes(config))
+        try:
+            window, seconds = solved(config, stage, ranks.device, quiet)
+        finally:
+            keep(task.guides)
         if jobs == 1:
             ranks.close()  # the others need not wait for the mesh
         return saved(config, window, picture, time.monotonic() - begun_s, seconds, quiet)

@@ -27,6 +27,7 @@ from bench.truth import (
 from gs_propeller.asset import RollOut, Viewer, distillation, first_state, problem, solver_settings
 from gs_propeller.config import Config, load, updated
 from gs_propeller.gaussians import Drift, State
+from gs_propeller.guides import Priors
 from gs_propeller.log import quiet_libraries
 from gs_propeller.losses import Distillation
 from gs_propeller.picard import Problem, Report, Settings, Window, solve
@@ -66,9 +67,9 @@ class Setup:
 
 
 @cache
-def shipped_prior() -> Zero123:
+def shipped_priors() -> Priors:
     quiet_libraries()
-    return Zero123(find_prior("pocket"))
+    return Priors(Zero123(find_prior("pocket")), None)
 
 
 def configured(case: Case, pairs: dict[str, object]) -> Config:
@@ -84,7 +85,7 @@ def configured(case: Case, pairs: dict[str, object]) -> Config:
 
 def prepared(config: Config, ranks: Ranks | None = None) -> Setup:
     """ranks: None computes every slot here."""
-    task = distillation(config, load_picture(config.input), shipped_prior())
+    task = distillation(config, load_picture(config.input), shipped_priors())
     roll_out = RollOut(config, task)
     here = ranks or Ranks()
     here.begin(0, task.compute)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,8 @@ from gs_propeller.adam import AdamSettings
 from gs_propeller.camera import Cameras, orbit
 from gs_propeller.config import Config
 from gs_propeller.densify import DensifySettings, coast, distance, reindex, scaled_distance, update
-from gs_propeller.devices import precision_of
-from gs_propeller.errors import UserError
 from gs_propeller.gaussians import Drift, Gaussians, State, init_ball
+from gs_propeller.guides import Priors, guides
 from gs_propeller.losses import Distillation, Schedule, total
 from gs_propeller.mesh import Mesh, extract
 from gs_propeller.mesh_raster import rasterize
@@ -29,32 +28,6 @@ from gs_propeller.picture import Picture
 from gs_propeller.ranks import Ranks
 from gs_propeller.raster import render
 from gs_propeller.texture import Reference, Textured, bake
-from guidance import find_prior
-
-if TYPE_CHECKING:
-    from guidance.zero123 import Zero123
-
-
-def input_of(config: Config) -> str:
-    """The picture's path. Raises UserError."""
-    if config.input:
-        return config.input
-    if config.prompt:
-        raise UserError("prompt= needs a text prior, and none is supported yet; give input=PICTURE instead")
-    raise UserError("nothing to make an asset of: give input=PICTURE")
-
-
-def prior_of(config: Config, device: torch.device, quiet: bool = False) -> Zero123:
-    """The prior that the configuration means, loaded; seconds, so after what may be wrong with the input.
-
-    quiet: do not say which one prior=auto took. Raises UserError.
-    """
-    from guidance.zero123 import Zero123
-
-    folder = find_prior(config.prior, announce=not quiet)
-    prior = Zero123(folder, device, precision_of(config, device), config.camera_code)
-    prior.tune(config.compile, config.attention_slicing)
-    return prior
 
 
 def schedule(config: Config) -> Schedule:
@@ -62,7 +35,6 @@ def schedule(config: Config) -> Schedule:
     return Schedule(
         steps=config.steps,
         batch_size=config.batch_size,
-        guidance_scale=config.guidance_scale,
         sds_weight=config.sds_weight,
         t_min=config.t_min,
         t_max=config.t_max,
@@ -83,21 +55,24 @@ def schedule(config: Config) -> Schedule:
     )
 
 
-def distillation(config: Config, picture: Picture, prior: Zero123) -> Distillation:
-    """The drift of this picture under this prior; the same on every rank."""
-    rgb, mask = picture.rgb[None].to(prior.device), picture.mask[None].to(prior.device)
+def distillation(config: Config, picture: Picture | None, priors: Priors) -> Distillation:
+    """The drift of this picture or prompt under these priors; the same on every rank."""
+    device = priors.first.device
     size = (config.reference_size, config.reference_size)
-    reference, reference_mask = (
-        F.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
-        for x in (rgb, mask)
+    reference, mask = (
+        F.interpolate(x[None].to(device), size, mode="bilinear", antialias=True, align_corners=False).clamp(
+            0, 1
+        )
+        if x is not None
+        else None
+        for x in ((picture.rgb, picture.mask) if picture is not None else (None, None))
     )
     # Slot by slot a CPU loses nothing, and the bits do not depend on who computes a slot.
-    at_once = config.batch_slots or (1 if prior.device.type == "cpu" else config.window or 1)
+    at_once = config.batch_slots or (1 if device.type == "cpu" else config.window or 1)
     return Distillation(
-        prior,
-        prior.embed(rgb, math.radians(config.elevation)),
+        guides(config, picture, priors),
         reference,
-        reference_mask,
+        mask,
         schedule(config),
         config.seed,
         config.raster,
@@ -197,8 +172,10 @@ def orbit_camera(config: Config, azimuths_deg: Sequence[float], elevations_deg: 
     return orbit(azimuths, elevations, config.radius, math.radians(config.fov_y_deg))
 
 
-def reference_of(config: Config, picture: Picture) -> Reference:
-    """The input picture with the camera that took it."""
+def reference_of(config: Config, picture: Picture | None) -> Reference | None:
+    """The input picture, if there is one, with the camera that took it."""
+    if picture is None:
+        return None
     return Reference(picture.rgb[None], picture.mask[None], orbit_camera(config, [0.0], [config.elevation]))
 
 
@@ -231,7 +208,7 @@ def orbit_angles(count: int) -> tuple[list[float], list[float]]:
     return [360.0 * k / count for k in range(count)], [(0.0, 30.0, -30.0, 65.0)[k % 4] for k in range(count)]
 
 
-def textured_mesh(viewer: Viewer, picture: Picture) -> Textured:
+def textured_mesh(viewer: Viewer, picture: Picture | None) -> Textured:
     """Mesh and texture of a solution: the density threshold that fits the renders, colours from all round."""
     config = viewer.config
     gaussians = Gaussians(*(tensor.detach().cpu() for _, tensor in viewer.gaussians.items()))

@@ -22,7 +22,7 @@ from gs_propeller.config import Config
 from gs_propeller.errors import UserError
 from gs_propeller.io import load_tensors, save_tensors
 from gs_propeller.picard import Window
-from guidance import POCKET, find_prior
+from guidance import POCKET, POCKET_TEXT, find_prior, find_text_prior
 
 S = TypeVar("S", bound=Any)
 FILE = "checkpoint.safetensors"
@@ -30,6 +30,7 @@ SECOND_STAGE = (
     "refine_steps",
     "refine_batch",
     "refine_guidance",
+    "refine_text_guidance",
     "refine_denoise",
     "refine_threshold",
     "texture_lr",
@@ -72,17 +73,29 @@ FREE = frozenset(
 )
 
 
+def given_bytes(config: Config) -> bytes:
+    """The input picture's; none for a prompt alone, which is an option."""
+    return Path(config.input).read_bytes() if config.input else b""
+
+
+def _meant(folder: str, shipped: Path) -> str:
+    return "pocket" if folder == str(shipped) else folder
+
+
 def fingerprint(config: Config, picture: bytes, also: Iterable[str] = ()) -> str:
     """A hash of every option that shapes the Gaussians, of those named, and of the input's bytes.
 
-    prior=auto counts as what it means on this machine today: a run does not go on under another prior.
+    A prior of auto counts as what it means on this machine today: a run does not go on under another one.
     """
-    prior = find_prior(config.prior)
+    priors = {
+        "prior": _meant(find_prior(config.prior), POCKET) if config.input else "",
+        "text_prior": _meant(find_text_prior(config.text_prior), POCKET_TEXT) if config.prompt else "",
+    }
     shaping = {
         key: value
         for key, value in asdict(config).items()
         if key not in FREE.difference(also) and key not in ("input", "name")
-    } | {"prior": "pocket" if prior == str(POCKET) else prior}
+    } | priors
     return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode() + picture).hexdigest()[:16]
 
 

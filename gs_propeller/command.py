@@ -44,7 +44,8 @@ def run(
             print(f"error: {error}", file=sys.stderr)
         return 2
     except (RankError, FloatingPointError) as error:
-        folder = config.run_folder if Path(config.input).is_file() else Path(config.outdir)
+        single = not config.input or Path(config.input).is_file()
+        folder = config.run_folder if single else Path(config.outdir)
         kept = f"the last checkpoint is kept in {folder}: the same command goes on from it"
         print(f"error: {error}\n{kept}", file=sys.stderr)
         return 3

@@ -84,6 +84,7 @@ class Config:
         "auto", 2, "Zero-1-to-3 folder in diffusers format or hub id; pocket: the shipped one; auto: published weights "
         "that the cache has whole, or with a GPU the hub, else pocket"
     )  # fmt: skip
+    text_prior: str = _option("auto", 2, "the same for prompt=: a Stable Diffusion folder or hub id")
     camera_code: str = _option("auto", 2, "how the prior is told of cameras: stable is Stable-Zero123's, relative all "
                                "others'; auto: by the folder", "", choices=("auto", "relative", "stable"))  # fmt: skip
     compile: bool = _option(False, 2, "torch.compile: minutes at the start, then faster steps")
@@ -91,9 +92,20 @@ class Config:
                                      choices=("auto", "on", "off"))  # fmt: skip
     precision: str = _option("auto", 2, "of the prior; auto: float16 on CUDA, float32 on a CPU", "",
                              choices=("auto", "float32", "float16", "bfloat16"))  # fmt: skip
+    loss: str = _option("sds", 2, "score distillation: sds, or vsd, whose LoRA of each prior learns the renders beside "
+                        "the asset", "", choices=("sds", "vsd"))  # fmt: skip
+    lora_rank: int = _option(4, 2, "of the LoRA of loss=vsd", "", 1, 256)
+    lora_lr: float = _option(1e-3, 2, "its learning rate", "", 0)
     guidance_scale: float = _option(
         2.0, 2, "classifier-free guidance; DreamGaussian: 5 with zero123-xl", "", 0, 1000
     )
+    text_guidance_scale: float = _option(
+        7.5, 2, "the same of the text prior; DreamGaussian: 100 with Stable Diffusion", "", 0, 1000
+    )
+    front_deg: float = _option(
+        90.0, 2, "of azimuths that are called front view, and as many back view", "deg", 1, 179
+    )
+    overhead_deg: float = _option(60.0, 2, "elevation from which a view is called overhead", "deg", -90, 90)
     sds_weight: str = _option("noise", 2, "of the noise levels: noise has sigma^2, DreamGaussian's; clean pulls as "
                               "hard at every level", "", choices=("noise", "clean"))  # fmt: skip
     t_min: float = _option(
@@ -118,6 +130,8 @@ class Config:
                                        "has seen white only", "", 0, 1)  # fmt: skip
 
     lambda_sds: float = _option(1.0, 3, "weight of score distillation", "", 0)
+    lambda_zero123: float = _option(1.0, 3, "of the picture's prior in it", "", 0)
+    lambda_sd: float = _option(1.0, 3, "of the text prior in it", "", 0)
     lambda_rgb: float = _option(10000.0, 3, "of the input view's colour, as DreamGaussian", "", 0)
     lambda_mask: float = _option(1000.0, 3, "of the input view's mask, as DreamGaussian", "", 0)
     lambda_opacity: float = _option(0.0, 3, "of half-transparency, mean o (1 - o)", "", 0)
@@ -192,6 +206,7 @@ class Config:
     refine_batch: int = _option(4, 6, "views a refinement step", "views", 1, 256)
     texture_lr: float = _option(0.005, 6, "learning rate of the texture; DreamGaussian: 0.2", "", 0)
     refine_guidance: float = _option(1.0, 6, "guidance scale of refinement; DreamGaussian: 5", "", 0, 1000)
+    refine_text_guidance: float = _option(5.0, 6, "the same of the text prior", "", 0, 1000)
     refine_strength_max: float = _option(0.6, 6, "noise strength of the first refinement step", "", 0.01, 1)
     refine_strength_min: float = _option(0.2, 6, "noise strength of the last", "", 0.01, 1)
     refine_denoise: int = _option(

@@ -1,4 +1,4 @@
-"""One picture's job on the ranks of a group: solve, going on from a checkpoint, then mesh, texture and files."""
+"""One asset's job on the ranks of a group: solve, going on from a checkpoint, then mesh, texture and files."""
 
 from __future__ import annotations
 
@@ -73,15 +73,15 @@ class Stage(Generic[S, D]):
     metrics: str = "metrics.jsonl"
 
 
-def distilling(config: Config, ranks: Ranks, distil: Distillation, picture: bytes) -> Stage[State, Drift]:
-    """The first stage."""
+def distilling(config: Config, ranks: Ranks, distil: Distillation, given: bytes) -> Stage[State, Drift]:
+    """The first stage. given: the picture's bytes, none for a prompt alone."""
     roll_out = RollOut(config, distil)
     return Stage(
         "distil",
         problem(config, ranks, roll_out),
         solver_settings(config, ranks.world),
         first_state(config, ranks.device),
-        checkpoint.fingerprint(config, picture),
+        checkpoint.fingerprint(config, given),
         State.from_tensors,
         LOSSES,
         roll_out.losses.logged,
@@ -163,7 +163,12 @@ def finished(config: Config) -> bool:
 
 
 def saved(
-    config: Config, window: Window[State], picture: Picture, total_s: float, solve_s: float, quiet: bool
+    config: Config,
+    window: Window[State],
+    picture: Picture | None,
+    total_s: float,
+    solve_s: float,
+    quiet: bool,
 ) -> Asset:
     """Mesh, texture and every file of the asset."""
     begun_s = time.monotonic()

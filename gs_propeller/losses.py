@@ -24,7 +24,7 @@ LOSSES = DEAR + CHEAP
 
 
 class ViewPrior(Protocol):
-    """What the drift needs of a prior: see guidance/zero123.py."""
+    """What the drift needs of a prior: see guidance/diffusion.py."""
 
     @property
     def levels(self) -> int: ...
@@ -48,10 +48,20 @@ class ViewPrior(Protocol):
 
 
 @dataclass(frozen=True)
+class Guide:
+    """A prior with what it is told: its conditioning, guidance scale, and the weight of its gradient."""
+
+    prior: ViewPrior
+    conditioning: Any
+    guidance_scale: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Schedule:
     """What a step looks like; lengths in world units, angles in radians.
 
-    sds_weight: "noise" or "clean", of the levels (guidance/zero123.py). t_min, t_max: shares of the prior's noise
+    sds_weight: "noise" or "clean", of the levels (guidance/diffusion.py). t_min, t_max: shares of the prior's noise
     levels; anneal_t goes from t_max down to t_min over the steps, else t is uniform. lambda_*: weights of the
     named losses. min/max_elevation: relative to the input's.
     invert_background: probability that a novel view is seen over black.
@@ -59,7 +69,6 @@ class Schedule:
 
     steps: int
     batch_size: int
-    guidance_scale: float
     sds_weight: str
     t_min: float
     t_max: float
@@ -81,19 +90,20 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Draw:
-    """The random choices of one step: azimuths, elevations [V] radians; t [V]; noise [V, C, L, L]; backdrop [V, 3]."""
+    """The random choices of one step: azimuths, elevations [V] radians; backdrop [V, 3]; and for each prior, t [V] and
+    noise [V, C, L, L]."""
 
     azimuths: Tensor
     elevations: Tensor
-    t: Tensor
-    noise: Tensor
     backdrop: Tensor
+    t: tuple[Tensor, ...]
+    noise: tuple[Tensor, ...]
 
 
-def draw(step: int, schedule: Schedule, prior: ViewPrior, seed: int) -> Draw:
+def draw(step: int, schedule: Schedule, priors: Sequence[ViewPrior], seed: int) -> Draw:
     """The choices of `step`, a function of (seed, step) alone ("eliminating stochasticity", App. C)."""
     views = schedule.batch_size
-    where, levels, noise = (keyed_generator(seed, step, purpose) for purpose in ("views", "t", "noise"))
+    where, levels = (keyed_generator(seed, step, purpose) for purpose in ("views", "t"))
     # Stratified over the circle: V views of one step never look at the same side by chance.
     azimuths = (torch.arange(views) + torch.rand(views, generator=where)) * (2 * math.pi / views)
     azimuths = azimuths + torch.rand(1, generator=where) * 2 * math.pi
@@ -107,14 +117,20 @@ def draw(step: int, schedule: Schedule, prior: ViewPrior, seed: int) -> Draw:
         )
     else:
         share = schedule.t_min + (schedule.t_max - schedule.t_min) * torch.rand(views, generator=levels)
-    t = (share * prior.levels).long().clamp(0, prior.levels - 1)
-    drawn = torch.randn(views, *prior.latent_shape, generator=noise)
-    return Draw(azimuths, elevations, t, drawn, (~dark).float()[:, None].expand(views, 3))
+    t = tuple((share * prior.levels).long().clamp(0, prior.levels - 1) for prior in priors)
+    noise = tuple(
+        torch.randn(
+            views, *prior.latent_shape, generator=keyed_generator(seed, step, f"noise{k}" if k else "noise")
+        )
+        for k, prior in enumerate(priors)
+    )
+    return Draw(azimuths, elevations, (~dark).float()[:, None].expand(views, 3), t, noise)
 
 
 @dataclass(frozen=True)
 class Distillation:
-    """The losses of one picture's distillation. reference [1, 3, S, S] over white, mask [1, 1, S, S].
+    """The losses of one asset's distillation. reference [1, 3, S, S] over white, mask [1, 1, S, S]; None without a
+    picture: then a step's cheap part is the regularisers alone.
 
     In two parts, a step's gradient being their sum. `compute`: score distillation, dear, evaluated in parallel
     at guesses. `known`: the picture's own view and the regularisers, cheap and by far the stiffest, taken at
@@ -123,10 +139,9 @@ class Distillation:
     rank a slot goes to. skip_broken: a gradient that is not finite counts as zero, instead of raising.
     """
 
-    prior: ViewPrior
-    conditioning: Any
-    reference: Tensor
-    mask: Tensor
+    guides: tuple[Guide, ...]
+    reference: Tensor | None
+    mask: Tensor | None
     schedule: Schedule
     seed: int
     backend: str = "auto"
@@ -135,7 +150,7 @@ class Distillation:
 
     def reference_camera(self) -> Cameras:
         s = self.schedule
-        return orbit([0.0], [s.elevation_rad], s.radius, s.fov_y_rad).to(self.reference.device)
+        return orbit([0.0], [s.elevation_rad], s.radius, s.fov_y_rad)
 
     def compute(self, params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluation]:
         """Gradients, densification statistics and losses [1] of DEAR, of several window slots.
@@ -149,29 +164,28 @@ class Distillation:
         return results
 
     def _novel(self, params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluation]:
-        """One render, one encoding and one UNet call for K slots of V views."""
+        """One render, and one encoding and one UNet call of each prior, for K slots of V views."""
         s = self.schedule
         leaves = [_leaves(p) for p in params]
         device = leaves[0].means.device
-        draws = [draw(step, s, self.prior, self.seed) for step in steps]
+        draws = [draw(step, s, [guide.prior for guide in self.guides], self.seed) for step in steps]
         cameras = [orbit(d.azimuths, d.elevations, s.radius, s.fov_y_rad).to(device) for d in draws]
-        side = s.render_size or self.prior.size_px
+        side = s.render_size or max(guide.prior.size_px for guide in self.guides)
         backdrops = [d.backdrop.to(device) for d in draws]
         novel = render_slots(leaves, cameras, side, backdrops, backend=self.backend)
-        codes = [relative_cameras(s.elevation_rad, d.azimuths, d.elevations) for d in draws]
-        pixels, residuals = self.prior.sds_grad(
-            torch.cat([view.image for view in novel]),
-            self.conditioning,
-            torch.cat(codes).to(device),
-            torch.cat([d.t for d in draws]).to(device),
-            torch.cat([d.noise for d in draws]).to(device),
-            s.guidance_scale,
-            s.sds_weight,
-        )
+        codes = torch.cat([relative_cameras(s.elevation_rad, d.azimuths, d.elevations) for d in draws])
+        images = torch.cat([view.image for view in novel])
+        pull, residuals = torch.zeros_like(images), images.new_zeros(len(images))
+        for k, guide in enumerate(self.guides):
+            t, noise = torch.cat([d.t[k] for d in draws]), torch.cat([d.noise[k] for d in draws])
+            pixels, residual = guide.prior.sds_grad(
+                images, guide.conditioning, codes.to(device), t.to(device), noise.to(device),
+                guide.guidance_scale, s.sds_weight,
+            )  # fmt: skip
+            pull, residuals = pull + guide.weight * pixels, residuals + guide.weight * residual
         # Divided by V, so that the batch size does not shift the balance (DreamGaussian sums).
         weight = s.lambda_sds / s.batch_size
-        images = torch.cat([view.image for view in novel])
-        (weight * images * pixels).sum().backward()
+        (weight * images * pull).sum().backward()
         results = []
         for step, leaf, view, residual in zip(
             steps, leaves, novel, residuals.split(s.batch_size), strict=True
@@ -186,19 +200,24 @@ class Distillation:
         with the step, as DreamGaussian's image mode) and the regularisers. Raises FloatingPointError."""
         s = self.schedule
         leaves = _leaves(params)
-        white = torch.ones(3, device=leaves.means.device)
-        view = render(leaves, self.reference_camera(), s.reference_size, white, backend=self.backend)
         opacities, scales = leaves.logit_opacities.sigmoid(), leaves.log_scales.exp()
-        warm_up = step / s.steps
         losses = {
-            "rgb": s.lambda_rgb * warm_up * (view.image - self.reference).square().mean(),
-            "mask": s.lambda_mask * warm_up * (view.alpha - self.mask).square().mean(),
+            "rgb": leaves.means.new_zeros(()),
+            "mask": leaves.means.new_zeros(()),
             "opacity": s.lambda_opacity * (opacities * (1 - opacities)).mean(),
             "scale": s.lambda_scale * scales.square().mean(),
         }
+        views = []
+        if self.reference is not None and self.mask is not None:
+            white, camera = torch.ones(3).to(leaves.means), self.reference_camera().to(leaves.means.device)
+            view = render(leaves, camera, s.reference_size, white, backend=self.backend)
+            warm_up = step / s.steps
+            losses["rgb"] = s.lambda_rgb * warm_up * (view.image - self.reference).square().mean()
+            losses["mask"] = s.lambda_mask * warm_up * (view.alpha - self.mask).square().mean()
+            views.append(view)
         sum(losses.values()).backward()  # type: ignore[union-attr]
         values = torch.stack([losses[name].detach().reshape(()).float() for name in CHEAP])
-        return self._checked(leaves, step, [view], CHEAP, values)
+        return self._checked(leaves, step, views, CHEAP, values)
 
     def _checked(
         self, leaves: Gaussians, step: int, views: Sequence[Rendered], names: Sequence[str], values: Tensor
@@ -209,7 +228,8 @@ class Distillation:
         ).tolist()  # one wait for the device
         broken = [name for (name, _), fine in zip(grads.items(), finite, strict=True) if not fine]
         if not broken:
-            return Evaluation(grads, gathered(*views), values)
+            stats = gathered(*views) if views else StepStats.zeros(grads)
+            return Evaluation(grads, stats, values)
         if self.skip_broken:
             return Evaluation(grads.map(torch.zeros_like), StepStats.zeros(grads), values)
         guilty = [

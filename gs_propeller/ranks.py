@@ -32,6 +32,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gs_propeller.gaussians import Evaluation, Gaussians
+from gs_propeller.randomness import keyed_generator
 
 Compute = Callable[
     [Sequence[Any], Sequence[int]], Sequence[Any]
@@ -134,7 +135,8 @@ class Ranks:
     On rank 0 `begin` says which job comes and `evaluate` is the solver's dear call; leaving the context stops the
     others. On the others `serve` returns when it does. timeout_s: of every wait, so longer than any rank's longest
     computation or loading; also how long the others wait for rank 0's next request. group: ranks in a group, 0: all.
-    kinds: the classes of the parameters, which pack() and unpack by rows, and of the results.
+    kinds: the classes of the parameters, which pack() and unpack by rows, and of the results. deal_seed: slots are
+    dealt to the ranks by turns, or where it is given, at random: ranks that learn (VSD) then all see the whole window.
     """
 
     def __init__(
@@ -143,8 +145,9 @@ class Ranks:
         timeout_s: float = 600.0,
         group: int = 0,
         kinds: tuple[Any, Any] = (Gaussians, Evaluation),
+        deal_seed: int | None = None,
     ):
-        self.kinds = kinds
+        self.kinds, self.deal_seed = kinds, deal_seed
         if timeout_s <= 0.0:
             raise ValueError(f"timeout_s must be above 0, got {timeout_s}")
         process, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -225,7 +228,7 @@ class Ranks:
         """Drifts of all slots, in their order; on rank 0 alone. Raises RankError, or what compute raises."""
         if self.processes > 1 and os.getppid() != self.parent:
             raise RankError("the launcher died; its ranks end too, before another run takes their place")
-        shares = [range(rank, len(states), self.world) for rank in range(self.world)]
+        shares = self._dealt(steps)
         params = [state.params for state in states]
         sending = {rank: self._ask(rank, shares[rank], params, steps) for rank in range(1, self.world)}
         results: dict[int, Result] = {}
@@ -244,6 +247,14 @@ class Ranks:
         if failure is not None:
             raise failure
         return [results[slot].at(state) for slot, state in enumerate(states)]
+
+    def _dealt(self, steps: Sequence[int]) -> list[list[int]]:
+        """Which slots each rank computes."""
+        order = list(range(len(steps)))
+        if self.deal_seed is not None and steps:
+            generator = keyed_generator(self.deal_seed, steps[0], "deal")
+            order = torch.randperm(len(steps), generator=generator).tolist()
+        return [sorted(order[rank :: self.world]) for rank in range(self.world)]
 
     def serve(self, prepare: Callable[[int], Compute]) -> None:
         """Compute what rank 0 asks for, until it says stop. Raises RankError when rank 0 is lost.
@@ -292,7 +303,7 @@ class Ranks:
             except PermissionError:
                 return  # it lives, as somebody else
 
-    def _ask(self, rank: int, slots: range, params: list[Any], steps: Sequence[int]) -> list[Sent]:
+    def _ask(self, rank: int, slots: list[int], params: list[Any], steps: Sequence[int]) -> list[Sent]:
         """Begin to send a rank its slots. No slots, no answer: the request then only says that we live."""
         parts = [params[slot].pack() for slot in slots]
         messages = [torch.tensor([ASK, len(slots), parts[0].shape[1] if parts else 0])]

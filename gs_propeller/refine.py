@@ -145,13 +145,14 @@ class Refinement:
 
     cameras_of(step): that step's views. targets_of(step, images [V, 3, S, S], strength): the prior's multi-step
     denoising of them, any size. The loss is the mean squared error to the targets, inside the mesh where its shape is
-    kept, plus that of the known view; where geometry is trained, of its mask too, and the regularisers.
+    kept, plus that of the known view, if there is one; where geometry is trained, of its mask too, and the
+    regularisers.
     """
 
     textured: Textured
     cameras_of: Callable[[int], Cameras]
     targets_of: Callable[[int, Tensor, float], Tensor]
-    reference: Reference
+    reference: Reference | None
     settings: RefineSettings
 
     def first_state(self) -> RefineState:
@@ -219,21 +220,25 @@ class Refinement:
         return edges_of(self.textured.mesh.faces)
 
     @cached_property
-    def _known_hits(self) -> Hits:
-        """Of the mesh as it was given: the roll-out asks at every step."""
+    def _known_hits(self) -> Hits | None:
+        """Of the mesh as it was given, in the known view: the roll-out asks at every step."""
+        if self.reference is None:
+            return None
         return rasterize(self.textured.mesh, self.reference.camera, self.reference.image.shape[-1])
 
     def known(self, params: Offsets) -> tuple[Offsets, Tensor]:
         """The known view's and the regularisers' gradient and loss [1]: cheap, taken at the exact state."""
         s, reference = self.settings, self.reference
         leaves = params.map(lambda x: x.detach().requires_grad_(True))
-        image, cover = self.seen(leaves, reference.camera, reference.image.shape[-1], self._known_hits)
-        mask = self._known_hits.mask[:, None] & (reference.mask > 0.99)
-        loss = (
-            s.lambda_known * ((image - reference.image).square() * mask).sum() / mask.sum().clamp_min(1) / 3
-        )
+        loss = sum(x.sum() for x in leaves.__dict__.values()) * 0.0
+        if reference is not None and (hits := self._known_hits) is not None:
+            image, cover = self.seen(leaves, reference.camera, reference.image.shape[-1], hits)
+            mask = hits.mask[:, None] & (reference.mask > 0.99)
+            area = mask.sum().clamp_min(1)
+            loss = s.lambda_known * ((image - reference.image).square() * mask).sum() / area / 3
+            if s.geometry:
+                loss = loss + s.lambda_known * (cover - reference.mask).square().sum() / area
         if s.geometry:
-            loss = loss + s.lambda_known * (cover - reference.mask).square().sum() / mask.sum().clamp_min(1)
             loss = loss + self._roughness(leaves)
         grads = torch.autograd.grad(loss, tuple(leaves.__dict__.values()), allow_unused=True)
         found = (_or_zero(g, x) for g, x in zip(grads, leaves.__dict__.values(), strict=True))

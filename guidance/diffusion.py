@@ -79,7 +79,7 @@ class LatentDiffusion(ABC):
     def output(
         self, noisy: Tensor, conditioning: Any, cameras: Tensor, t: Tensor, guidance_scale: float
     ) -> Tensor:
-        """The guided UNet's output [V, C, L, L], float32, for noisy latents at timesteps t [V]."""
+        """The guided UNet's output [V, C, L, L], float32, for noisy latents at timesteps t [V]; differentiable."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -111,7 +111,7 @@ class LatentDiffusion(ABC):
     ) -> tuple[Tensor, Tensor]:
         """(noise, clean) [V, C, L, L] as the prior sees them in noisy latents at timesteps t [V]."""
         output = self.output(noisy, conditioning, cameras, t, guidance_scale)
-        alpha, sigma = self._alpha_sigma(t)
+        alpha, sigma = self.alpha_sigma(t)
         if self.scheduler.config.prediction_type == "v_prediction":
             return alpha * output + sigma * noisy, alpha * noisy - sigma * output
         return output, (noisy - sigma * output) / alpha
@@ -136,7 +136,7 @@ class LatentDiffusion(ABC):
         images = images.detach().to(self.device, torch.float32).requires_grad_(True)
         with torch.enable_grad():
             latents = self.encode(images).float()
-        alpha, sigma = self._alpha_sigma(t)
+        alpha, sigma = self.alpha_sigma(t)
         noise = noise.to(latents)
         noisy = alpha * latents.detach() + sigma * noise
         predicted, clean = self.predict(noisy, conditioning, cameras, t, guidance_scale)
@@ -168,20 +168,20 @@ class LatentDiffusion(ABC):
         if strength == 1.0:
             noisy = noise
         else:
-            alpha, sigma = self._alpha_sigma(levels[:1])
+            alpha, sigma = self.alpha_sigma(levels[:1])
             noisy = alpha * self.encode(images).float() + sigma * noise
         clean = noisy
         for here, there in itertools.pairwise(levels):
             t = here.expand(len(noisy))
             predicted, clean = self.predict(noisy, conditioning, cameras, t, guidance_scale)
-            alpha, sigma = self._alpha_sigma(there[None])
+            alpha, sigma = self.alpha_sigma(there[None])
             noisy = alpha * clean + sigma * predicted  # DDIM, eta = 0 (Song et al. 2020, Eq. 12)
         return self.decode(clean)
 
     def _to_model(self, images: Tensor) -> Tensor:
         return (resized(images, self.size_px, "bilinear") * 2 - 1).to(self.dtype)
 
-    def _alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Square roots of abar and 1 - abar at t [V], as [V, 1, 1, 1]."""
         abar = self.alphas[t.to(self.device)][:, None, None, None]
         return abar.sqrt(), (1 - abar).sqrt()

@@ -21,12 +21,8 @@ import torch
 
 from gs_propeller.errors import UserError
 
-POCKET = Path(__file__).resolve().parent.parent / "data" / "zero123-pocket"
-KNOWN = (
-    "ashawkey/zero123-xl-diffusers",
-    "ashawkey/stable-zero123-diffusers",
-)  # what auto looks for, in this order
-ZERO123_PARTS = ("unet", "vae", "image_encoder", "clip_camera_projection")
+_DATA = Path(__file__).resolve().parent.parent / "data"
+POCKET, POCKET_TEXT = _DATA / "zero123-pocket", _DATA / "text-pocket"
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")  # owner/name
 REACH_S = 4.0  # the longest wait for a word from the hub
 WEIGHTS = re.compile(
@@ -35,6 +31,27 @@ WEIGHTS = re.compile(
 )
 UNUSED = ("safety_checker",)  # of Stable Diffusion folders
 WEIGHTLESS = ("scheduler", "feature_extractor", "tokenizer")
+
+
+class Family(NamedTuple):
+    """Priors of one kind: its name, its option, the hub ids that auto looks for, in this order, the configuration that
+    suits them, and the parts of a folder that should have weights."""
+
+    name: str
+    option: str
+    known: tuple[str, ...]
+    config: str
+    parts: tuple[str, ...]
+
+
+ZERO123 = Family(
+    "Zero-1-to-3", "prior", ("ashawkey/zero123-xl-diffusers", "ashawkey/stable-zero123-diffusers"),
+    "configs/zero123_xl.yaml", ("unet", "vae", "image_encoder", "clip_camera_projection"),
+)  # fmt: skip
+TEXT = Family(
+    "Stable Diffusion", "text_prior", ("stabilityai/stable-diffusion-2-1-base",),
+    "configs/stable_diffusion.yaml", ("unet", "vae", "text_encoder"),
+)  # fmt: skip
 
 
 class Weights(NamedTuple):
@@ -46,43 +63,46 @@ class Weights(NamedTuple):
 
 
 def find_prior(name: str, announce: bool = False) -> str:
-    """The prior's folder, or the path or hub id as it was given.
+    """The view prior's folder, or the path or hub id as it was given.
 
-    "pocket" is the shipped prior. "auto" and "": real Zero-1-to-3 weights where the cache has them whole, or where
-    there is a GPU and the hub answers within REACH_S seconds (they are fetched then); else the shipped prior.
+    "pocket" is the shipped prior. "auto" and "": real weights where the cache has them whole, or where there is a GPU
+    and the hub answers within REACH_S seconds (they are fetched then); else the shipped prior.
     announce: say on stderr what auto took, on rank 0. Raises UserError.
     """
+    return _found(name, ZERO123, POCKET, announce)
+
+
+def find_text_prior(name: str, announce: bool = False) -> str:
+    """The same of the text prior."""
+    return _found(name, TEXT, POCKET_TEXT, announce)
+
+
+def _found(name: str, family: Family, pocket: Path, announce: bool) -> str:
     if name == "pocket":
-        return str(_pocket())
+        return str(_shipped(family, pocket))
     if name not in ("", "auto"):
         return name
-    for hub_id in KNOWN:
+    for hub_id in family.known:
         folder = cached(hub_id)
-        if folder is not None and not missing(folder):
-            return _announced(
-                str(folder), f"{hub_id}, from the cache; configs/zero123_xl.yaml suits it", announce
-            )
+        if folder is not None and not missing(folder, family.parts):
+            return _announced(str(folder), f"{hub_id}, from the cache; {family.config} suits it", announce)
     # Ranks must agree, so under a launcher only the cache counts: the process that starts them has filled it.
-    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
-    if alone and torch.cuda.is_available() and not offline() and _reachable(KNOWN[0]):
-        folder = fetched(KNOWN[0])
-        return _announced(
-            str(folder), f"{KNOWN[0]}, from the hub; configs/zero123_xl.yaml suits it", announce
-        )
-    where = (
-        "in the cache, and the hub was not asked or did not answer"
-        if torch.cuda.is_available()
-        else "in the cache"
-    )
-    return _announced(str(_pocket()), f"the pocket prior; no Zero-1-to-3 weights {where}", announce)
+    alone, first = int(os.environ.get("WORLD_SIZE", 1)) == 1, family.known[0]
+    if alone and torch.cuda.is_available() and not offline() and _reachable(first):
+        folder = fetched(first)
+        return _announced(str(folder), f"{first}, from the hub; {family.config} suits it", announce)
+    asked = ", and the hub was not asked or did not answer" if torch.cuda.is_available() else ""
+    remark = f"the pocket {family.option}; no {family.name} weights in the cache{asked}"
+    return _announced(str(_shipped(family, pocket)), remark, announce)
 
 
-def _pocket() -> Path:
-    if not (POCKET / "unet").is_dir():
+def _shipped(family: Family, pocket: Path) -> Path:
+    if not (pocket / "unet").is_dir():
+        option = family.option
         raise UserError(
-            f"the pocket prior is missing from {POCKET}; restore data/, or give prior= another folder"
+            f"the pocket {option} is missing from {pocket}; restore data/, or give {option}= another folder"
         )
-    return POCKET
+    return pocket
 
 
 def _announced(folder: str, remark: str, announce: bool) -> str:
@@ -99,7 +119,7 @@ def local_folder(source: str, half: bool) -> Path:
     if Path(source).is_dir():
         return Path(source)
     if not HUB_ID.fullmatch(source):
-        raise UserError(f"there is no prior folder {source!r}; prior=pocket is the shipped one")
+        raise UserError(f"there is no prior folder {source!r}; the word pocket means the shipped one")
     folder = cached(source)
     # What a folder should hold is known of Zero-1-to-3; of others, that what is there has its weights.
     if folder is not None and not missing(folder, tuple(parts_of(folder))):
@@ -177,7 +197,7 @@ def parts_of(folder: Path) -> list[str]:
     return sorted(name for name in names if name not in UNUSED + WEIGHTLESS)
 
 
-def missing(folder: Path, parts: Iterable[str] = ZERO123_PARTS) -> list[str]:
+def missing(folder: Path, parts: Iterable[str] = ZERO123.parts) -> list[str]:
     """What a folder lacks, by part."""
     lacking = [part for part in parts if not _whole(folder / part)]
     return lacking if (folder / "scheduler" / "scheduler_config.json").is_file() else [*lacking, "scheduler"]
@@ -228,7 +248,7 @@ def _reachable(hub_id: str) -> bool:
 
 
 def _remedy(hub_id: str) -> str:
-    return f"fetch it with `hf download {hub_id}`, or use prior=pocket meanwhile"
+    return f"fetch it with `hf download {hub_id}`, or use the pocket one meanwhile: prior=pocket or text_prior=pocket"
 
 
 def _line(error: BaseException) -> str:

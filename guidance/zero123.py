@@ -89,7 +89,6 @@ class Zero123(LatentDiffusion):
         posterior = self.vae.encode(self._to_model(image)).latent_dist
         return Conditioning(embedding, posterior.mode(), math.pi / 2 - elevation_rad)
 
-    @torch.no_grad()
     def output(
         self, noisy: Tensor, conditioning: Conditioning, cameras: Tensor, t: Tensor, guidance_scale: float
     ) -> Tensor:

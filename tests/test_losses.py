@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from gs_propeller.gaussians import Drift, Gaussians, init_ball, start
-from gs_propeller.losses import LOSSES, Distillation, Evaluation, Schedule, draw, gathered, total
+from gs_propeller.losses import LOSSES, Distillation, Evaluation, Guide, Schedule, draw, gathered, total
 from gs_propeller.raster import render
 
 SCHEDULE = Schedule(
-    steps=10, batch_size=3, guidance_scale=2.0, sds_weight="noise",
+    steps=10, batch_size=3, sds_weight="noise",
     t_min=0.1, t_max=0.9, anneal_t=True, lambda_sds=0.0, lambda_rgb=0.0,
     lambda_mask=0.0, lambda_opacity=0.0, lambda_scale=0.0, elevation_rad=0.1, min_elevation_rad=-0.3,
     max_elevation_rad=0.4, radius=2.0, fov_y_rad=math.radians(49.1), reference_size=24, render_size=0,
@@ -42,12 +42,17 @@ class Towards:
         return error, 0.5 * error.square().sum((1, 2, 3))
 
 
+BROKEN = Guide(Towards(), torch.full((1, 3, 1, 1), math.nan), 1.0)
+
+
 def _problem(**weights: float) -> tuple[Distillation, Gaussians]:
     picture = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
     mask = (picture[:, :1] > 0.5).float()
     colour = torch.tensor([0.9, 0.1, 0.2]).view(1, 3, 1, 1)
     schedule = replace(SCHEDULE, **weights)  # type: ignore[arg-type]
-    return Distillation(Towards(), colour, picture, mask, schedule, seed=4), init_ball(40, 0.4, 0, 0).params
+    return Distillation((Guide(Towards(), colour, 1.0),), picture, mask, schedule, seed=4), init_ball(
+        40, 0.4, 0, 0
+    ).params
 
 
 def _drift(distillation: Distillation, params: Gaussians, step: int) -> Evaluation:
@@ -70,25 +75,26 @@ def test_each_loss_alone_moves_the_gaussians(name: str) -> None:
 
 def test_draws_depend_on_the_step_alone() -> None:
     prior = Towards()
-    one, again, other = (draw(step, SCHEDULE, prior, 4) for step in (5, 5, 6))
-    for field in ("azimuths", "elevations", "t", "noise", "backdrop"):
+    one, again, other = (draw(step, SCHEDULE, [prior], 4) for step in (5, 5, 6))
+    for field in ("azimuths", "elevations", "backdrop"):
         assert torch.equal(getattr(one, field), getattr(again, field))
-    assert not torch.equal(one.noise, other.noise)
-    assert not torch.equal(one.azimuths, draw(5, SCHEDULE, prior, 5).azimuths)
+    assert torch.equal(one.t[0], again.t[0]) and torch.equal(one.noise[0], again.noise[0])
+    assert not torch.equal(one.noise[0], other.noise[0])
+    assert not torch.equal(one.azimuths, draw(5, SCHEDULE, [prior], 5).azimuths)
 
 
 def test_draws_stay_in_their_ranges() -> None:
     prior = Towards()
     for step in range(SCHEDULE.steps):
-        chosen = draw(step, SCHEDULE, prior, 0)
+        chosen = draw(step, SCHEDULE, [prior], 0)
         assert bool(((chosen.elevations >= -0.2 - 1e-6) & (chosen.elevations <= 0.5 + 1e-6)).all())
         sectors = ((chosen.azimuths - chosen.azimuths[0]) / (2 * math.pi / 3)).round() % 3
         assert len(sectors.unique()) >= 2
         assert bool((chosen.backdrop == 1).all())
-        free = draw(step, replace(SCHEDULE, anneal_t=False, invert_background=1.0), prior, 0)
-        assert bool(((free.t >= 10) & (free.t <= 90)).all())
+        free = draw(step, replace(SCHEDULE, anneal_t=False, invert_background=1.0), [prior], 0)
+        assert bool(((free.t[0] >= 10) & (free.t[0] <= 90)).all())
         assert bool((free.backdrop == 0).all())
-    annealed = [int(draw(step, SCHEDULE, prior, 0).t[0]) for step in range(10)]
+    annealed = [int(draw(step, SCHEDULE, [prior], 0).t[0][0]) for step in range(10)]
     assert annealed == [90, 82, 74, 65, 57, 50, 42, 33, 26, 18] or annealed == sorted(annealed, reverse=True)
 
 
@@ -156,7 +162,7 @@ def test_statistics_against_loops() -> None:
 
 def test_a_gradient_that_is_no_number_is_named() -> None:
     distillation, params = _problem(lambda_sds=1.0, lambda_rgb=1.0)
-    broken = replace(distillation, conditioning=torch.full((1, 3, 1, 1), math.nan))
+    broken = replace(distillation, guides=(BROKEN,))
     with pytest.raises(
         FloatingPointError, match=r"step 7: loss sds: the gradient of means, .*nonfinite=skip"
     ):
@@ -168,7 +174,7 @@ def test_a_gradient_that_is_no_number_is_named() -> None:
 
 def test_a_broken_step_can_be_skipped() -> None:
     distillation, params = _problem(lambda_sds=1.0)
-    broken = replace(distillation, conditioning=torch.full((1, 3, 1, 1), math.nan), skip_broken=True)
+    broken = replace(distillation, guides=(BROKEN,), skip_broken=True)
     grads, stats, losses = broken.compute([params], [7])[0]
     assert float(grads.pack().abs().sum()) == 0.0 and float(stats.seen.sum()) == 0.0
     assert math.isnan(float(losses[0]))

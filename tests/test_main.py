@@ -324,7 +324,7 @@ def test_the_python_interface(prior: str, picture: str, tmp_path: Path) -> None:
     [
         (["input=nowhere.png"], "no picture nowhere.png"),
         ([], "give input=PICTURE"),
-        (["prompt=a cat"], "text prior"),
+        (["prompt=a cat", "text_prior=./nowhere"], "no prior folder"),
         (["input=README.md"], "not a picture"),
         (["input=configs"], "no picture in folder configs"),
         (["input=nowhere*.png"], "no picture in pattern"),
@@ -343,7 +343,7 @@ def test_bad_input_is_one_line(
     lines = capsys.readouterr().err.splitlines(keepends=True)
     error = "".join(line for line in lines if not line.startswith("prior: "))  # which one auto took
     assert said in error
-    assert error.count("\n") == 1
+    assert len([line for line in error.splitlines() if not line.startswith("prior: ")]) == 1
     assert "Traceback" not in error
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 
 from gs_propeller.camera import orbit, relative_cameras
 from guidance import POCKET
-from guidance.pocket import data, stream, train
+from guidance.pocket import data, stream, train, training
 from guidance.pocket.cat import cat, picture
 from guidance.pocket.families import FAMILIES, UNTRAINED, make
 from guidance.pocket.objects import PALETTE, Part, Thing, euler
@@ -184,8 +185,8 @@ def test_a_view_of_the_stream_is_the_view_of_its_pose() -> None:
 
 def test_timesteps_start_at_high_noise() -> None:
     generator = torch.Generator().manual_seed(0)
-    assert int(train.timesteps(0, 500, generator).min()) >= 699
-    late = train.timesteps(100_000, 200_000, generator)
+    assert int(training.timesteps(0, 500, generator).min()) >= 699
+    late = training.timesteps(100_000, 200_000, generator)
     assert int(late.min()) < 20
     assert int(late.max()) <= 999
 
@@ -196,21 +197,21 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     small = data.shard(0, 6)
     monkeypatch.setattr(stream, "shard", lambda number: small)
     monkeypatch.setattr(train, "window", lambda step, first: range(1))
-    monkeypatch.setattr(train, "LOG_EVERY", 10)
+    monkeypatch.setattr(training, "LOG_EVERY", 10)
     torch.manual_seed(0)
-    options = train.Options(tmp_path, minutes=0.0, batch=4, vae_steps=51, vae_batch=4)
-    log = train.Log(tmp_path / "log.jsonl")
+    options = train.VaeOptions(tmp_path, minutes=0.0, batch=4, vae_steps=51, vae_batch=4)
+    log = training.Log(tmp_path / "log.jsonl")
     vae = train.train_vae(options, log)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["psnr_db"] > lines[0]["psnr_db"] + 5
     assert vae.config.scaling_factor > 0
 
     clock = iter(range(10_000))
-    monkeypatch.setattr(train.time, "time", lambda: float(next(clock)))
-    train.train_unet(train.Options(tmp_path, minutes=1.0, batch=4), vae, log)
-    first = int(train.load_file(tmp_path / train.CHECKPOINT)["run.step"])
-    train.train_unet(train.Options(tmp_path, minutes=1.0, batch=4), train.train_vae(options, log), log)
-    last = int(train.load_file(tmp_path / train.CHECKPOINT)["run.step"])
+    monkeypatch.setattr(training.time, "time", lambda: float(next(clock)))
+    train.train_unet(train.VaeOptions(tmp_path, minutes=1.0, batch=4), vae, log)
+    first = int(train.load_file(tmp_path / training.CHECKPOINT)["run.step"])
+    train.train_unet(train.VaeOptions(tmp_path, minutes=1.0, batch=4), train.train_vae(options, log), log)
+    last = int(train.load_file(tmp_path / training.CHECKPOINT)["run.step"])
     assert last > first > 0
 
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -225,12 +226,16 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert record["steps"] == last
     assert record["samples"] == 4 * last
 
-    onward = train.Options(tmp_path / "more", minutes=1.0, batch=4, start=tmp_path / "prior", until=last + 3)
+    onward = train.VaeOptions(
+        tmp_path / "more", minutes=1.0, batch=4, start=tmp_path / "prior", until=last + 3
+    )
     train.train_unet(
         onward, train.train_vae(onward, log), log
     )  # another machine, which has the weights alone
     run = {
-        k: int(v) for k, v in train.load_file(onward.out / train.CHECKPOINT).items() if k.startswith("run.")
+        k: int(v)
+        for k, v in train.load_file(onward.out / training.CHECKPOINT).items()
+        if k.startswith("run.")
     }
     assert run["run.step"] == last + 3
     assert run["run.samples"] == 4 * (last + 3)
@@ -246,13 +251,13 @@ def test_a_step_draws_from_the_newest_shards() -> None:
 
 
 def test_learning_warms_up_and_cools_down() -> None:
-    shares = [train.learning_share(step, 1000, 9000) for step in (1000, 1099, 3000, 6500, 9000)]
+    shares = [training.learning_share(step, 1000, 9000) for step in (1000, 1099, 3000, 6500, 9000)]
     assert shares == [0.005, 0.5, 1.0, 0.5, 0.0]
 
 
 @pytest.mark.slow
 def test_shards_drawn_ahead_are_the_stream(tmp_path: Path) -> None:
-    ahead = stream.Ahead(tmp_path, 1)
+    ahead = stream.Ahead(partial(stream.keep_shard, tmp_path), 1)
     ahead.need(range(1))
     ahead.close()
     kept, few = stream.cached_shard(tmp_path, 0), data.shard(0, 2)

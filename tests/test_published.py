@@ -167,7 +167,7 @@ class Evil:
         return os.system, (f"touch '{self.path}'",)
 
 
-@pytest.mark.parametrize("part", folder.ZERO123_PARTS)
+@pytest.mark.parametrize("part", folder.ZERO123.parts)
 def test_a_pickle_that_runs_something_is_refused_unrun(place: Path, tmp_path: Path, part: str) -> None:
     other, ran = shutil.copytree(place, tmp_path / "prior"), tmp_path / "ran"
     (good,) = (other / part).glob("*.safetensors")
@@ -226,18 +226,18 @@ def test_auto_takes_whole_published_weights_from_the_cache(
 ) -> None:
     assert find_prior("auto", announce=True) == str(POCKET)
     assert "prior: the pocket prior" in capsys.readouterr().err
-    second = in_cache(cache, folder.KNOWN[1], place)
+    second = in_cache(cache, folder.ZERO123.known[1], place)
     assert find_prior("auto") == str(second)
     assert find_prior("pocket") == str(POCKET)
-    assert Zero123(folder.KNOWN[1]).stable and Zero123(second).stable
-    first = in_cache(cache, folder.KNOWN[0], place)
+    assert Zero123(folder.ZERO123.known[1]).stable and Zero123(second).stable
+    first = in_cache(cache, folder.ZERO123.known[0], place)
     assert find_prior("auto", announce=True) == str(first)
     assert "zero123-xl-diffusers, from the cache; configs/zero123_xl.yaml" in capsys.readouterr().err
-    assert not Zero123(folder.KNOWN[0]).stable
+    assert not Zero123(folder.ZERO123.known[0]).stable
     (first / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     assert find_prior("auto") == str(second)
-    with pytest.raises(UserError, match=f"hf download {folder.KNOWN[0]}.*prior=pocket"):
-        Zero123(folder.KNOWN[0])
+    with pytest.raises(UserError, match=f"hf download {folder.ZERO123.known[0]}.*prior=pocket"):
+        Zero123(folder.ZERO123.known[0])
 
 
 def test_the_hub_is_asked_only_where_there_is_a_gpu(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +253,9 @@ def test_the_hub_is_asked_only_where_there_is_a_gpu(cache: Path, monkeypatch: py
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(folder, "fetched", lambda hub_id, half=True: cache / hub_id)
     assert find_prior("auto") == str(POCKET) and len(asked) == 1
-    assert find_prior("auto") == str(cache / folder.KNOWN[0]) and asked == [folder.KNOWN[0]] * 2
+    assert (
+        find_prior("auto") == str(cache / folder.ZERO123.known[0]) and asked == [folder.ZERO123.known[0]] * 2
+    )
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert find_prior("auto") == str(POCKET) and len(asked) == 2
     monkeypatch.delenv("WORLD_SIZE")
@@ -262,7 +264,7 @@ def test_the_hub_is_asked_only_where_there_is_a_gpu(cache: Path, monkeypatch: py
 
 
 def test_cache_and_offline_variables_are_honoured(place: Path, tmp_path: Path) -> None:
-    expected = in_cache(tmp_path / "home" / "hub", folder.KNOWN[0], place)
+    expected = in_cache(tmp_path / "home" / "hub", folder.ZERO123.known[0], place)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     code = "from guidance import find_prior, folder; print(find_prior('auto'), folder.offline())"
     for variables, printed in (

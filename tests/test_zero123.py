@@ -16,7 +16,8 @@ from gs_propeller.camera import relative_cameras
 from gs_propeller.config import Config
 from gs_propeller.errors import UserError
 from gs_propeller.gaussians import init_ball
-from gs_propeller.losses import Distillation
+from gs_propeller.guides import Priors
+from gs_propeller.losses import Distillation, Guide
 from gs_propeller.picard import solve
 from gs_propeller.picture import load_picture
 from gs_propeller.ranks import Ranks
@@ -181,7 +182,7 @@ def _gradient_and_state(prior: Zero123) -> dict[str, Tensor]:
     """One SDS gradient of the cat, and all that a short run over two densifications ends in."""
     config = Config(steps=5, window=2, num_points=60, batch_size=1, densify_from=1, densify_every=2,
                     densify_until=5, reference_size=32, threshold=1.0)  # fmt: skip
-    task = distillation(config, load_picture("data/cat.png"), prior)
+    task = distillation(config, load_picture("data/cat.png"), Priors(prior, None))
     roll_out, ranks = RollOut(config, task), Ranks()
     ranks.begin(0, task.compute)
     first = first_state(config, "cpu")
@@ -211,7 +212,9 @@ def test_slots_batched_into_one_call(prior: Zero123) -> None:
     """Five scenes, one render and one UNet call, against one by one: products of other shapes round otherwise."""
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     schedule = replace(SCHEDULE, lambda_sds=1.0, steps=40)
-    alone = Distillation(prior, prior.embed(picture), picture, picture[:, :1], schedule, seed=2)
+    alone = Distillation(
+        (Guide(prior, prior.embed(picture), 2.0),), picture, picture[:, :1], schedule, seed=2
+    )
     params = [init_ball(60 + 10 * slot, 0.4, 0, slot).params for slot in range(5)]
     one_by_one, at_once = (
         replace(alone, batch_slots=slots).compute(params, range(5, 10)) for slots in (1, 5)

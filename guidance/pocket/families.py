@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from guidance.pocket import living, made, shapes
+from guidance.pocket import living, made, scenes, shapes
 from guidance.pocket.objects import Part, Thing
 
 Family = Callable[[np.random.Generator], tuple[str, list[Part]]]
@@ -28,15 +28,20 @@ FAMILIES: dict[str, Family] = {
 UNTRAINED: dict[str, Family] = {
     f.__name__: f for f in (living.fish, made.boat, made.teapot, made.hammer, made.lamp)
 }
+SCENES: dict[str, Family] = {f.__name__: f for f in (scenes.single, scenes.pair)}  # the text prior's
 GROWN = {"beast": 0.05, "blobs": 0.06, "insect": 0.02, "fish": 0.03, "teapot": 0.03}  # at most, world units
 
 
 def make(family: str, seed: int) -> Thing:
     """The object of that family and seed, standing on y = 0, not yet normalised."""
-    known = FAMILIES | UNTRAINED
+    known = FAMILIES | UNTRAINED | SCENES
     if family not in known:
         raise ValueError(f"no family {family!r}; there are {', '.join(known)}")
-    number = list(FAMILIES).index(family) if family in FAMILIES else 1000 + list(UNTRAINED).index(family)
+    number = next(
+        first + list(group).index(family)
+        for first, group in ((0, FAMILIES), (1000, UNTRAINED), (2000, SCENES))
+        if family in group
+    )
     rng = np.random.default_rng([number, seed])
     caption, parts = known[family](rng)
     stretch = np.exp(rng.normal(0, 0.06))  # taller or squatter, the family's proportions kept

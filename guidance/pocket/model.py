@@ -1,4 +1,4 @@
-"""The pocket Zero-1-to-3's networks, as diffusers and transformers build them: the published layout, small.
+"""The pocket priors' networks, as diffusers and transformers build them: the published layouts, small.
 
 B batch, C latent channels, L latent side, S picture side in pixels.
 """
@@ -8,12 +8,13 @@ from __future__ import annotations
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from guidance.pocket.data import SIZE_PX
 from guidance.zero123 import CameraProjection
 
-WIDTH = 128  # of the image embedding
+WIDTH = 128  # of the image's and the text's embedding
+TOKENS = 32  # of a sentence, its ends included
 
 
 def build_vae() -> AutoencoderKL:
@@ -25,10 +26,10 @@ def build_vae() -> AutoencoderKL:
     )  # fmt: skip
 
 
-def build_unet() -> UNet2DConditionModel:
-    """8 channels in: noisy latents beside the known view's. Attention from 8x8 down, where turning happens."""
+def build_unet(in_channels: int = 8) -> UNet2DConditionModel:
+    """8 channels in: noisy latents beside the known view's; 4 for text. Attention from 8x8 down: there views turn."""
     return UNet2DConditionModel(
-        sample_size=SIZE_PX // 4, in_channels=8, out_channels=4, layers_per_block=1, norm_num_groups=16,
+        sample_size=SIZE_PX // 4, in_channels=in_channels, out_channels=4, layers_per_block=1, norm_num_groups=16,
         block_out_channels=(64, 128, 128), cross_attention_dim=WIDTH, attention_head_dim=8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -41,6 +42,17 @@ def build_encoder() -> CLIPVisionModelWithProjection:
         CLIPVisionConfig(
             hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
             image_size=SIZE_PX, patch_size=8, projection_dim=WIDTH,
+        )
+    )  # fmt: skip
+
+
+def build_text_encoder(vocabulary: int) -> CLIPTextModel:
+    """A CLIP-style text tower of four layers."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=4,
+            num_attention_heads=4, max_position_embeddings=TOKENS, projection_dim=WIDTH, bos_token_id=0, eos_token_id=1,
+            pad_token_id=1,
         )
     )  # fmt: skip
 
@@ -75,3 +87,16 @@ class Denoiser(nn.Module):
         tokens = self.clip_camera_projection(torch.cat([embedding, poses], 1))[:, None] * keep[:, None, None]
         stacked = torch.cat([noisy, known_latents * keep[:, None, None, None]], 1)
         return self.unet(stacked, t, tokens).sample
+
+
+class TextDenoiser(nn.Module):
+    """All that the text prior's training trains, as one module."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.unet = build_unet(4)
+        self.text_encoder = build_text_encoder(vocabulary)
+
+    def forward(self, noisy: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+        """v [B, C, L, L]. ids [B, T] of the sentences' pieces."""
+        return self.unet(noisy, t, self.text_encoder(ids).last_hidden_state).sample

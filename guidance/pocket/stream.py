@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,17 +56,22 @@ def window(step: int, first: int) -> range:
     return range(max(first, newest - SHARDS_KEPT), newest)
 
 
-def _keep_shard(folder: Path, number: int) -> None:
-    os.nice(10)  # the training waits for nothing else on a machine of few cores
-    torch.set_num_threads(1)
+def keep_shard(folder: Path, number: int) -> None:
+    """Shard `number` is in the folder when this returns."""
     cached_shard(folder, number)
 
 
-class Ahead:
-    """Draws shards before they are needed, in processes of their own; none where workers is 0."""
+def _humbly(draw: Callable[[int], object], number: int) -> None:
+    os.nice(10)  # the training waits for nothing else on a machine of few cores
+    torch.set_num_threads(1)
+    draw(number)
 
-    def __init__(self, folder: Path, workers: int) -> None:
-        self.folder, self.workers = folder, workers
+
+class Ahead:
+    """Calls draw(number) for shards before they are needed, in processes of their own; none where workers is 0."""
+
+    def __init__(self, draw: Callable[[int], object], workers: int) -> None:
+        self.draw, self.workers = draw, workers
         context = multiprocessing.get_context("spawn")
         self.pool = ProcessPoolExecutor(workers, context) if workers else None
         self.drawn: dict[int, Future[None]] = {}
@@ -76,7 +82,7 @@ class Ahead:
             return
         for number in range(wanted.start, wanted.stop + self.workers):
             if number not in self.drawn:
-                self.drawn[number] = self.pool.submit(_keep_shard, self.folder, number)
+                self.drawn[number] = self.pool.submit(_humbly, self.draw, number)
         for number in wanted:
             self.drawn[number].result()
 

@@ -1,0 +1,179 @@
+"""A small image-text retrieval model, the judge of bench.text: `python -m bench.retrieval --minutes 15` trains it.
+
+A CLIP (Radford et al. 2021) in the published layout, trained apart from the priors, on objects of its own seeds, and
+never used as guidance. B pairs of a batch, V views, S picture side in pixels. Prints one JSON object: how often it
+finds the right one of 30 captions for true views of objects that it was not trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from gs_propeller.camera import orbit
+from guidance.pocket.captions import articled, build_tokenizer, said, save_tokenizer
+from guidance.pocket.data import SIZE_PX
+from guidance.pocket.families import make
+from guidance.pocket.model import TOKENS
+from guidance.pocket.render import FOV_Y_RAD, RADIUS, on_white, views
+from guidance.pocket.text_stream import SLOTS, angles, spoken
+from guidance.pocket.training import MEAN, STD, autocast, checksums, keyed
+
+POCKET_JUDGE = Path(__file__).resolve().parent.parent / "data" / "retrieval-pocket"
+SEED = 500_000_000  # of its objects: the priors' are below
+TEST_SEED = 3_000  # of the objects that nobody was trained on
+OBJECTS, VIEWS = 4096, 4  # of the pool that batches come from; a quarter is drawn anew each epoch
+BATCH, EPOCH = 128, 128  # pairs; steps
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Embeds pictures and sentences; the published CLIP models do as well."""
+
+    model: CLIPModel
+    tokenizer: CLIPTokenizer
+    mean: Tensor
+    std: Tensor
+
+    @torch.no_grad()
+    def pictures(self, images: Tensor) -> Tensor:
+        """images [V, 3, H, W] over white in 0..1 -> unit vectors [V, E]."""
+        side = self.model.config.vision_config.image_size
+        pixels = F.interpolate(
+            images, (side, side), mode="bicubic", align_corners=False, antialias=images.shape[-1] > side
+        )
+        features = self.model.get_image_features(pixel_values=(pixels.clamp(0, 1) - self.mean) / self.std)
+        return F.normalize(_pooled(features), dim=1)
+
+    @torch.no_grad()
+    def sentences(self, texts: list[str]) -> Tensor:
+        """Unit vectors [len(texts), E]."""
+        length = self.model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        )
+        features = self.model.get_text_features(tokens.input_ids, tokens.attention_mask)
+        return F.normalize(_pooled(features), dim=1)
+
+    def chosen(self, images: Tensor, texts: list[str]) -> Tensor:
+        """[V] which text each picture is nearest to."""
+        return (self.pictures(images) @ self.sentences(texts).T).argmax(1)
+
+
+def _pooled(features: object) -> Tensor:
+    return features if isinstance(features, Tensor) else features.pooler_output  # type: ignore[attr-defined]
+
+
+def load_judge(folder: str | Path = POCKET_JUDGE) -> Judge:
+    """The shipped judge, or a published CLIP from a folder or the cache. Raises OSError where it is not there."""
+    model = CLIPModel.from_pretrained(folder).eval()
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (MEAN, STD))
+    return Judge(model, CLIPTokenizer.from_pretrained(folder), mean, std)
+
+
+def build(vocabulary: int) -> CLIPModel:
+    """Two towers of 128: 64 patches of a picture, 32 pieces of a sentence."""
+    tower = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "projection_dim": 128}
+    text = {"vocab_size": vocabulary, "max_position_embeddings": TOKENS, "num_hidden_layers": 3}
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    vision = {"image_size": SIZE_PX, "patch_size": 8, "num_hidden_layers": 4}
+    return CLIPModel(
+        CLIPConfig(text_config=tower | text | ends, vision_config=tower | vision, projection_dim=128)
+    )
+
+
+def seen(seed: int, count: int = VIEWS) -> tuple[str, Tensor]:
+    """An object's caption, and `count` views [V, 3, S, S] uint8 of it from anywhere."""
+    family = SLOTS[seed % len(SLOTS)]
+    rng = np.random.default_rng([seed, 80])
+    where = torch.tensor([angles(rng) for _ in range(count)])
+    cameras = orbit(where[:, 0], where[:, 1], RADIUS, FOV_Y_RAD)
+    images = on_white(views(spoken(family, seed), cameras, SIZE_PX))
+    return make(family, seed).caption, (images * 255 + 0.5).to(torch.uint8)
+
+
+def train(minutes: float, seed: int = 0) -> tuple[CLIPModel, CLIPTokenizer, int]:
+    """The contrastive loss over batches of different objects. Returns model, tokenizer and the steps made."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    model = build(len(tokenizer))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (MEAN, STD))
+    pool = [seen(SEED + k) for k in range(OBJECTS)]
+    losses: list[float] = []
+    drawn, step, begun_s = OBJECTS, 0, time.monotonic()
+    while (spent := (time.monotonic() - begun_s) / 60 / minutes) < 1:
+        if step and step % EPOCH == 0:
+            for _ in range(OBJECTS // 4):
+                pool[drawn % OBJECTS] = seen(SEED + drawn)
+                drawn += 1
+            print(
+                f"step {step}, {drawn} objects, loss {np.mean(losses[-EPOCH:]):.3f}, {spent:.0%}", flush=True
+            )
+        generator = keyed(seed, step)
+        rng = np.random.default_rng([seed, step])
+        rows = torch.randperm(OBJECTS, generator=generator)[:BATCH].tolist()
+        which = torch.randint(VIEWS, (BATCH,), generator=generator).tolist()
+        images = torch.stack([pool[r][1][v] for r, v in zip(rows, which, strict=True)]).float() / 255
+        texts = [said(pool[r][0], rng) if rng.random() < 0.5 else articled(pool[r][0]) for r in rows]
+        tokens = tokenizer(
+            texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
+        )
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-3 * min(1.0, (step + 1) / 100) * max(0.02, 1.0 - spent)
+        with autocast(torch.device("cpu")):
+            loss = model(
+                tokens.input_ids, (images - mean) / std, tokens.attention_mask, return_loss=True
+            ).loss
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        losses.append(loss.item())
+        step += 1
+    return model.eval(), tokenizer, step
+
+
+def accuracy(judge: Judge, groups: int = 20, size: int = 30) -> float:
+    """Share of true views, of objects not trained on, whose caption it finds among `size`."""
+    right = []
+    for group in range(groups):
+        cases = [seen(TEST_SEED + group * size + k, 2) for k in range(size)]
+        images = torch.stack([views[0] for _, views in cases]).float() / 255
+        found = judge.chosen(images, [articled(caption) for caption, _ in cases])
+        right.append((found == torch.arange(size)).float().mean())
+    return float(torch.stack(right).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=0.0, help="trains that long; 0 only scores")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", type=Path, default=POCKET_JUDGE)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    record: dict[str, object] = {}
+    if given.minutes:
+        model, _, steps = train(given.minutes)
+        model.half().save_pretrained(given.folder)
+        save_tokenizer(given.folder, given.folder)
+        record |= {"seed": 0, "steps": steps, "batch": BATCH, "sha256": checksums(given.folder)}
+    figures = {"top1_of_30": round(accuracy(load_judge(given.folder)), 3)}
+    if record:
+        (given.folder / "training.json").write_text(json.dumps(record | figures, indent=2) + "\n")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The priors that a configuration asks for, loaded, and what each is told of the asset."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import torch
+
+from gs_propeller import checkpoint
+from gs_propeller.config import Config
+from gs_propeller.devices import precision_of
+from gs_propeller.errors import UserError
+from gs_propeller.losses import Guide
+from gs_propeller.picture import Picture, load_picture
+from guidance import find_prior, find_text_prior
+
+if TYPE_CHECKING:
+    from guidance.stable_diffusion import Prompted, StableDiffusion
+    from guidance.zero123 import Conditioning, Zero123
+
+
+@dataclass(frozen=True)
+class Priors:
+    """The view prior, for a picture, and the text prior, for a prompt; at least one of them."""
+
+    zero123: Zero123 | None
+    text: StableDiffusion | None
+
+    @property
+    def first(self) -> Zero123 | StableDiffusion:
+        """The picture's where there is one."""
+        prior = self.zero123 or self.text
+        assert prior is not None
+        return prior
+
+
+def find_priors(config: Config, announce: bool = False) -> tuple[str | None, str | None]:
+    """Folders or hub ids of the view prior and the text prior, None where none is asked for. announce: say on stderr
+    which ones auto took. Raises UserError."""
+    if not config.input and not config.prompt:
+        raise UserError("nothing to make an asset of: give input=PICTURE or prompt=SENTENCE")
+    return (
+        find_prior(config.prior, announce) if config.input else None,
+        find_text_prior(config.text_prior, announce) if config.prompt else None,
+    )
+
+
+def load_priors(config: Config, device: torch.device, quiet: bool = False) -> Priors:
+    """What find_priors found, on the device. Raises UserError."""
+    from guidance.stable_diffusion import (
+        StableDiffusion,  # takes seconds: after what may be wrong with the input
+    )
+    from guidance.zero123 import Zero123
+
+    view, text = find_priors(config, announce=not quiet)
+    precision = precision_of(config, device)
+    priors = Priors(
+        Zero123(view, device, precision, config.camera_code) if view else None,
+        StableDiffusion(text, device, precision) if text else None,
+    )
+    for prior in (priors.zero123, priors.text):
+        if prior is not None:
+            prior.tune(config.compile, config.attention_slicing)
+    return priors
+
+
+def picture_of(config: Config) -> Picture | None:
+    """The input picture, None for a prompt alone. Raises UserError."""
+    return load_picture(config.input) if config.input else None
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A prior that learns on the way: see guidance/vsd.py."""
+
+    def save(self) -> None: ...
+
+
+def told_picture(config: Config, priors: Priors, picture: Picture) -> Conditioning:
+    assert priors.zero123 is not None
+    return priors.zero123.embed(picture.rgb[None], math.radians(config.elevation))
+
+
+def told_prompt(config: Config, priors: Priors) -> Prompted:
+    from guidance.stable_diffusion import Directions
+
+    assert priors.text is not None
+    directions = Directions(config.front_deg, config.overhead_deg)
+    return priors.text.embed(
+        config.prompt, config.negative_prompt, directions, math.radians(config.elevation)
+    )
+
+
+def guides(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide, ...]:
+    """The gradients that a step adds up; the same on every rank, but for the LoRA of loss=vsd, which is each rank's own
+    and stands in the run's folder."""
+    found = told(config, picture, priors)
+    if config.loss == "sds":
+        return found
+    from guidance.vsd import Kept, Variational
+
+    rank = int(os.environ.get("RANK", 0))
+    mark = checkpoint.fingerprint(config, checkpoint.given_bytes(config))
+
+    def learner(index: int, guide: Guide) -> Variational:
+        path = config.run_folder / f"particle{index}_rank{rank}.safetensors"
+        if not config.resume:
+            path.unlink(missing_ok=True)
+        kept = Kept(path, mark, config.checkpoint_every_s)
+        seed = config.seed * 1024 + rank
+        return Variational(guide.prior, seed, config.lora_rank, config.lora_lr, kept)  # type: ignore[arg-type]
+
+    return tuple(replace(guide, prior=learner(k, guide)) for k, guide in enumerate(found))
+
+
+def keep(found: Iterable[Guide]) -> None:
+    """What the guides have learnt goes to the run's folder: this rank's part of the checkpoint."""
+    for guide in found:
+        if isinstance(guide.prior, Learner):
+            guide.prior.save()
+
+
+def told(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide, ...]:
+    """The priors with what each is told of the asset."""
+    found = []
+    if picture is not None and priors.zero123 is not None:
+        told = told_picture(config, priors, picture)
+        found.append(Guide(priors.zero123, told, config.guidance_scale, config.lambda_zero123))
+    if priors.text is not None:
+        told_words = told_prompt(config, priors)
+        found.append(Guide(priors.text, told_words, config.text_guidance_scale, config.lambda_sd))
+    return tuple(found)
+
+
+def notes(config: Config, picture: Picture | None, priors: Priors) -> list[str]:
+    """What the user should know of the input, a line each."""
+    lines = [picture.note] if picture is not None and picture.note else []
+    unseen = priors.text.unseen(config.prompt) if priors.text is not None else []
+    if priors.text is not None and unseen:
+        shown = []
+        for word in unseen:
+            near = difflib.get_close_matches(word, priors.text.words, 3, 0.6)
+            shown.append(f"{word} (near it: {', '.join(near)})" if near else word)
+        lines.append(f"the text prior was never trained with these words: {', '.join(shown)}")
+    return lines

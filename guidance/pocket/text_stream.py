@@ -1,0 +1,133 @@
+"""The text prior's training stream: objects by seed, in the middle of the picture, seen from all round, with captions.
+
+B objects in a shard, V views of each, C latent channels, L latent side, S picture side in pixels, K samples of a batch.
+A shard is a pure function of its number, so a stream resumes by counting.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file
+from torch import Tensor
+
+from gs_propeller.camera import orbit
+from guidance.pocket.captions import SPOKEN, articled, said
+from guidance.pocket.data import SIZE_PX, TRAIN_SEED
+from guidance.pocket.families import make
+from guidance.pocket.objects import Thing
+from guidance.pocket.render import FOV_Y_RAD, RADIUS, on_white, surface, views
+from guidance.pocket.stream import encode, save
+from guidance.stable_diffusion import Directions
+
+OBJECTS, VIEWS = 256, 8
+REACH = 0.68  # world units from the middle to the farthest side, level or upwards: about three quarters of the picture
+NAMELESS = 0.1  # share of the samples whose view is not said
+# A family a slot, by turns: scenes as often as all others together.
+SLOTS = [*SPOKEN, *["pair"] * (len(SPOKEN) - 5), *["single"] * 5]
+
+
+def centred(thing: Thing) -> Thing:
+    """Moved and scaled so that it fits the picture from every side, its middle in the world's."""
+    points = surface(thing).vertices.astype(np.float64)
+    low, high = points.min(0), points.max(0)
+    middle = (low + high) / 2
+    around = np.linalg.norm((points - middle)[:, [0, 2]], axis=1).max()
+    scale = REACH / max(float(around), float(high[1] - low[1]) / 2)
+    return thing.moved(scale, -scale * middle)
+
+
+def spoken(family: str, seed: int) -> Thing:
+    """The centred object of that family and seed."""
+    return centred(make(family, seed))
+
+
+def member(number: int, index: int) -> tuple[str, int]:
+    """Family and seed of object `index` of shard `number`."""
+    seed = TRAIN_SEED + number * OBJECTS + index
+    return SLOTS[seed % len(SLOTS)], seed
+
+
+def angles(rng: np.random.Generator) -> tuple[float, float]:
+    """(azimuth, elevation) of a view, radians: any side, mostly near level, one in eight from above."""
+    high = rng.random() < 0.125
+    degrees = rng.uniform(50, 85) if high else rng.uniform(-20, 50)
+    return float(rng.uniform(-math.pi, math.pi)), math.radians(degrees)
+
+
+@dataclass(frozen=True)
+class Described:
+    """latents [B, V, C, L, L], not scaled; angles [B, V, 2], azimuth and elevation in radians; captions [B]."""
+
+    latents: Tensor
+    angles: Tensor
+    captions: list[str]
+
+
+def drawn(number: int, objects: int = OBJECTS) -> tuple[Tensor, Tensor]:
+    """(images [B, V, 3, S, S] uint8 over white, angles [B, V, 2]) of shard `number`."""
+    images = torch.empty(objects, VIEWS, 3, SIZE_PX, SIZE_PX, dtype=torch.uint8)
+    where = torch.empty(objects, VIEWS, 2)
+    for i in range(objects):
+        family, seed = member(number, i)
+        rng = np.random.default_rng([seed, 79])
+        where[i] = torch.tensor([angles(rng) for _ in range(VIEWS)])
+        cameras = orbit(where[i, :, 0], where[i, :, 1], RADIUS, FOV_Y_RAD)
+        images[i] = (on_white(views(spoken(family, seed), cameras, SIZE_PX)) * 255 + 0.5).to(torch.uint8)
+    return images, where
+
+
+def keep_drawn(folder: Path, number: int) -> Path:
+    """The file of shard `number`'s pictures, drawn once and kept in the folder."""
+    path = folder / "shards" / f"shard{number:04d}.safetensors"
+    if not path.exists():
+        images, where = drawn(number)
+        save(path, {"images": images, "angles": where})
+    return path
+
+
+def described(folder: Path, vae: AutoencoderKL, number: int) -> Described:
+    """Shard `number` with its latents, made once and kept in the folder."""
+    path = folder / "latents" / f"shard{number:04d}.safetensors"
+    if not path.exists():
+        pictures = keep_drawn(folder, number)
+        tensors = load_file(pictures)
+        images = tensors["images"]
+        latents = encode(vae, images.flatten(0, 1)).unflatten(0, images.shape[:2])
+        save(path, {"latents": latents, "angles": tensors["angles"]})
+        pictures.unlink()
+    tensors = load_file(path)
+    captions = [make(*member(number, i)).caption for i in range(len(tensors["latents"]))]
+    return Described(tensors["latents"], tensors["angles"], captions)
+
+
+def draw(
+    pool: dict[int, Described], size: int, generator: torch.Generator, drop: float
+) -> tuple[Tensor, list[str]]:
+    """(latents [K, C, L, L], sentences [K]); a share `drop` of the sentences is empty."""
+    keys = sorted(pool)
+    chosen = torch.randint(len(keys), (size,), generator=generator)
+    rows = torch.randint(len(pool[keys[0]].captions), (size,), generator=generator)
+    seen = torch.randint(pool[keys[0]].latents.shape[1], (size,), generator=generator)
+    rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
+    picks = [(pool[keys[int(k)]], int(r), int(v)) for k, r, v in zip(chosen, rows, seen, strict=True)]
+    where = torch.stack([d.angles[r, v] for d, r, v in picks])
+    names = Directions()
+    which = names(where[:, 0], where[:, 1]).tolist()
+    sentences = [
+        sentence(d.captions[r], names.names[w], rng, drop) for (d, r, _), w in zip(picks, which, strict=True)
+    ]
+    return torch.stack([d.latents[r, v] for d, r, v in picks]).float(), sentences
+
+
+def sentence(caption: str, view: str, rng: np.random.Generator, drop: float) -> str:
+    """One wording of a caption from one side, as the prior is told it; empty for a share `drop` of them."""
+    if rng.random() < drop:
+        return ""
+    words = said(caption, rng) if rng.random() < 0.6 else articled(caption)
+    return words if rng.random() < NAMELESS else f"{words}, {view}"

@@ -1,0 +1,218 @@
+"""What the pocket priors' trainings share: options, log, checkpoints, the schedule and the loop.
+
+B batch, S picture side in pixels. Every step's random numbers are a function of (seed, step), so that a run goes on
+from its folder by the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from guidance.pocket.stream import SHARDS_FIRST, newest_shard, save
+
+LOG_EVERY = 100
+WARM_UP_STEPS, COOL_DOWN_STEPS = 200, 5000  # of the learning rate
+AVERAGE_SHARE = (
+    30  # the averaged weights are those of the last thirtieth of the training, whatever its length
+)
+CHECKPOINT = "unet.safetensors"
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's normalisation
+DROP = 0.1  # share of samples that learn the unconditional score
+
+
+@dataclass(frozen=True)
+class Options:
+    """One training. seed keys every random number; minutes bound this call, not the training, which ends at step
+    `until`; start: a prior's folder to take the first weights from, where out has no checkpoint; workers are processes
+    that draw the stream's shards ahead."""
+
+    out: Path
+    minutes: float
+    until: int = 40_000
+    start: Path | None = None
+    seed: int = 0
+    batch: int = 64
+    lr: float = 6e-4
+    threads: int = 1
+    workers: int = 0
+    device: str = "cpu"
+
+
+def arguments(description: str, out: str, **defaults: Any) -> argparse.ArgumentParser:
+    """The command line of Options; defaults override those."""
+    values = {
+        f: getattr(Options, f)
+        for f in ("until", "start", "seed", "batch", "lr", "threads", "workers", "device")
+    }
+    values |= defaults
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path(out), help="folder of checkpoints and shards")
+    parser.add_argument("--minutes", type=float, default=60.0, help="time for this call; a later one goes on")
+    parser.add_argument("--until", type=int, default=values["until"], help="the training's last step")
+    parser.add_argument(
+        "--start", type=Path, default=values["start"], help="a prior's folder that a new training starts from"
+    )
+    parser.add_argument("--seed", type=int, default=values["seed"])
+    parser.add_argument("--batch", type=int, default=values["batch"])
+    parser.add_argument("--lr", type=float, default=values["lr"], help="highest learning rate")
+    parser.add_argument("--threads", type=int, default=values["threads"], help="CPU threads")
+    parser.add_argument(
+        "--workers", type=int, default=values["workers"], help="processes that draw objects ahead"
+    )
+    parser.add_argument("--device", default=values["device"])
+    parser.add_argument("--export", type=Path, help="only write the averaged weights to this folder")
+    return parser
+
+
+def keyed(seed: int, step: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+class Log:
+    """One JSON object a line."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.start_s = path, time.time()
+
+    def write(self, **values: Any) -> None:
+        with self.path.open("a") as file:
+            file.write(
+                json.dumps({k: round(v, 5) if isinstance(v, float) else v for k, v in values.items()}) + "\n"
+            )
+
+
+def timesteps(step: int, count: int, generator: torch.Generator) -> Tensor:
+    """High noise only at first (plain regression of the novel view), then all, high noise more often: it is what
+    distillation asks for."""
+    u = torch.rand(count, generator=generator)
+    low = max(0.0, 0.7 - step / 4000)
+    return ((low + (1.0 - low) * u**0.4) * 999).round().long()
+
+
+def learning_share(step: int, first: int, until: int) -> float:
+    """Of the learning rate: a short warm-up, constant, then straight to nought at `until`."""
+    return min((step - first + 1) / WARM_UP_STEPS, 1.0, (until - step) / COOL_DOWN_STEPS)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a training stands: steps and samples done, and the step and the shard that it began at."""
+
+    step: int = 0
+    samples: int = 0
+    first_step: int = 0
+    first_shard: int = newest_shard(0) - SHARDS_FIRST
+
+    def at(self, step: int, batch: int) -> Run:
+        return replace(self, step=step, samples=self.samples + (step - self.step) * batch)
+
+
+def descend(
+    options: Options, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, run: Run,
+    loss_of: Callable[[int], Tensor], log: Log,
+) -> None:  # fmt: skip
+    """Trains until the minutes or the steps are over, saving every few minutes. loss_of(step): that step's loss []."""
+    began = saved = last = time.time()
+    total, counted, step = 0.0, 0, run.step
+    while time.time() - began < options.minutes * 60 and step < options.until:
+        loss = loss_of(step)
+        optimiser.param_groups[0]["lr"] = options.lr * learning_share(step, run.first_step, options.until)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        decay = (step + 1) / (step + AVERAGE_SHARE)
+        with torch.no_grad():
+            for a, b in zip(average.parameters(), model.parameters(), strict=True):
+                a.lerp_(b, 1 - decay)
+        step += 1
+        total, counted = total + loss.item(), counted + 1
+        if step % LOG_EVERY == 0:
+            took_s, last = time.time() - last, time.time()
+            samples = run.samples + (step - run.step) * options.batch
+            log.write(
+                stage="unet", step=step, samples=samples, loss=total / counted, s_per_step=took_s / counted
+            )
+            total, counted = 0.0, 0
+        if time.time() - saved > 240:
+            store(options, run.at(step, options.batch), model, average, optimiser)
+            saved = time.time()
+    store(options, run.at(step, options.batch), model, average, optimiser)
+
+
+@contextmanager
+def autocast(device: torch.device) -> Iterator[None]:
+    """bf16; on a CPU the fused attention's backward is slow: the plain one makes a step 15 % shorter."""
+    with torch.autocast(device.type, torch.bfloat16):
+        if device.type != "cpu":
+            yield
+            return
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+
+
+def store(
+    options: Options, run: Run, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer
+) -> None:
+    tensors = {f"run.{k}": torch.tensor(v) for k, v in asdict(run).items()}
+    for name, part in (("model", model.state_dict()), ("average", average.state_dict())):
+        tensors |= {f"{name}.{k}": v for k, v in part.items()}
+    for i, moments in optimiser.state_dict()["state"].items():
+        tensors |= {f"adam.{i}.{k}": v for k, v in moments.items()}
+    save(options.out / CHECKPOINT, {k: v.clone() for k, v in tensors.items()})
+
+
+def resumed(
+    options: Options, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, log: Log
+) -> Run | None:
+    """The checkpoint's run, its weights and moments put in place; None where there is none."""
+    path = options.out / CHECKPOINT
+    if not path.exists():
+        return None
+    tensors = load_file(path)
+    model.load_state_dict(under("model", tensors))
+    average.load_state_dict(under("average", tensors))
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in under("adam", tensors).items():
+        i, name = key.split(".")
+        state.setdefault(int(i), {})[name] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    run = Run(**{k: int(v) for k, v in under("run", tensors).items()})
+    log.write(stage="resume", step=run.step, batch=options.batch)
+    return run
+
+
+def averaged(options: Options, average: nn.Module) -> Run:
+    """The checkpoint's averaged weights into `average`; returns where the training stood."""
+    tensors = load_file(options.out / CHECKPOINT)
+    average.load_state_dict(under("average", tensors))
+    return Run(**{k: int(v) for k, v in under("run", tensors).items()})
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every weights file."""
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*.safetensors"))
+    }
+
+
+def under(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose key begins with `name.`, without it."""
+    return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")}

@@ -1,0 +1,127 @@
+"""Stable Diffusion guidance (Rombach et al. 2022) from a diffusers-format folder: published weights or the pocket ones.
+
+V views, D directions, T tokens, E embedding width, C latent channels, L latent side; vocabulary and formulas of
+diffusion.py. A view is told to the prior in words: the prompt goes on with the name of the side that is seen (Poole et
+al. 2022), which is what keeps a face from growing on every side. The camera codes are Zero-1-to-3's, as everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from guidance.diffusion import LatentDiffusion
+from guidance.folder import network
+
+WORDS = "words.txt"  # what a prior with a small vocabulary was trained with, a word a line
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Which words name a view. Azimuths are from the front, growing to the object's own left; degrees.
+
+    front_deg: width of the front's and of the back's sector, in (0, 180); overhead_deg: elevation from which a view is
+    one from above. names: front, left, right, back, overhead. The sides differ (DreamFusion's do not): `side view`
+    alone leaves open which way an animal looks.
+    """
+
+    front_deg: float = 90.0
+    overhead_deg: float = 60.0
+    names: tuple[str, ...] = (
+        "front view",
+        "left side view",
+        "right side view",
+        "back view",
+        "overhead view",
+    )
+
+    def __call__(self, azimuths_rad: Tensor, elevations_rad: Tensor) -> Tensor:
+        """[V] indices into names."""
+        turn = torch.rad2deg(torch.atan2(azimuths_rad.sin(), azimuths_rad.cos()))
+        half = self.front_deg / 2
+        side = torch.where(turn > 0, 1, 2)
+        side = torch.where(turn.abs() <= half, 0, side)
+        side = torch.where(turn.abs() >= 180 - half, 3, side)
+        return torch.where(torch.rad2deg(elevations_rad) >= self.overhead_deg, 4, side)
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """What the prior is told: given [D, T, E], the prompt from each direction; without [1, T, E], the negative prompt.
+    elevation_rad: of the view that camera codes are relative to."""
+
+    given: Tensor
+    without: Tensor
+    directions: Directions
+    elevation_rad: float
+
+
+class StableDiffusion(LatentDiffusion):
+    """The frozen prior. Its two working methods are `embed` and `sds_grad`; `refine` serves the second stage."""
+
+    def __init__(
+        self, folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ):
+        """Loads unet, vae, tokenizer, text_encoder and scheduler from a folder or hub id.
+
+        Raises UserError when a part is missing, naming it.
+        """
+        super().__init__(folder, "Stable Diffusion", device, dtype)
+
+    def load(self, source: str) -> list[nn.Module]:
+        self.tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
+        self.encoder = network(CLIPTextModel, Path(source), "text_encoder", self.dtype, "dtype")
+        words = Path(source) / WORDS
+        self.words = words.read_text().split() if words.exists() else []
+        return [self.encoder]
+
+    def unseen(self, sentence: str) -> list[str]:
+        """The sentence's words that this prior was never trained with; none where it keeps no list of them."""
+        found = re.findall(r"[a-z]+", sentence.lower())
+        return [word for word in dict.fromkeys(found) if self.words and word not in self.words]
+
+    @torch.no_grad()
+    def tokens(self, sentences: Sequence[str]) -> Tensor:
+        """Their embeddings [len(sentences), T, E]; what is longer than the encoder reads is cut off."""
+        length = int(self.encoder.config.max_position_embeddings)
+        ids = self.tokenizer(
+            list(sentences), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        ).input_ids
+        return self.encoder(ids.to(self.device)).last_hidden_state
+
+    def embed(
+        self,
+        prompt: str,
+        negative_prompt: str = "",
+        directions: Directions | None = None,
+        elevation_rad: float = 0.0,
+    ) -> Prompted:
+        """What the views are conditioned on; elevation_rad: of the view that camera codes are relative to."""
+        directions = directions or Directions()
+        sentences = [f"{prompt}, {name}" for name in directions.names]
+        given, without = self.tokens(sentences), self.tokens([negative_prompt])
+        return Prompted(given, without, directions, elevation_rad)
+
+    def output(
+        self, noisy: Tensor, conditioning: Prompted, cameras: Tensor, t: Tensor, guidance_scale: float
+    ) -> Tensor:
+        """Classifier-free guidance (Ho & Salimans 2022) in one UNet call of 2V; a scale of 1 needs V only."""
+        latents, given = noisy.to(self.dtype), self.seen(conditioning, cameras)
+        if guidance_scale == 1.0:
+            return self.unet(latents, t, given).sample.float()
+        without = conditioning.without.expand_as(given)
+        both = self.unet(latents.repeat(2, 1, 1, 1), t.repeat(2), torch.cat([without, given])).sample.float()
+        plain, told = both.chunk(2)
+        return plain + guidance_scale * (told - plain)
+
+    def seen(self, conditioning: Prompted, cameras: Tensor) -> Tensor:
+        """[V, T, E]: the prompt as each camera code [V, 4] sees it."""
+        azimuths = torch.atan2(cameras[:, 1], cameras[:, 2])
+        which = conditioning.directions(azimuths, conditioning.elevation_rad - cameras[:, 0])
+        return conditioning.given[which.to(conditioning.given.device)]

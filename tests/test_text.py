@@ -1,0 +1,231 @@
+"""Text guidance and VSD against the formulas written out, on random weights in the published layout; the words."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from gs_propeller.camera import relative_cameras
+from gs_propeller.errors import UserError
+from guidance.pocket import captions, text_stream
+from guidance.pocket.families import make
+from guidance.pocket.model import TOKENS
+from guidance.pocket.render import surface
+from guidance.stable_diffusion import WORDS, Directions, Prompted, StableDiffusion
+from guidance.vsd import Kept, Variational
+from tests import tiny_prior
+
+SCALE = 7.5
+AZIMUTHS = torch.tensor([0.3, -1.6, 2.9])
+ELEVATIONS = torch.tensor([0.2, 0.1, 1.2])
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_prior.write_text(tmp_path_factory.mktemp("text"), request.param)
+
+
+@pytest.fixture
+def prior(folder: Path) -> StableDiffusion:
+    return StableDiffusion(folder)
+
+
+def _arguments(prior: StableDiffusion) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(3, 3, 16, 16, generator=generator)
+    noise = torch.randn(3, *prior.latent_shape, generator=generator)
+    return images, relative_cameras(0.1, AZIMUTHS, ELEVATIONS), torch.tensor([20, 500, 980]), noise
+
+
+def _told(prior: StableDiffusion) -> Prompted:
+    return prior.embed("a red cube", "ugly", elevation_rad=0.1)
+
+
+def test_directions_are_the_objects_own_sides() -> None:
+    """Azimuth grows towards +x, and an object that faces +z has +x at its left hand."""
+    angles = torch.deg2rad(
+        torch.tensor([0.0, 44, 46, 90, 134, 136, 180, -180, -136, -134, -90, -46, -44, 370])
+    )
+    found = Directions()(angles, torch.zeros(14)).tolist()
+    assert found == [0, 0, 1, 1, 1, 3, 3, 3, 3, 2, 2, 2, 0, 0]
+    assert Directions()(angles[:2], torch.deg2rad(torch.tensor([59.0, 61.0]))).tolist() == [0, 4]
+    assert Directions(front_deg=20)(torch.deg2rad(torch.tensor([15.0])), torch.zeros(1)).tolist() == [1]
+
+
+def test_each_view_is_told_its_side(prior: StableDiffusion) -> None:
+    told, names = _told(prior), Directions().names
+    seen = prior.seen(told, relative_cameras(0.1, AZIMUTHS, ELEVATIONS))
+    for v, name in enumerate((names[0], names[2], names[4])):
+        assert torch.allclose(seen[v], prior.tokens([f"a red cube, {name}"])[0], atol=1e-6)
+    assert told.without.shape == (1, tiny_prior.TOKENS, tiny_prior.WIDTH)
+
+
+def _score(prior: StableDiffusion, noisy: Tensor, t: int, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """(noise seen by the UNet, abar) from the schedule's definition."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    abar = torch.cumprod(1 - betas, 0)[t].float()
+    out = prior.unet(noisy, torch.tensor([t]), tokens).sample
+    if prior.scheduler.config.prediction_type == "v_prediction":
+        out = abar.sqrt() * out + (1 - abar).sqrt() * noisy
+    return out, abar
+
+
+def _guided(prior: StableDiffusion, noisy: Tensor, t: int, name: str) -> Tensor:
+    given, without = prior.tokens([f"a red cube, {name}"]), prior.tokens(["ugly"])
+    plain, told = _score(prior, noisy, t, without)[0], _score(prior, noisy, t, given)[0]
+    return plain + SCALE * (told - plain)
+
+
+def _pulled(
+    prior: StableDiffusion, image: Tensor, t: int, noise: Tensor, other: Tensor | None, name: str
+) -> Tensor:
+    """Eq. 1 (other None: the noise itself) or Eq. 2 for one view, from the loss whose gradient it is."""
+    image = image.clone().requires_grad_(True)
+    latents = prior.vae.encode(image * 2 - 1).latent_dist.mean * 0.37
+    with torch.no_grad():
+        abar = _score(prior, latents, t, prior.tokens([""]))[1]
+        noisy = abar.sqrt() * latents + (1 - abar).sqrt() * noise
+        residual = _guided(prior, noisy, t, name) - (noise if other is None else other)
+    ((1 - abar) * residual * latents).sum().backward()
+    assert image.grad is not None
+    return image.grad
+
+
+def test_sds_gradient_against_eq_1(prior: StableDiffusion) -> None:
+    images, cameras, t, noise = _arguments(prior)
+    grad, residual = prior.sds_grad(images, _told(prior), cameras, t, noise, SCALE)
+    for v, name in enumerate(("front view", "right side view", "overhead view")):
+        one = slice(v, v + 1)
+        expected = _pulled(prior, images[one], int(t[v]), noise[one], None, name)
+        assert (grad[one] - expected).abs().max() < 5e-5 * expected.abs().max()
+    assert bool((residual > 0).all())
+
+
+def _own(learner: Variational, folder: Path) -> tuple[StableDiffusion, nn.Module]:
+    """The learner's score as a model of its own: W + B A in every projection that has a LoRA, and its camera's map."""
+    twin, state = StableDiffusion(folder), {}
+    for name, a in learner.weights.items():
+        if ".lora_A." in name:
+            b = learner.weights[name.replace(".lora_A.", ".lora_B.")]
+            key = name.removeprefix("unet.").split(".lora_A.")[0] + ".weight"
+            state[key] = twin.unet.state_dict()[key] + (b @ a).detach()
+    assert len(state) == len(twin.unet.attn_processors) * 4
+    twin.unet.load_state_dict(state, strict=False)
+    return twin, copy.deepcopy(learner.camera)
+
+
+def test_vsd_gradient_against_eq_2(prior: StableDiffusion, folder: Path) -> None:
+    images, cameras, t, noise = _arguments(prior)
+    told, learner = _told(prior), Variational(prior, seed=3, learning_rate=1e-2)
+    for _ in range(4):  # before the first, the LoRA changes nothing
+        learner.sds_grad(images, told, cameras, t, noise, SCALE)
+    (twin, camera), bare = _own(learner, folder), StableDiffusion(folder)
+    grad, _ = learner.sds_grad(images, told, cameras, t, noise, SCALE)
+    plain, _ = bare.sds_grad(images, told, cameras, t, noise, SCALE)
+    assert float((grad - plain).abs().max()) > 0.1 * float(plain.abs().max())
+    for v, name in enumerate(("front view", "right side view", "overhead view")):
+        one = slice(v, v + 1)
+        seen = twin.unet.time_embedding.register_forward_hook(
+            lambda _, __, e, one=one: e + camera(cameras[one])
+        )
+        with torch.no_grad():
+            latents = bare.vae.encode(images[one] * 2 - 1).latent_dist.mean * 0.37
+            abar = _score(bare, latents, int(t[v]), bare.tokens([""]))[1]
+            noisy = abar.sqrt() * latents + (1 - abar).sqrt() * noise[one]
+            own = _score(twin, noisy, int(t[v]), bare.tokens([f"a red cube, {name}"]))[0]
+        seen.remove()
+        expected = _pulled(bare, images[one], int(t[v]), noise[one], own, name)
+        assert (grad[one] - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_the_learner_learns_and_leaves_the_prior_alone(prior: StableDiffusion) -> None:
+    images, cameras, t, noise = _arguments(prior)
+    told = _told(prior)
+    before, _ = prior.sds_grad(images, told, cameras, t, noise, SCALE)
+    learner = Variational(prior, seed=0, learning_rate=3e-3)
+    with torch.no_grad():
+        latents = prior.encode(images)
+    losses = [learner.learn(latents, told, cameras) for _ in range(60)]
+    learner.updates = 0  # the same draws again
+    again = [learner.learn(latents, told, cameras) for _ in range(60)]
+    assert np.mean(again) < 0.97 * np.mean(losses)
+    after, _ = prior.sds_grad(images, told, cameras, t, noise, SCALE)
+    assert torch.equal(before, after)
+
+
+def test_a_kept_learner_goes_on(prior: StableDiffusion, tmp_path: Path) -> None:
+    images, cameras, t, noise = _arguments(prior)
+    told, kept = _told(prior), Kept(tmp_path / "particle0_rank0.safetensors", "mark", 1e6)
+    first = Variational(prior, 0, kept=kept)
+    for _ in range(3):
+        first.sds_grad(images, told, cameras, t, noise, SCALE)
+    first.save()
+    expected = first.sds_grad(images, told, cameras, t, noise, SCALE)[0]
+    second = Variational(prior, 0, kept=kept)
+    assert second.updates == 3
+    assert torch.equal(second.sds_grad(images, told, cameras, t, noise, SCALE)[0], expected)
+    fresh = Variational(prior, 0, kept=Kept(kept.path, "another", 1e6))
+    assert fresh.updates == 0
+
+
+def test_words_never_seen_are_told(folder: Path, tmp_path: Path) -> None:
+    prior = StableDiffusion(folder)
+    assert prior.unseen("a purple hippo") == []  # this prior keeps no list
+    prior.words = ["a", "purple", "cube"]
+    assert prior.unseen("A purple hippo, a HIPPO on a cube!") == ["hippo", "on"]
+    with pytest.raises(UserError, match="no prior folder"):
+        StableDiffusion(tmp_path / "nowhere")
+
+
+def test_every_word_of_the_captions_is_one_piece(tmp_path: Path) -> None:
+    captions.save_tokenizer(tmp_path / "tokenizer", tmp_path)
+    tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")
+    words = (tmp_path / WORDS).read_text().split()
+    assert {"red", "cube", "cylinder", "overhead", "chequered"} <= set(words)
+    assert all(len(tokenizer.tokenize(word)) == 1 for word in words)
+    assert tokenizer.tokenize("hippo")[-1].endswith("</w>") and len(tokenizer.tokenize("hippo")) > 1
+    longest = (
+        "a two-tone yellow and purple cylinder in front of a two-tone orange and red pyramid, overhead view"
+    )
+    assert len(tokenizer(longest).input_ids) <= TOKENS
+
+
+def test_scenes_are_what_their_captions_say() -> None:
+    seen = set()
+    for seed in range(60):
+        thing = make("pair", seed)
+        low, high = thing.parts
+        for relation in ("in front of", "behind", "beside", "under", "on"):
+            if f" {relation} " in thing.caption:
+                seen.add(relation)
+                a, b = (low, high) if relation != "on" else (high, low)  # the first named, the second
+                apart = a.centre - b.centre
+                if relation in ("on", "under"):
+                    assert (apart[1] > 0) == (relation == "on")
+                    assert abs(apart[0]) + abs(apart[2]) < 1e-9
+                else:
+                    axis, way = {"in front of": (2, 1), "behind": (2, -1), "beside": (0, -1)}[relation]
+                    assert apart[axis] * way > 0
+                break
+    assert seen == {"in front of", "behind", "beside", "under", "on"}
+    for family in ("pair", "single", "rocket", "vehicle"):
+        points = surface(text_stream.spoken(family, 5)).vertices
+        assert np.linalg.norm(points[:, [0, 2]], axis=1).max() <= text_stream.REACH + 1e-5
+        assert abs(points[:, 1].max() + points[:, 1].min()) < 1e-5
+
+
+def test_a_sentence_says_what_is_seen() -> None:
+    rng = np.random.default_rng(0)
+    told = [text_stream.sentence("a orange ball on a grey disc", "back view", rng, 0.1) for _ in range(300)]
+    assert 10 < told.count("") < 60
+    assert {s.rsplit(", ", 1)[-1] for s in told if "," in s} == {"back view"}
+    assert any("sphere" in s for s in told) and any("gray" in s for s in told)
+    assert all(s.startswith("an orange") for s in told if s)
+    assert math.isclose(sum("view" in s for s in told) / 300, 0.81, abs_tol=0.08)

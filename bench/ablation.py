@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.fidelity import SERIAL, Settings, done, job, point, weights_mark
+from bench.fidelity import SERIAL, Settings, finished, job, point, weights_mark
 
 OBJECTS = (2, 5, 11, 17)  # bird, house, beast, toy
 CHOICES: Settings = [
@@ -74,7 +74,7 @@ def main() -> None:
         name: [job(i, 0, always, change, validation=True) for i in OBJECTS]
         for name, change in [("shipped", {}), *chosen]
     }
-    results = done(
+    results = finished(
         [one for jobs in listed.values() for one in jobs],
         given.jobs,
         Path("build/bench/ablation.jsonl"),

@@ -12,15 +12,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
-import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from bench.kept import Figures, done, on_one_thread
 
 DEFAULT_E = 5e-4
 SERIAL: dict[str, object] = {"window": 1}
@@ -53,48 +52,25 @@ def job(index: int, seed: int, *changes: dict[str, object], validation: bool = F
 
 def work(one: Job) -> dict[str, object]:
     """A run in a process of its own, on one thread."""
-    import torch
-
     from bench.solving import run
     from bench.truth import Case
-    from gs_propeller.raster_cpu import set_threads
     from guidance.pocket.data import TEST_SEED, VALIDATION_SEED, held_out
 
-    torch.set_num_threads(1)
-    set_threads(1)
+    on_one_thread()
     thing, pose = held_out(one.index + 1, VALIDATION_SEED if one.validation else TEST_SEED)[-1]
     return asdict(run(Case(f"{thing.family}-{thing.seed}", thing, pose), dict(one.pairs)))
 
 
-def done(jobs: Iterable[Job], workers: int, store: Path, mark: str) -> dict[Job, dict[str, float]]:
+def told(one: Job, result: Figures) -> str:
+    return (
+        f"object {one.index} {dict(one.pairs)}: {result['passes']} passes, {result['novel_psnr_db']:.2f} dB, "
+        f"input {result['input_psnr_db']:.2f} dB, {result['seconds']:.0f} s"
+    )
+
+
+def finished(jobs: Iterable[Job], workers: int, store: Path, mark: str) -> dict[Job, Figures]:
     """Every job's result, from the store where it is there."""
-    console, results = Console(), {}
-    known = {}
-    if store.exists():
-        for line in store.read_text().splitlines():
-            entry = json.loads(line)
-            known[entry["key"]] = entry["result"]
-    wanted = list(dict.fromkeys(jobs))
-    missing = [one for one in wanted if one.key(mark) not in known]
-    results = {one: known[one.key(mark)] for one in wanted if one.key(mark) in known}
-    if missing:
-        store.parent.mkdir(parents=True, exist_ok=True)
-        os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context) as pool, store.open("a") as file:
-            futures = {pool.submit(work, one): one for one in missing}
-            for k, future in enumerate(as_completed(futures), start=1):
-                one, result = futures[future], future.result()
-                results[one] = result
-                file.write(json.dumps({"key": one.key(mark), "result": result, "pairs": one.pairs}) + "\n")
-                file.flush()
-                console.print(
-                    f"{k}/{len(missing)} object {one.index} {dict(one.pairs)}: {result['passes']} passes, "
-                    f"{result['novel_psnr_db']:.2f} dB, input {result['input_psnr_db']:.2f} dB, "
-                    f"{result['seconds']:.0f} s",
-                    highlight=False,
-                )
-    return results
+    return done(jobs, work, workers, store, mark, told)
 
 
 @dataclass(frozen=True)
@@ -111,9 +87,7 @@ class Point:
     iou: float
 
 
-def point(
-    name: str, jobs: Sequence[Job], serial: Sequence[Job], results: dict[Job, dict[str, float]]
-) -> Point:
+def point(name: str, jobs: Sequence[Job], serial: Sequence[Job], results: dict[Job, Figures]) -> Point:
     def mean(field: str, of: Sequence[Job]) -> float:
         return sum(results[one][field] for one in of) / len(of)
 
@@ -241,7 +215,7 @@ def main() -> None:
               for group, rows in groups.items() for name, change in rows
               if "batch_size" in change for key in [(group, name)]}  # fmt: skip
     wanted += [one for jobs in [*swept.values(), *rivals.values()] for one in jobs]
-    results = done(wanted, given.jobs, store, mark)
+    results = finished(wanted, given.jobs, store, mark)
 
     headline = {name: point(name, jobs, listed["serial"], results) for name, jobs in listed.items()}
     title = f"{given.objects} held-out objects x {given.seeds} seeds, window 8"

@@ -25,12 +25,12 @@ from guidance.pocket.data import SIZE_PX
 from guidance.pocket.families import make
 from guidance.pocket.model import TOKENS
 from guidance.pocket.render import FOV_Y_RAD, RADIUS, on_white, views
+from guidance.pocket.score_text import TEST_SEED
 from guidance.pocket.text_stream import SLOTS, angles, spoken
 from guidance.pocket.training import MEAN, STD, autocast, checksums, keyed
 
 POCKET_JUDGE = Path(__file__).resolve().parent.parent / "data" / "retrieval-pocket"
 SEED = 500_000_000  # of its objects: the priors' are below
-TEST_SEED = 3_000  # of the objects that nobody was trained on
 OBJECTS, VIEWS = 4096, 4  # of the pool that batches come from; a quarter is drawn anew each epoch
 BATCH, EPOCH = 128, 128  # pairs; steps
 

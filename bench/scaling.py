@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.fidelity import done, job, weights_mark
+from bench.fidelity import finished, job, weights_mark
 from bench.solving import Setup, configured, prepared
 from bench.speed import BRIEF, timed
 from bench.truth import Case, save_png
@@ -219,7 +219,7 @@ def main() -> None:
 
     windows = {n: job(index, 0, {"window": n}) for n in DEVICES}
     sixteen = {n: job(index, 0, {"window": n, "batch_size": 16}) for n in (8,)}
-    runs = done(
+    runs = finished(
         [*windows.values(), *sixteen.values()], given.jobs, Path("build/bench/fidelity.jsonl"), weights_mark()
     )
     accepted: dict[int, Sequence[int]] = {n: runs[one]["accepted"] for n, one in windows.items()}  # type: ignore[misc]

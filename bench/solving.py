@@ -27,13 +27,13 @@ from bench.truth import (
 from gs_propeller.asset import RollOut, Viewer, distillation, first_state, problem, solver_settings
 from gs_propeller.config import Config, load, updated
 from gs_propeller.gaussians import Drift, State
-from gs_propeller.guides import Priors
+from gs_propeller.guides import Priors, picture_of
 from gs_propeller.log import quiet_libraries
 from gs_propeller.losses import Distillation
 from gs_propeller.picard import Problem, Report, Settings, Window, solve
-from gs_propeller.picture import load_picture
 from gs_propeller.ranks import Ranks
-from guidance import find_prior
+from guidance import find_prior, find_text_prior
+from guidance.stable_diffusion import StableDiffusion
 from guidance.zero123 import Zero123
 
 
@@ -67,8 +67,11 @@ class Setup:
 
 
 @cache
-def shipped_priors() -> Priors:
+def shipped_priors(text: bool = False) -> Priors:
+    """The pocket prior for pictures, or for sentences."""
     quiet_libraries()
+    if text:
+        return Priors(None, StableDiffusion(find_text_prior("pocket")))
     return Priors(Zero123(find_prior("pocket")), None)
 
 
@@ -85,11 +88,23 @@ def configured(case: Case, pairs: dict[str, object]) -> Config:
 
 def prepared(config: Config, ranks: Ranks | None = None) -> Setup:
     """ranks: None computes every slot here."""
-    task = distillation(config, load_picture(config.input), shipped_priors())
+    task = distillation(config, picture_of(config), shipped_priors(not config.input))
     roll_out = RollOut(config, task)
     here = ranks or Ranks()
     here.begin(0, task.compute)
     return Setup(config, task, roll_out, problem(config, here, roll_out), solver_settings(config, here.world))
+
+
+def solved(config: Config) -> tuple[Window[State], float]:
+    """(the last window, seconds in the loop) of a configuration, in this process."""
+    setup = prepared(config)
+
+    def on_pass(window: Window[State], report: Report[Drift]) -> None:
+        setup.roll_out.losses.logged(report)
+
+    begun_s = time.perf_counter()
+    window = solve(setup.problem, setup.settings, setup.first(), on_pass)
+    return window, time.perf_counter() - begun_s
 
 
 def run(case: Case, pairs: dict[str, object]) -> Trial:

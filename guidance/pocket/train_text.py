@@ -23,6 +23,7 @@ from guidance import POCKET
 from guidance.pocket.captions import save_tokenizer
 from guidance.pocket.model import TOKENS, TextDenoiser, build_scheduler
 from guidance.pocket.plot import plot
+from guidance.pocket.score_text import fixed_sample
 from guidance.pocket.stream import SHARDS_FIRST, Ahead, newest_shard, window
 from guidance.pocket.text_stream import SLOTS, Described, described, draw, keep_drawn
 from guidance.pocket.training import (
@@ -39,6 +40,7 @@ from guidance.pocket.training import (
     resumed,
     timesteps,
 )
+from guidance.stable_diffusion import StableDiffusion
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 STEPS_BEFORE = 100_000  # the noise levels' warm-up is over: the UNet has been trained
@@ -108,8 +110,6 @@ def begun(options: Options, model: TextDenoiser, average: TextDenoiser, log: Log
 
 def export(options: Options, folder: Path) -> dict[str, str]:
     """Writes the averaged weights as a prior's folder, half precision; returns each file's SHA-256."""
-    from guidance.pocket.score_text import score
-
     tokenizer = CLIPTokenizer.from_pretrained(options.out / "tokenizer")
     average = TextDenoiser(len(tokenizer))
     run = averaged(options, average)
@@ -139,7 +139,7 @@ def export(options: Options, folder: Path) -> dict[str, str]:
         "steps": run.step,
         "samples": run.samples,
         "shards": [run.first_shard, newest_shard(run.step)],
-        "held_out": score(folder),
+        "fixed_sample": [round(v, 3) for v in fixed_sample(StableDiffusion(folder)).flatten().tolist()],
         "sha256": sums,
     }
     (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")

@@ -1,0 +1,181 @@
+"""Sentences to assets, judged by retrieval: `python -m bench.text [--prompts 30] [--jobs 1] [--only sds vsd]`.
+
+SDS and VSD, each serial and at window 8, shipped settings (configs/text.yaml). The paper's protocol: 120 views round an
+asset at 12 degrees elevation; R-Precision is the share of them for which a judge picks the asset's own sentence out of
+all. The judge is a small retrieval model trained apart (bench/retrieval.py), and CLIP B/32 beside it where its weights
+are in the cache. Prints a table, writes a sheet of the assets, and ends with one JSON object. Finished runs are kept in
+build/bench.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.kept import Figures, done, on_one_thread
+
+if TYPE_CHECKING:
+    from bench.retrieval import Judge
+
+PROMPTS = (
+    "a red cube on a blue cylinder",
+    "a green cone on a yellow cube",
+    "a purple ball beside a wooden cube",
+    "a golden pyramid",
+    "a striped black and white pillar",
+    "a sitting orange cat",
+    "a yellow house with a red roof",
+    "a blue car with a white cabin",
+    "a white rocket with a red tip",
+    "a toy man with a green shirt and brown trousers",
+    "a tree with a green crown",
+    "a teal chair with brown legs",
+    "a pink egg on a grey disc",
+    "a silver ball on a red brick",
+    "a black cylinder in front of an orange cube",
+    "a dotted yellow and purple ball",
+    "a chequered red and white cube",
+    "a brown disc under a blue cone",
+    "a standing black dog",
+    "a yellow bird with blue wings",
+    "a purple table with white legs",
+    "a green bottle with a red cap",
+    "a grey aeroplane with red wings",
+    "a red flower in a blue pot",
+    "a white snowman with a red scarf",
+    "a pink star",
+    "a blue heart",
+    "an orange letter T",
+    "a striped red and yellow bee with white wings",
+    "a teal vase with golden rings",
+)
+METHODS: dict[str, dict[str, object]] = {
+    "sds": {"loss": "sds", "window": 1},
+    "sds_parallel": {"loss": "sds", "window": 8},
+    "vsd": {"loss": "vsd", "window": 1},
+    "vsd_parallel": {"loss": "vsd", "window": 8},
+}
+VIEWS, ELEVATION_DEG = 120, 12.0
+CLIP = "openai/clip-vit-base-patch32"
+SHEETS = Path("build/bench/text")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt by one method, and what else differs from the shipped configuration."""
+
+    prompt: str
+    method: str
+    pairs: tuple[tuple[str, object], ...] = ()
+
+    def key(self, mark: str) -> str:
+        return hashlib.sha256(json.dumps([mark, self.prompt, self.method, self.pairs]).encode()).hexdigest()[
+            :24
+        ]
+
+
+def mark() -> str:
+    """Of the weights that decide a run and its score."""
+    from bench.retrieval import POCKET_JUDGE
+    from guidance import POCKET_TEXT
+
+    sums = [json.loads((f / "training.json").read_text())["sha256"] for f in (POCKET_TEXT, POCKET_JUDGE)]
+    return hashlib.sha256(json.dumps([sums, PROMPTS]).encode()).hexdigest()
+
+
+def work(one: Job) -> Figures:
+    """A run in a process of its own, on one thread: passes, and what the judges say of its views."""
+    from bench.solving import solved
+    from bench.truth import save_png
+    from gs_propeller.asset import Viewer
+    from gs_propeller.config import load, updated
+
+    on_one_thread()
+    with tempfile.TemporaryDirectory() as folder:
+        base, _ = load(["--config", "configs/text.yaml"])
+        pairs = {
+            "prompt": one.prompt,
+            "device": "cpu",
+            "outdir": folder,
+            **METHODS[one.method],
+            **dict(one.pairs),
+        }
+        config = updated(base, pairs)
+        window, seconds = solved(config)
+    viewer = Viewer(window.states[0].params, config)
+    turns = [360.0 * k / VIEWS for k in range(VIEWS)]
+    views = viewer.views(viewer.cameras(turns, [ELEVATION_DEG] * VIEWS), 128)[0].clamp(0, 1)
+    SHEETS.mkdir(parents=True, exist_ok=True)
+    name = f"{one.prompt.replace(' ', '-')}-{one.method}{'-'.join(f'{k}{v}' for k, v in one.pairs)}"
+    save_png(str(SHEETS / f"{name}.png"), torch.cat(list(views[:: VIEWS // 4]), 2))
+    result: Figures = {"steps": config.steps, "passes": window.passes, "seconds": seconds}
+    for judge_name, judge in judges().items():
+        right = judge.chosen(views, list(PROMPTS)) == PROMPTS.index(one.prompt)
+        result[judge_name] = float(right.float().mean())
+    return result
+
+
+def judges() -> dict[str, Judge]:
+    """By name: the shipped one, and CLIP B/32 where its weights are in the cache."""
+    from bench.retrieval import load_judge
+    from guidance.folder import cached
+
+    found = {"r_precision": load_judge()}
+    clip = cached(CLIP)
+    return found | ({"clip_r_precision": load_judge(clip)} if clip is not None else {})
+
+
+def told(one: Job, result: Figures) -> str:
+    return (
+        f"{one.method}: {one.prompt}: {result['passes']} passes, {result['r_precision']:.0%} of the views, "
+        f"{result['seconds']:.0f} s"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="of the list, from the first")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, a thread each")
+    parser.add_argument("--only", nargs="*", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("pairs", nargs="*", help="key=value, of every run")
+    given = parser.parse_args()
+    from bench.ablation import parsed
+
+    pairs = tuple(sorted(parsed(given.pairs).items()))
+    listed = {m: [Job(prompt, m, pairs) for prompt in PROMPTS[: given.prompts]] for m in given.only}
+    jobs = [one for group in zip(*listed.values(), strict=True) for one in group]
+    results = done(jobs, work, given.jobs, Path("build/bench/text.jsonl"), mark(), told)
+    table = Table(title=f"{given.prompts} prompts, {VIEWS} views each, chance {1 / len(PROMPTS):.3f}")
+    measures = [key for key in next(iter(results.values())) if key.endswith("r_precision")]
+    for heading in ("method", *measures, "prompts whose most views are right", "passes", "steps a pass", "s"):
+        table.add_column(heading)
+    figures: dict[str, float] = {"prompts": given.prompts, "chance": round(1 / len(PROMPTS), 4)}
+    for method, group in listed.items():
+        found = [results[one] for one in group]
+        means = {key: sum(f[key] for f in found) / len(found) for key in found[0]}
+        most = sum(f["r_precision"] > 0.5 for f in found)
+        per_pass = sum(f["steps"] for f in found) / sum(f["passes"] for f in found)
+        table.add_row(
+            method, *(f"{means[key]:.3f}" for key in measures), f"{most}", f"{means['passes']:.1f}", f"{per_pass:.2f}",
+            f"{means['seconds']:.0f}",
+        )  # fmt: skip
+        figures |= {f"{method}_{key}": round(means[key], 4) for key in measures}
+        if method.endswith("parallel"):
+            figures[f"steps_per_pass_{method.split('_')[0]}"] = round(per_pass, 3)
+    Console(width=120).print(table)
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -287,9 +287,9 @@ def shared(brief: Path) -> None:
     given = json.loads(brief.read_text())
     config = Config(**given["config"])
     device = device_of(config)
-    bench = Bench(
-        config, prior_of(config, device, quiet=True), (config.batch_size,), (), given["repeats"], None
-    )
+    prior = load_priors(config, device, quiet=True).zero123
+    assert prior is not None
+    bench = Bench(config, prior, (config.batch_size,), (), given["repeats"], None)
     task, state = bench.task(config.batch_size), bench.state()
     with Ranks(device, timeout_s=300.0) as group:
         if group.rank > 0:

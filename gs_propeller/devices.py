@@ -11,13 +11,17 @@ from gs_propeller.errors import UserError
 
 
 def device_of(config: Config) -> torch.device:
-    """This rank's device. Raises UserError."""
+    """This rank's device, made the current one if it is a GPU. Raises UserError."""
     cuda = torch.cuda.is_available()
     if config.device == "cuda" and not cuda:
         raise UserError("device=cuda, but torch sees no CUDA device; use device=auto")
     if config.device == "cpu" or not cuda:
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    torch.cuda.set_device(
+        device
+    )  # some packages launch their kernels on the current one, wherever the tensors are
+    return device
 
 
 def precision_of(config: Config, device: torch.device) -> torch.dtype:

@@ -84,5 +84,10 @@ def render_slots(
         backend = "cpu" if on_cpu else "gsplat" if installed("gsplat") else "inria"
     if backend not in BACKENDS:
         raise UserError(f"unknown raster backend '{backend}': choose auto, {', '.join(BACKENDS)}")
+    place = scenes[0].means.device.type
+    if backend == "cpu" and place != "cpu":
+        raise UserError(
+            f"raster backend 'cpu' needs CPU tensors, these are on {place}: use auto, or device=cpu"
+        )
     backdrops = [b.detach().to(scenes[0].means).expand(views, 3) for b in backgrounds]
     return [Rendered(*parts) for parts in BACKENDS[backend](scenes, cameras, (height, width), backdrops)]

@@ -21,6 +21,8 @@ from torch import Tensor
 
 from gs_propeller import gaussians as records
 from gs_propeller.camera import Cameras, orbit
+from gs_propeller.config import Config
+from gs_propeller.devices import device_of
 from gs_propeller.errors import UserError
 from gs_propeller.gaussians import Gaussians, neighbour_distance
 from gs_propeller.mesh import Mesh
@@ -211,6 +213,24 @@ def test_a_missing_backend_says_how_to_install_it(backend: str) -> None:
         pytest.skip("it is installed")
     with pytest.raises(UserError, match=f"raster backend '{backend}' needs the package .*: pip install"):
         render(twin.ball(4, 0, 0), VIEWS, ONE_TILE, BACKGROUND, backend=backend)
+
+
+def test_the_cpu_backend_refuses_other_tensors() -> None:
+    with pytest.raises(UserError, match="these are on meta"):
+        render(twin.ball(4, 0, 0).map(lambda x: x.to("meta")), VIEWS, ONE_TILE, BACKGROUND, backend="cpu")
+
+
+def test_ranks_share_gpus_round_robin_and_make_theirs_the_current_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made_current = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", made_current.append)
+    for rank, index in ((0, 0), (1, 1), (2, 0)):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert device_of(Config()) == made_current[-1] == torch.device("cuda", index)
+    assert device_of(Config(device="cpu")) == torch.device("cpu") and len(made_current) == 3
 
 
 def test_first_scales_by_simple_knn_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

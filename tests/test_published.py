@@ -337,3 +337,16 @@ def test_the_whole_program_from_a_folder_of_that_layout(place: Path, tmp_path: P
     ]  # fmt: skip
     assert main(words) == 0
     assert (tmp_path / "cat" / "cat.glb").stat().st_size > 1000
+
+
+def test_a_hub_that_does_not_answer_is_one_line_with_the_remedy(tmp_path: Path) -> None:
+    code = (
+        "from guidance import folder\ntry:\n    folder.local_folder('some/prior', half=True)\n"
+        "except folder.UserError as error:\n    print(error)\nprint(folder._reachable('some/prior'))"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    said, reachable = done.stdout.splitlines()
+    assert "'some/prior' cannot be fetched" in said and "`hf download some/prior`" in said
+    assert reachable == "False"

@@ -151,8 +151,8 @@ def offline() -> bool:
 
 def fetched(hub_id: str, half: bool = True) -> Path:
     """Downloads configurations and one set of weights for each part into the cache. Raises UserError."""
-    from httpx import HTTPError
     from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HTTPError  # its transport's, whichever that is in this version
 
     try:
         names = [name for name in HfApi().list_repo_files(hub_id) if not name.startswith(UNUSED)]

@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from bench.scaling import message_s, middle
-from gs_propeller.asset import RollOut, distillation, first_state, prior_of
+from gs_propeller.asset import RollOut, distillation, first_state
 from gs_propeller.camera import orbit
 from gs_propeller.config import Config, updated
 from gs_propeller.densify import distance
 from gs_propeller.devices import device_of
 from gs_propeller.errors import UserError
 from gs_propeller.gaussians import Gaussians, State
+from gs_propeller.guides import Priors, load_view_prior
 from gs_propeller.log import quiet_libraries
 from gs_propeller.losses import Distillation
 from gs_propeller.picture import load_picture
@@ -56,7 +57,7 @@ class Bench:
 
     def task(self, batch: int, slots: int = 1) -> Distillation:
         config = updated(self.config, {"batch_size": batch, "batch_slots": slots})
-        return distillation(config, load_picture(config.input), self.prior)
+        return distillation(config, load_picture(config.input), Priors(self.prior, None))
 
     def state(self) -> State:
         return first_state(self.config, self.device)
@@ -287,7 +288,12 @@ def shared(brief: Path) -> None:
     config = Config(**given["config"])
     device = device_of(config)
     bench = Bench(
-        config, prior_of(config, device, quiet=True), (config.batch_size,), (), given["repeats"], None
+        config,
+        load_view_prior(config, device, config.prior),
+        (config.batch_size,),
+        (),
+        given["repeats"],
+        None,
     )
     task, state = bench.task(config.batch_size), bench.state()
     with Ranks(device, timeout_s=300.0) as group:

@@ -37,7 +37,7 @@ from bench.gpu_parts import PARTS, Bench, Figures
 from bench.scaling import Costs, loop_s, serial_s
 from gs_propeller.config import load, updated
 from gs_propeller.devices import device_of
-from gs_propeller.guides import load_priors
+from gs_propeller.guides import load_view_prior
 from gs_propeller.log import quiet_libraries
 
 SMALL = {"num_points": 60, "reference_size": 32, "render_size": 32}  # beside the tiny prior
@@ -120,8 +120,7 @@ def measured(given: argparse.Namespace, scratch: Path, skipped: set[str]) -> int
     folder = published.write(scratch / "zero123", dtype=dtype, small=given.small)
     config, _ = load(["--config", "configs/zero123_xl.yaml", "input=data/cat.png", "nonfinite=skip"])
     config = updated(config, {"prior": str(folder), "device": given.device, **(SMALL if given.small else {})})
-    prior = load_priors(config, device_of(config), quiet=True).zero123
-    assert prior is not None
+    prior = load_view_prior(config, device_of(config), str(folder))
     batches, windows = ((1, 2), (2, 3)) if given.small else ((1, 4, 16), (2, 4, 8, 16))
     bench = Bench(config, prior, batches, windows, 2 if given.small else 10, given.profile)
     figures: Figures = {"device": described(bench, begun_s)}

@@ -26,7 +26,7 @@ from gs_propeller.densify import distance
 from gs_propeller.devices import device_of
 from gs_propeller.errors import UserError
 from gs_propeller.gaussians import Gaussians, State
-from gs_propeller.guides import Priors, load_priors
+from gs_propeller.guides import Priors, load_view_prior
 from gs_propeller.log import quiet_libraries
 from gs_propeller.losses import Distillation
 from gs_propeller.picture import load_picture
@@ -287,9 +287,14 @@ def shared(brief: Path) -> None:
     given = json.loads(brief.read_text())
     config = Config(**given["config"])
     device = device_of(config)
-    prior = load_priors(config, device, quiet=True).zero123
-    assert prior is not None
-    bench = Bench(config, prior, (config.batch_size,), (), given["repeats"], None)
+    bench = Bench(
+        config,
+        load_view_prior(config, device, config.prior),
+        (config.batch_size,),
+        (),
+        given["repeats"],
+        None,
+    )
     task, state = bench.task(config.batch_size), bench.state()
     with Ranks(device, timeout_s=300.0) as group:
         if group.rank > 0:

@@ -51,22 +51,29 @@ def find_priors(config: Config, announce: bool = False) -> tuple[str | None, str
 
 
 def load_priors(config: Config, device: torch.device, quiet: bool = False) -> Priors:
-    """What find_priors found, on the device. Raises UserError."""
-    from guidance.stable_diffusion import (
-        StableDiffusion,  # takes seconds: after what may be wrong with the input
-    )
-    from guidance.zero123 import Zero123
-
+    """What find_priors found, on the device; quiet: do not say which ones auto took. Raises UserError."""
     view, text = find_priors(config, announce=not quiet)
-    precision = precision_of(config, device)
-    priors = Priors(
-        Zero123(view, device, precision, config.camera_code) if view else None,
-        StableDiffusion(text, device, precision) if text else None,
+    return Priors(
+        load_view_prior(config, device, view) if view else None,
+        _text_prior(config, device, text) if text else None,
     )
-    for prior in (priors.zero123, priors.text):
-        if prior is not None:
-            prior.tune(config.compile, config.attention_slicing)
-    return priors
+
+
+def load_view_prior(config: Config, device: torch.device, folder: str) -> Zero123:
+    """The picture's prior from that folder or hub id. Raises UserError."""
+    from guidance.zero123 import Zero123  # takes seconds: after what may be wrong with the input
+
+    prior = Zero123(folder, device, precision_of(config, device), config.camera_code)
+    prior.tune(config.compile, config.attention_slicing)
+    return prior
+
+
+def _text_prior(config: Config, device: torch.device, folder: str) -> StableDiffusion:
+    from guidance.stable_diffusion import StableDiffusion
+
+    prior = StableDiffusion(folder, device, precision_of(config, device))
+    prior.tune(config.compile, config.attention_slicing)
+    return prior
 
 
 def picture_of(config: Config) -> Picture | None:

@@ -71,6 +71,7 @@ class Stage(Generic[S, D]):
     rows: Callable[[S], int]
     checkpoint: str = checkpoint.FILE
     metrics: str = "metrics.jsonl"
+    options: str = "config.yaml"
 
 
 def distilling(config: Config, ranks: Ranks, distil: Distillation, given: bytes) -> Stage[State, Drift]:
@@ -109,6 +110,7 @@ def refining(config: Config, ranks: Ranks, task: Refinement, given: bytes) -> St
         lambda state: len(state.params),
         "refine_checkpoint.safetensors",
         "refine_metrics.jsonl",
+        "refine_config.yaml",
     )
 
 
@@ -118,7 +120,7 @@ def solved(config: Config, stage: Stage[S, D], device: torch.device, quiet: bool
     file = folder / stage.checkpoint
     found = checkpoint.restore(file, stage.mark, stage.read) if config.resume else None
     window, spent_s = found or (Window((stage.first,), 0, settings.threshold), 0.0)
-    with atomic(folder / "config.yaml") as temporary:
+    with atomic(folder / stage.options) as temporary:
         temporary.write_text(to_yaml(config))
     states = [state.to(device) for state in window.states]
     window = resume(states, window.start, window.threshold, task, settings, window.passes, window.evaluations)

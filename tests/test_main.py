@@ -73,18 +73,18 @@ def _words(prior: str, picture: str, outdir: Path, *more: str) -> list[str]:
     return ["--config", IMAGE, f"prior={prior}", f"input={picture}", f"outdir={outdir}", *SMALL, *more]
 
 
-def _run(words: list[str], program: str = "main_propeller.py") -> subprocess.CompletedProcess[str]:
+def run_command(words: list[str], program: str = "main_propeller.py") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / program), *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
 
 
-def _state(folder: Path, steps: int = 12) -> State:
+def state_of(folder: Path, steps: int = 12) -> State:
     tensors, meta = load_tensors(folder / "checkpoint.safetensors")
     assert meta["start"] == steps and meta["passes"] <= steps
     return State.from_tensors({k[2:]: v for k, v in tensors.items() if k.startswith("0/")})
 
 
-def _same(a: State, b: State) -> bool:
+def same(a: State, b: State) -> bool:
     one, two = a.tensors(), b.tensors()
     return all(torch.equal(one[key], two[key]) for key in one)
 
@@ -98,7 +98,7 @@ def serial(prior: str, picture: str, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.mark.slow
 def test_every_file_is_there_and_opens(serial: Path) -> None:
-    state = _state(serial)
+    state = state_of(serial)
     assert len(load_ply(serial / "thing.ply")) == len(state)
     births = state.lineage[:, 0, 1]
     assert int((births >= 0).sum()) > 0  # it has densified
@@ -121,7 +121,7 @@ def long(prior: str, picture: str, tmp_path_factory: pytest.TempPathFactory) -> 
     """The serial run over densifications, prunes and opacity resets."""
     outdir = tmp_path_factory.mktemp("long")
     assert main_propeller.main(_words(prior, picture, outdir, *EXACT, *LONG)) == 0
-    return _state(outdir / "thing", 62)
+    return state_of(outdir / "thing", 62)
 
 
 @pytest.mark.slow
@@ -132,9 +132,9 @@ def long(prior: str, picture: str, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_ranks_give_the_serial_state(
     long: State, prior: str, picture: str, tmp_path: Path, more: list[str]
 ) -> None:
-    done = _run(_words(prior, picture, tmp_path, *EXACT, *LONG, *more))
+    done = run_command(_words(prior, picture, tmp_path, *EXACT, *LONG, *more))
     assert done.returncode == 0, done.stderr
-    assert _same(long, _state(tmp_path / "thing", 62))
+    assert same(long, state_of(tmp_path / "thing", 62))
 
 
 @pytest.mark.slow
@@ -145,7 +145,19 @@ def test_windows_give_the_serial_state(
 ) -> None:
     words = _words(prior, picture, tmp_path, *EXACT, *LONG, f"window={window}", f"tail={tail}")
     assert main_propeller.main(words) == 0
-    assert _same(long, _state(tmp_path / "thing", 62))
+    assert same(long, state_of(tmp_path / "thing", 62))
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, last: int) -> None:
+    """Ctrl-C once that step is done."""
+    before = Progress.update
+
+    def interrupting(self: Progress, step: int, **values: str) -> None:
+        before(self, step, **values)
+        if step >= last:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Progress, "update", interrupting)
 
 
 @pytest.mark.slow
@@ -158,20 +170,13 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = _words(prior, picture, tmp_path, *EXACT, "window=3")
-    before = Progress.update
-
-    def interrupting(self: Progress, step: int, **values: str) -> None:
-        before(self, step, **values)
-        if step >= 5:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(Progress, "update", interrupting)
+    stop_after(monkeypatch, 5)
     assert main_propeller.main(words) == 130
     assert "goes on from there" in capsys.readouterr().err
     assert not (tmp_path / "thing" / "thing.glb").exists()
-    monkeypatch.setattr(Progress, "update", before)
+    monkeypatch.undo()
     assert main_propeller.main([*words, "window=2"]) == 0
-    assert _same(_state(serial), _state(tmp_path / "thing"))
+    assert same(state_of(serial), state_of(tmp_path / "thing"))
     steps = [
         json.loads(line)["step"] for line in (tmp_path / "thing" / "metrics.jsonl").read_text().splitlines()
     ]
@@ -245,7 +250,7 @@ def test_refinement_windows_and_ranks_give_the_serial_texture(
     more: list[str],
 ) -> None:
     words = _words(prior, picture, tmp_path, f"mesh={serial / 'thing.obj'}", *EXACT_REFINEMENT, *more)
-    done = _run(words, "main2_mesh.py")
+    done = run_command(words, "main2_mesh.py")
     assert done.returncode == 0, done.stderr
     texture, losses = _refined(tmp_path / "thing")
     assert torch.equal(texture, refined[0])
@@ -295,14 +300,14 @@ def pictures(picture: str, tmp_path: Path) -> Path:
 def test_many_pictures(serial: Path, prior: str, pictures: Path, tmp_path: Path, more: list[str]) -> None:
     """A queue for all groups; the bad one is named and skipped; a second call finds all done."""
     words = _words(prior, str(pictures / "*.png") if more else str(pictures), tmp_path, *EXACT, *more)
-    done = _run(words)
+    done = run_command(words)
     assert done.returncode == 2, done.stderr
     assert f"skipped {pictures / 'bad.png'}" in done.stderr and "Traceback" not in done.stderr
     for name in ("one", "two", "three"):
-        assert _same(_state(serial), _state(tmp_path / name))
+        assert same(state_of(serial), state_of(tmp_path / name))
         assert (tmp_path / name / f"{name}.glb").exists()
     (pictures / "bad.png").unlink()
-    again = _run(words)
+    again = run_command(words)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("done before") == 3
 

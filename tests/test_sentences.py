@@ -1,0 +1,100 @@
+"""The commands with a prompt: whole assets, both stages, windows and ranks, a picture beside it, VSD."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import main2_mesh
+import main_propeller
+from gs_propeller.io import load_mesh
+from guidance.folder import POCKET_TEXT
+from tests import tiny_prior
+from tests.test_main import EXACT, ROOT, SMALL, run_command, same, state_of, stop_after
+
+TEXT = str(ROOT / "configs" / "text.yaml")
+PROMPT = "a red cube"
+
+
+@pytest.fixture(scope="module")
+def text_prior(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_prior.write_text(tmp_path_factory.mktemp("text")))
+
+
+def _words(text_prior: str, outdir: Path, *more: str) -> list[str]:
+    return [
+        "--config", TEXT, f"prompt={PROMPT}", f"text_prior={text_prior}", f"outdir={outdir}", *SMALL, *more
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def serial(text_prior: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    outdir = tmp_path_factory.mktemp("serial")
+    assert main_propeller.main(_words(text_prior, outdir, *EXACT)) == 0
+    return outdir
+
+
+@pytest.mark.slow
+def test_a_sentence_becomes_an_asset_by_both_stages(serial: Path, text_prior: str) -> None:
+    folder = serial / "a-red-cube"
+    assert len(load_mesh(folder / "a-red-cube.glb").mesh.faces) > 20
+    assert main2_mesh.main(_words(text_prior, serial)) == 0
+    refined = load_mesh(folder / "a-red-cube_refined.glb")
+    assert refined.texture.shape == (64, 64, 3)
+    assert not refined.texture.equal(load_mesh(folder / "a-red-cube.glb").texture)
+    assert (folder / "config.yaml").exists() and (folder / "refine_config.yaml").exists()
+
+
+@pytest.mark.slow
+def test_windows_and_ranks_give_the_serial_state(serial: Path, text_prior: str, tmp_path: Path) -> None:
+    assert main_propeller.main(_words(text_prior, tmp_path / "one", *EXACT, "window=4")) == 0
+    done = run_command(_words(text_prior, tmp_path / "two", *EXACT, "window=4", "ranks=2"))
+    assert done.returncode == 0, done.stderr
+    expected = state_of(serial / "a-red-cube")
+    for name in ("one", "two"):
+        assert same(expected, state_of(tmp_path / name / "a-red-cube"))
+
+
+@pytest.mark.slow
+def test_a_picture_and_a_sentence_together(text_prior: str, serial: Path, tmp_path: Path) -> None:
+    both = [f"input={ROOT / 'data' / 'cat.png'}", "prior=pocket", "name=both"]
+    assert main_propeller.main(_words(text_prior, tmp_path, *both, "lambda_sd=0.5")) == 0
+    losses = [json.loads(x) for x in (tmp_path / "both" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["sds"] > 0 for line in losses) and losses[-1]["rgb"] > 0
+    alone = [json.loads(x) for x in (serial / "a-red-cube" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["rgb"] == 0 for line in alone)
+
+
+@pytest.mark.slow
+def test_vsd_keeps_a_learner_for_each_rank(text_prior: str, tmp_path: Path) -> None:
+    words = _words(text_prior, tmp_path, "loss=vsd", "window=4", "ranks=2")
+    done = run_command(words)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "a-red-cube"
+    assert (folder / "a-red-cube.glb").exists()
+    for rank in range(2):
+        assert (folder / f"particle0_rank{rank}.safetensors").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_vsd_goes_on_where_it_stopped(
+    text_prior: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Serially a run interrupted is the run undisturbed, learner and all."""
+    words = [*EXACT, "loss=vsd", "window=1"]
+    assert main_propeller.main(_words(text_prior, tmp_path / "whole", *words)) == 0
+    stop_after(monkeypatch, 5)
+    assert main_propeller.main(_words(text_prior, tmp_path / "cut", *words)) == 130
+    monkeypatch.undo()
+    assert main_propeller.main(_words(text_prior, tmp_path / "cut", *words)) == 0
+    assert same(state_of(tmp_path / "whole" / "a-red-cube"), state_of(tmp_path / "cut" / "a-red-cube"))
+
+
+@pytest.mark.skipif(not (POCKET_TEXT / "unet").is_dir(), reason="the pocket text prior is not in data/")
+def test_unknown_words_are_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--config", TEXT, "prompt=a red cub and a hippo", f"outdir={tmp_path}", *SMALL, "steps=1"]
+    assert main_propeller.main(words) == 0
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("note: ")]
+    assert "cub (near it: cube" in line and "hippo" in line

@@ -1,9 +1,9 @@
 """From Gaussians to a refined mesh, against the true object: `python -m bench.mesh [--objects 8] [key=value ...]`.
 
 Held-out objects, both stages with the shipped settings. Novel views: 16 at 128 px, of the Gaussians, of the baked
-mesh and of the refined one. Geometry against the true solid, in the asset's own frame: symmetric Chamfer distance of
-surface points (world units, the picture spans 1.46) and volume IoU of points in the box around both. Prints a table,
-then one JSON object.
+mesh and of the refined one. Geometry, of the last, against the true solid, in the asset's own frame: symmetric
+Chamfer distance of surface points (world units, the picture spans 1.46) and volume IoU of points in the box around
+both. Prints a table, then one JSON object.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def score(
     result: dict[str, float] = {}
     for name, image in drawn.items():
         result[f"{name}_psnr_db"], result[f"{name}_dssim"] = psnr_db(image, truth), dssim(image, truth)
-    mesh = asset.textured.mesh
+    mesh = refined.mesh
     result["watertight"] = float(mesh.trimesh().is_watertight and mesh.trimesh().is_winding_consistent)
     result["faces"] = float(len(mesh.faces))
     result["chamfer"], result["volume_iou"] = geometry(mesh, case)

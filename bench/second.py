@@ -78,13 +78,15 @@ def main(objects: int, seeds: int) -> None:
 
 CHOICES: dict[str, dict[str, object]] = {
     "shipped": {},
+    "the shape kept": {"train_geo": False},
+    "the shape moves at 0.0003": {"geo_lr": 3e-4},
+    "the shape moves at 0.001": {"geo_lr": 1e-3},
+    "strength 0.6 to 0.2": {"refine_strength_max": 0.6, "refine_strength_min": 0.2},
+    "guidance 2": {"refine_guidance": 2.0},
     "offset of 128 texels": {"refine_texels": 128},
-    "offset of 64 texels": {"refine_texels": 64},
-    "offset of 128, 8 views a step": {"refine_texels": 128, "refine_batch": 8},
-    "offset of 128, rate 0.005": {"refine_texels": 128, "texture_lr": 0.005},
-    "offset of 64, 60 steps, rate 0.005": {"refine_texels": 64, "refine_steps": 60, "texture_lr": 0.005},
-    "offset of 64, guidance 2": {"refine_texels": 64, "refine_guidance": 2.0},
-    "offset of 64, strength 0.98 to 0.2": {"refine_texels": 64, "refine_strength_max": 0.98},
+    "40 steps": {"refine_steps": 40},
+    "100 steps": {"refine_steps": 100},
+    "8 views a step": {"refine_batch": 8},
 }
 
 

@@ -204,19 +204,19 @@ class Config:
         60, 6, "of texture refinement (main2_mesh.py); DreamGaussian: 50", "steps", 1, 100_000
     )
     refine_batch: int = _option(4, 6, "views a refinement step", "views", 1, 256)
-    texture_lr: float = _option(0.005, 6, "learning rate of the texture; DreamGaussian: 0.2", "", 0)
+    texture_lr: float = _option(0.005, 6, "learning rate of the texture, at first; DreamGaussian: 0.2", "", 0)
     refine_guidance: float = _option(1.0, 6, "guidance scale of refinement; DreamGaussian: 5", "", 0, 1000)
     refine_text_guidance: float = _option(5.0, 6, "the same of the text prior", "", 0, 1000)
-    refine_strength_max: float = _option(0.6, 6, "noise strength of the first refinement step", "", 0.01, 1)
-    refine_strength_min: float = _option(0.2, 6, "noise strength of the last", "", 0.01, 1)
+    refine_strength_max: float = _option(0.95, 6, "noise strength of the first refinement step", "", 0.01, 1)
+    refine_strength_min: float = _option(0.4, 6, "noise strength of the last", "", 0.01, 1)
     refine_denoise: int = _option(
         20, 6, "denoising steps from noise alone; a strength takes its share", "steps", 1, 1000
     )
     refine_texels: int = _option(
         64, 6, "side of the offset that all views learn: about what the prior resolves", "px", 16, 8192
     )
-    train_geo: bool = _option(False, 6, "refinement moves the mesh's vertices too")
-    geo_lr: float = _option(1e-3, 6, "of the vertices; DreamGaussian: 0.0001", "world units", 0)
+    train_geo: bool = _option(True, 6, "refinement moves the mesh's vertices too; DreamGaussian: false")
+    geo_lr: float = _option(5e-4, 6, "of the vertices, at first; DreamGaussian: 0.0001", "world units", 0)
     lambda_smooth: float = _option(100.0, 6, "weight of vertex offsets' differences along edges", "", 0)
     lambda_normal: float = _option(0.01, 6, "weight of folds between neighbouring faces", "", 0)
     refine_threshold: float = _option(

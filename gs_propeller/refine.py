@@ -119,9 +119,9 @@ class RefineState:
 
 @dataclass(frozen=True)
 class RefineSettings:
-    """steps; batch: views a step; lr: Adam's, of the texture; size: px of the rendered views; coarse: C;
+    """steps; batch: views a step; lr: Adam's, of the texture, at first; size: px of the rendered views; coarse: C;
     strength_max, strength_min: noise strength of the first and last step; lambda_known: of the input view.
-    geometry: whether vertices move too, with geometry_lr world units a step at most; lambda_smooth: of their offsets'
+    geometry: whether vertices move too, with geometry_lr world units a step at first; lambda_smooth: of their offsets'
     differences along edges; lambda_normal: of the angles between neighbouring faces.
     """
 
@@ -134,7 +134,7 @@ class RefineSettings:
     strength_min: float
     lambda_known: float = 4.0
     geometry: bool = False
-    geometry_lr: float = 1e-3
+    geometry_lr: float = 5e-4
     lambda_smooth: float = 100.0
     lambda_normal: float = 0.01
 
@@ -274,7 +274,10 @@ class Refinement:
         age, s = state.step + 1, self.settings
         exp_avg = state.exp_avg.map(lambda m, g: first_moment(m, g, BETAS), grads)
         exp_avg_sq = state.exp_avg_sq.map(lambda v, g: second_moment(v, g, BETAS), grads)
-        rates = {"coarse": s.lr, "fine": s.lr, "vertices": s.geometry_lr}
+        # What the prior makes of a view differs from step to step: falling rates average over it. The known view's own
+        # offset has no such noise.
+        left = 1.0 - state.step / s.steps
+        rates = {"coarse": s.lr * left, "fine": s.lr, "vertices": s.geometry_lr * left}
 
         def moved_field(name: str, theta: Tensor) -> Tensor:
             return moved(

@@ -1,9 +1,10 @@
-"""Zero-1-to-3 folders with random weights in the published conversions' layout: for benches without the weights, and,
-small, for tests.
+"""Folders with random weights in the published layouts: for benches without the weights, and, small, for tests.
 
-The layout is that of zero123-xl and stable-zero123 in diffusers format: Stable Diffusion 1's UNet with 8 input
+Zero-1-to-3's is that of zero123-xl and stable-zero123 in diffusers format: Stable Diffusion 1's UNet with 8 input
 channels at a 32 x 32 latent, its VAE, CLIP ViT-L/14's image tower projected to the 768 numbers of the UNet's cross
 attention, and `clip_camera_projection`, a linear map of those and the camera's 4, whose class is a file of the folder.
+The text prior's is that of Stable Diffusion 2.1 base: a UNet at 64 x 64 latents that attends to 1024 numbers a token,
+OpenCLIP ViT-H's text tower without its last layer, a tokenizer in two files, and noise levels written for PNDM.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditionModel
 from torch import Tensor
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from guidance.zero123 import CameraProjection
 
@@ -30,6 +31,18 @@ MODEL_INDEX = {
     "unet": ["diffusers", "UNet2DConditionModel"],
     "vae": ["diffusers", "AutoencoderKL"],
 }
+TEXT_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "PNDMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+TOKENS = 77
 # What a repository brings along and nobody here runs.
 OWN_CODE = "raise RuntimeError('code of the folder was run')\n"
 PREPROCESSOR = {
@@ -88,6 +101,76 @@ def networks(small: bool = False) -> dict[str, Any]:
         "image_encoder": image_encoder(small),
         "clip_camera_projection": CameraProjection(48 if small else 768),
     }
+
+
+def text_unet(small: bool = False) -> UNet2DConditionModel:
+    """866 M weights; small: 20 times narrower, on 8 x 8 latents."""
+    return UNet2DConditionModel(
+        sample_size=8 if small else 64, in_channels=4, out_channels=4, layers_per_block=2, use_linear_projection=True,
+        block_out_channels=(16, 32, 64, 64) if small else (320, 640, 1280, 1280),
+        down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        cross_attention_dim=64 if small else 1024, attention_head_dim=(1, 2, 4, 4) if small else (5, 10, 20, 20),
+        norm_num_groups=8 if small else 32,
+    )  # fmt: skip
+
+
+def text_encoder(small: bool = False, vocabulary: int = 49_408) -> CLIPTextModel:
+    """340 M weights."""
+    width, layers = (64, 2) if small else (1024, 23)
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
+            num_attention_heads=width // 64, max_position_embeddings=TOKENS, hidden_act="gelu", bos_token_id=0,
+            eos_token_id=2, pad_token_id=1,
+        )
+    )  # fmt: skip
+
+
+def text_networks(small: bool = False, vocabulary: int = 49_408) -> dict[str, Any]:
+    """Every network of the text prior by its part's name, weights random."""
+    return {"unet": text_unet(small), "vae": vae(small), "text_encoder": text_encoder(small, vocabulary)}
+
+
+def write_text(
+    folder: Path,
+    kind: str = "safetensors",
+    variant: str = "",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Path:
+    """A whole small folder of the text prior; its tokenizer knows single letters alone."""
+    torch.manual_seed(seed)
+    letters = [chr(c) for c in range(33, 127)]
+    pieces = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
+    for part, module in text_networks(True, len(pieces)).items():
+        module.to(dtype).save_pretrained(folder / part)
+        _weights(folder / part, module.state_dict(), kind, variant)
+    ends = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+        "pad_token": "!",
+    }
+    (folder / "tokenizer").mkdir()
+    for name, content in (
+        ("vocab.json", json.dumps({piece: k for k, piece in enumerate(pieces)})),
+        ("merges.txt", "#version: 0.2\n"),
+        ("special_tokens_map.json", json.dumps(ends)),
+        (
+            "tokenizer_config.json",
+            json.dumps(ends | {"model_max_length": TOKENS, "tokenizer_class": "CLIPTokenizer"}),
+        ),
+    ):
+        (folder / "tokenizer" / name).write_text(content)
+    PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, set_alpha_to_one=False,
+        steps_offset=1, prediction_type="epsilon",
+    ).save_pretrained(folder / "scheduler")  # fmt: skip
+    (folder / "feature_extractor").mkdir()
+    (folder / "feature_extractor" / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    (folder / "model_index.json").write_text(json.dumps(TEXT_INDEX))
+    return folder
 
 
 def write(

@@ -100,7 +100,7 @@ class Config:
         2.0, 2, "classifier-free guidance; DreamGaussian: 5 with zero123-xl", "", 0, 1000
     )
     text_guidance_scale: float = _option(
-        7.5, 2, "the same of the text prior; DreamGaussian: 100 with Stable Diffusion", "", 0, 1000
+        3.0, 2, "the same of the text prior; DreamGaussian: 100 with Stable Diffusion", "", 0, 1000
     )
     front_deg: float = _option(
         90.0, 2, "of azimuths that are called front view, and as many back view", "deg", 1, 179
@@ -206,7 +206,7 @@ class Config:
     refine_batch: int = _option(4, 6, "views a refinement step", "views", 1, 256)
     texture_lr: float = _option(0.005, 6, "learning rate of the texture, at first; DreamGaussian: 0.2", "", 0)
     refine_guidance: float = _option(1.0, 6, "guidance scale of refinement; DreamGaussian: 5", "", 0, 1000)
-    refine_text_guidance: float = _option(5.0, 6, "the same of the text prior", "", 0, 1000)
+    refine_text_guidance: float = _option(3.0, 6, "the same of the text prior", "", 0, 1000)
     refine_strength_max: float = _option(0.95, 6, "noise strength of the first refinement step", "", 0.01, 1)
     refine_strength_min: float = _option(0.4, 6, "noise strength of the last", "", 0.01, 1)
     refine_denoise: int = _option(

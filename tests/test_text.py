@@ -12,8 +12,13 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
+from bench import published
 from gs_propeller.camera import relative_cameras
+from gs_propeller.config import Config
 from gs_propeller.errors import UserError
+from gs_propeller.guides import load_priors
+from guidance import POCKET_TEXT, find_text_prior
+from guidance.folder import TEXT, missing
 from guidance.pocket import captions, text_stream
 from guidance.pocket.families import make
 from guidance.pocket.model import TOKENS
@@ -84,11 +89,17 @@ def _guided(prior: StableDiffusion, noisy: Tensor, t: int, name: str) -> Tensor:
 
 
 def _pulled(
-    prior: StableDiffusion, image: Tensor, t: int, noise: Tensor, other: Tensor | None, name: str
+    prior: StableDiffusion,
+    image: Tensor,
+    t: int,
+    noise: Tensor,
+    other: Tensor | None,
+    name: str,
+    factor: float = 0.37,
 ) -> Tensor:
     """Eq. 1 (other None: the noise itself) or Eq. 2 for one view, from the loss whose gradient it is."""
     image = image.clone().requires_grad_(True)
-    latents = prior.vae.encode(image * 2 - 1).latent_dist.mean * 0.37
+    latents = prior.vae.encode(image * 2 - 1).latent_dist.mean * factor
     with torch.no_grad():
         abar = _score(prior, latents, t, prior.tokens([""]))[1]
         noisy = abar.sqrt() * latents + (1 - abar).sqrt() * noise
@@ -229,3 +240,49 @@ def test_a_sentence_says_what_is_seen() -> None:
     assert any("sphere" in s for s in told) and any("gray" in s for s in told)
     assert all(s.startswith("an orange") for s in told if s)
     assert math.isclose(sum("view" in s for s in told) / 300, 0.81, abs_tol=0.08)
+
+
+# --- the published layout ---
+
+
+def test_full_size_has_the_published_number_of_weights() -> None:
+    """Stable Diffusion 2.1's."""
+    with torch.device("meta"):
+        sizes = {
+            part: sum(p.numel() for p in module.parameters())
+            for part, module in published.text_networks().items()
+        }
+    assert sizes == {"unet": 865_910_724, "vae": 83_653_863, "text_encoder": 340_387_840}
+
+
+@pytest.mark.parametrize(
+    ("kind", "variant"), [("safetensors", ""), ("safetensors", "fp16"), ("bin", ""), ("bin", "fp16")]
+)
+def test_published_folders_read_alike_and_obey_eq_1(tmp_path: Path, kind: str, variant: str) -> None:
+    place = published.write_text(tmp_path / "stable-diffusion", kind, variant)
+    assert missing(place, TEXT.parts) == []
+    prior = StableDiffusion(place)
+    assert prior.size_px == 64 and prior.levels == 1000 and prior.words == []
+    assert prior.unet.config.cross_attention_dim == prior.encoder.config.hidden_size
+    generator = torch.Generator().manual_seed(2)
+    images, noise = (
+        torch.rand(1, 3, 64, 64, generator=generator),
+        torch.randn(1, 4, 8, 8, generator=generator),
+    )
+    codes = relative_cameras(0.1, torch.zeros(1), torch.zeros(1))
+    grad, _ = prior.sds_grad(images, _told(prior), codes, torch.tensor([400]), noise, SCALE)
+    expected = _pulled(prior, images, 400, noise, None, "front view", 0.18215)
+    assert (grad - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_a_cached_text_prior_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("guidance.folder.cached", lambda hub_id: None)
+    if POCKET_TEXT.is_dir():
+        assert find_text_prior("auto") == find_text_prior("pocket") == str(POCKET_TEXT)
+    place = published.write_text(tmp_path / "stable-diffusion")
+    monkeypatch.setattr("guidance.folder.cached", lambda hub_id: place if hub_id in TEXT.known else None)
+    assert find_text_prior("auto") == str(place)
+    priors = load_priors(Config(prompt="a cube"), torch.device("cpu"), quiet=True)
+    assert priors.zero123 is None and priors.text is not None and priors.first is priors.text
+    (place / "text_encoder" / "config.json").unlink()
+    assert missing(place, TEXT.parts) == ["text_encoder"]

@@ -39,6 +39,8 @@ bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gsplat==1.5.3
 	$(BIN)/python -m bench.raster
 	$(BIN)/python -m bench.asset
+	$(BIN)/python -m bench.mesh
+	$(BIN)/python -m bench.text
 	$(BIN)/python -m bench.fidelity
 	$(BIN)/python -m bench.speed
 	$(BIN)/python -m bench.scaling

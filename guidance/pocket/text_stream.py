@@ -83,17 +83,21 @@ def drawn(number: int, objects: int = OBJECTS) -> tuple[Tensor, Tensor]:
 
 
 def keep_drawn(folder: Path, number: int) -> Path:
-    """The file of shard `number`'s pictures, drawn once and kept in the folder."""
+    """The file of shard `number`'s pictures, drawn once and kept in the folder until their latents are there."""
     path = folder / "shards" / f"shard{number:04d}.safetensors"
-    if not path.exists():
+    if not path.exists() and not latents_file(folder, number).exists():
         images, where = drawn(number)
         save(path, {"images": images, "angles": where})
     return path
 
 
+def latents_file(folder: Path, number: int) -> Path:
+    return folder / "latents" / f"shard{number:04d}.safetensors"
+
+
 def described(folder: Path, vae: AutoencoderKL, number: int) -> Described:
     """Shard `number` with its latents, made once and kept in the folder."""
-    path = folder / "latents" / f"shard{number:04d}.safetensors"
+    path = latents_file(folder, number)
     if not path.exists():
         pictures = keep_drawn(folder, number)
         tensors = load_file(pictures)

@@ -101,8 +101,9 @@ def seen(seed: int, count: int = VIEWS) -> tuple[str, Tensor]:
     return make(family, seed).caption, (images * 255 + 0.5).to(torch.uint8)
 
 
-def train(minutes: float, seed: int = 0) -> tuple[CLIPModel, CLIPTokenizer, int]:
-    """The contrastive loss over batches of different objects. Returns model, tokenizer and the steps made."""
+def train(minutes: float, seed: int = 0, steps: int = 1_000_000) -> tuple[CLIPModel, CLIPTokenizer, int]:
+    """The contrastive loss over batches of different objects, until the minutes or the steps are over. Returns model,
+    tokenizer and the steps made."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     model = build(len(tokenizer))
@@ -111,7 +112,7 @@ def train(minutes: float, seed: int = 0) -> tuple[CLIPModel, CLIPTokenizer, int]
     pool = [seen(SEED + k) for k in range(OBJECTS)]
     losses: list[float] = []
     drawn, step, begun_s = OBJECTS, 0, time.monotonic()
-    while (spent := (time.monotonic() - begun_s) / 60 / minutes) < 1:
+    while (spent := max((time.monotonic() - begun_s) / 60 / minutes, step / steps)) < 1:
         if step and step % EPOCH == 0:
             for _ in range(OBJECTS // 4):
                 pool[drawn % OBJECTS] = seen(SEED + drawn)

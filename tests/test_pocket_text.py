@@ -1,0 +1,80 @@
+"""The pocket text prior's training and what ships of it; the judge of bench.text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import retrieval
+from guidance import POCKET_TEXT
+from guidance.pocket import text_stream, train_text, training
+from guidance.pocket.score_text import fixed_sample
+from guidance.stable_diffusion import StableDiffusion
+
+
+@pytest.mark.slow
+def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = text_stream.drawn(0, 6)
+    monkeypatch.setattr(text_stream, "drawn", lambda number: small)
+    monkeypatch.setattr(train_text, "window", lambda step, first: range(1))
+    monkeypatch.setattr(training, "LOG_EVERY", 10)
+    clock = iter(range(10_000))
+    monkeypatch.setattr(training.time, "time", lambda: float(next(clock)))
+    log = training.Log(tmp_path / "log.jsonl")
+    steps = []
+    for _ in range(2):
+        train_text.train(training.Options(tmp_path, minutes=1.0, batch=4), log)
+        steps.append(int(train_text.load_file(tmp_path / training.CHECKPOINT)["run.step"]))
+    assert steps[1] > steps[0] > 0
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["stage"] == "unet"]
+    assert losses[-1] < 0.97 * losses[0]
+    sums = train_text.export(training.Options(tmp_path, minutes=0.0), tmp_path / "prior")
+    record = json.loads((tmp_path / "prior" / "training.json").read_text())
+    assert record["sha256"] == sums and record["steps"] == steps[1]
+    prior = StableDiffusion(tmp_path / "prior")
+    assert prior.size_px == 64 and "cube" in prior.words
+    onward = training.Options(
+        tmp_path / "more", minutes=1.0, batch=4, start=tmp_path / "prior", until=steps[1] + 2
+    )
+    train_text.train(onward, log)  # another machine, which has the weights alone
+    run = train_text.load_file(onward.out / training.CHECKPOINT)
+    assert int(run["run.step"]) == steps[1] + 2
+
+
+def test_the_shipped_text_prior_is_the_recorded_one() -> None:
+    record = json.loads((POCKET_TEXT / "training.json").read_text())
+    for name, checksum in record["sha256"].items():
+        assert hashlib.sha256((POCKET_TEXT / name).read_bytes()).hexdigest() == checksum
+    assert sum(p.stat().st_size for p in POCKET_TEXT.rglob("*") if p.is_file()) < 20e6
+    found = fixed_sample(StableDiffusion(POCKET_TEXT)).flatten()
+    assert (
+        found - torch.tensor(record["fixed_sample"])
+    ).abs().max() < 0.02  # other processors round otherwise
+
+
+@pytest.mark.slow
+def test_the_judge_learns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A few steps on a small pool: better than chance at the pool's own views."""
+    monkeypatch.setattr(retrieval, "OBJECTS", 24)
+    monkeypatch.setattr(retrieval, "BATCH", 24)
+    model, tokenizer, steps = retrieval.train(10.0, steps=40)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    judge = retrieval.load_judge(tmp_path)
+    cases = [retrieval.seen(retrieval.SEED + k) for k in range(24)]
+    images = torch.stack([views[0] for _, views in cases]).float() / 255
+    right = judge.chosen(images, [caption for caption, _ in cases]) == torch.arange(24)
+    assert steps == 40 and float(right.float().mean()) > 0.12  # chance is 0.04
+    assert torch.allclose(judge.pictures(images).norm(dim=1), torch.ones(24), atol=1e-5)
+
+
+def test_the_shipped_judge_knows_its_captions() -> None:
+    record = json.loads((retrieval.POCKET_JUDGE / "training.json").read_text())
+    for name, checksum in record["sha256"].items():
+        assert hashlib.sha256((retrieval.POCKET_JUDGE / name).read_bytes()).hexdigest() == checksum
+    assert abs(retrieval.accuracy(retrieval.load_judge(), 2) - record["top1_of_30"]) < 0.15

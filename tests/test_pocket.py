@@ -196,7 +196,7 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A few steps of each stage on a small stream: the losses fall, and a second call goes on from the first."""
     small = data.shard(0, 6)
     monkeypatch.setattr(stream, "shard", lambda number: small)
-    monkeypatch.setattr(train, "window", lambda step, first: range(1))
+    monkeypatch.setattr(stream, "window", lambda step, first: range(1))
     monkeypatch.setattr(training, "LOG_EVERY", 10)
     torch.manual_seed(0)
     options = train.VaeOptions(tmp_path, minutes=0.0, batch=4, vae_steps=51, vae_batch=4)

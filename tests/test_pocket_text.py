@@ -11,7 +11,7 @@ import torch
 
 from bench import retrieval
 from guidance import POCKET_TEXT
-from guidance.pocket import text_stream, train_text, training
+from guidance.pocket import stream, text_stream, train_text, training
 from guidance.pocket.score_text import fixed_sample
 from guidance.stable_diffusion import StableDiffusion
 
@@ -20,7 +20,7 @@ from guidance.stable_diffusion import StableDiffusion
 def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = text_stream.drawn(0, 6)
     monkeypatch.setattr(text_stream, "drawn", lambda number: small)
-    monkeypatch.setattr(train_text, "window", lambda step, first: range(1))
+    monkeypatch.setattr(stream, "window", lambda step, first: range(1))
     monkeypatch.setattr(training, "LOG_EVERY", 10)
     clock = iter(range(10_000))
     monkeypatch.setattr(training.time, "time", lambda: float(next(clock)))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from diffusers import AutoencoderKL
@@ -89,6 +90,24 @@ class Ahead:
     def close(self) -> None:
         if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
+
+
+T = TypeVar("T")
+
+
+class Pool(Generic[T]):
+    """The shards that a step draws from, by number, as `read` gives them; first: the run's first one."""
+
+    def __init__(self, first: int, ahead: Ahead, read: Callable[[int], T]) -> None:
+        self.first, self.ahead, self.read = first, ahead, read
+        self.shards: dict[int, T] = {}
+
+    def at(self, step: int) -> dict[int, T]:
+        wanted = window(step, self.first)
+        if self.shards.keys() != set(wanted):
+            self.ahead.need(wanted)
+            self.shards = {k: self.shards[k] if k in self.shards else self.read(k) for k in wanted}
+        return self.shards
 
 
 @torch.no_grad()

@@ -28,13 +28,12 @@ from guidance.pocket.score import fixed_sample, score
 from guidance.pocket.stream import (
     SHARDS_FIRST,
     Ahead,
-    Encoded,
+    Pool,
     cached_shard,
     draw,
     encoded_shard,
     keep_shard,
     newest_shard,
-    window,
 )
 from guidance.pocket.training import (
     DROP,
@@ -49,6 +48,7 @@ from guidance.pocket.training import (
     checksums,
     descend,
     keyed,
+    noised,
     resumed,
     timesteps,
 )
@@ -131,25 +131,21 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log) -> None:
     run = _restored(options, model, average, optimiser, log)
     alphas = build_scheduler().alphas_cumprod.to(device)
     scale = vae.config.scaling_factor
-    pool: dict[int, Encoded] = {}
     ahead = Ahead(partial(keep_shard, options.out / "shards"), options.workers)
+    pool = Pool(run.first_shard, ahead, lambda number: encoded_shard(options.out, vae, number))
 
     def loss_of(step: int) -> Tensor:
-        nonlocal pool
-        wanted = window(step, run.first_shard)
-        if wanted.stop - 1 not in pool or len(pool) != len(wanted):
-            ahead.need(wanted)
-            pool = {k: pool[k] if k in pool else encoded_shard(options.out, vae, k) for k in wanted}
         generator = keyed(options.seed + 1, step)
-        known, latents, condition, poses = (x.to(device) for x in draw(pool, options.batch, generator))
+        known, latents, condition, poses = (
+            x.to(device) for x in draw(pool.at(step), options.batch, generator)
+        )
         t = timesteps(step, options.batch, generator).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
         keep = (torch.rand(options.batch, generator=generator) >= DROP).float().to(device)
-        alpha, sigma = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
-        clean = latents * scale
+        noisy, target = noised(latents * scale, noise, t, alphas)
         with autocast(device):
-            v = model(alpha * clean + sigma * noise, t, normalise(known), condition, poses, keep)
-        return F.mse_loss(v.float(), alpha * noise - sigma * clean)
+            v = model(noisy, t, normalise(known), condition, poses, keep)
+        return F.mse_loss(v.float(), target)
 
     descend(options, model, average, optimiser, run, loss_of, log)
     ahead.close()

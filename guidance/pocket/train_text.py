@@ -24,8 +24,8 @@ from guidance.pocket.captions import save_tokenizer
 from guidance.pocket.model import TOKENS, TextDenoiser, build_scheduler
 from guidance.pocket.plot import plot
 from guidance.pocket.score_text import fixed_sample
-from guidance.pocket.stream import SHARDS_FIRST, Ahead, newest_shard, window
-from guidance.pocket.text_stream import SLOTS, Described, described, draw, keep_drawn
+from guidance.pocket.stream import SHARDS_FIRST, Ahead, Pool, newest_shard
+from guidance.pocket.text_stream import SLOTS, described, draw, keep_drawn
 from guidance.pocket.training import (
     DROP,
     Log,
@@ -37,6 +37,7 @@ from guidance.pocket.training import (
     checksums,
     descend,
     keyed,
+    noised,
     resumed,
     timesteps,
 )
@@ -59,27 +60,21 @@ def train(options: Options, log: Log) -> None:
     run = resumed(options, model, average, optimiser, log) or begun(options, model, average, log)
     alphas = build_scheduler().alphas_cumprod.to(device)
     scale = vae.config.scaling_factor
-    pool: dict[int, Described] = {}
     ahead = Ahead(partial(keep_drawn, options.out), options.workers)
+    pool = Pool(run.first_shard, ahead, lambda number: described(options.out, vae, number))
 
     def loss_of(step: int) -> Tensor:
-        nonlocal pool
-        wanted = window(step, run.first_shard)
-        if wanted.stop - 1 not in pool or len(pool) != len(wanted):
-            ahead.need(wanted)
-            pool = {k: pool[k] if k in pool else described(options.out, vae, k) for k in wanted}
         generator = keyed(options.seed + 2, step)
-        latents, sentences = draw(pool, options.batch, generator, DROP)
-        clean = latents.to(device) * scale
+        latents, sentences = draw(pool.at(step), options.batch, generator, DROP)
         ids = tokenizer(
             sentences, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
         ).input_ids.to(device)
         t = timesteps(STEPS_BEFORE, options.batch, generator).to(device)
         noise = torch.randn(latents.shape, generator=generator).to(device)
-        alpha, sigma = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
+        noisy, target = noised(latents.to(device) * scale, noise, t, alphas)
         with autocast(device):
-            v = model(alpha * clean + sigma * noise, t, ids)
-        return F.mse_loss(v.float(), alpha * noise - sigma * clean)
+            v = model(noisy, t, ids)
+        return F.mse_loss(v.float(), target)
 
     descend(options, model, average, optimiser, run, loss_of, log)
     ahead.close()

@@ -97,6 +97,12 @@ class Log:
             )
 
 
+def noised(clean: Tensor, noise: Tensor, t: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
+    """(noisy latents, v that they hold) [B, C, L, L] at timesteps t [B]; alphas: abar of each level."""
+    alpha, sigma = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
+    return alpha * clean + sigma * noise, alpha * noise - sigma * clean
+
+
 def timesteps(step: int, count: int, generator: torch.Generator) -> Tensor:
     """High noise only at first (plain regression of the novel view), then all, high noise more often: it is what
     distillation asks for."""

@@ -20,8 +20,8 @@ from gs_propeller.picture import Picture, load_picture
 from guidance import find_prior, find_text_prior
 
 if TYPE_CHECKING:
-    from guidance.stable_diffusion import Prompted, StableDiffusion
-    from guidance.zero123 import Conditioning, Zero123
+    from guidance.stable_diffusion import StableDiffusion
+    from guidance.zero123 import Zero123
 
 
 @dataclass(frozen=True)
@@ -88,21 +88,6 @@ class Learner(Protocol):
     def save(self) -> None: ...
 
 
-def told_picture(config: Config, priors: Priors, picture: Picture) -> Conditioning:
-    assert priors.zero123 is not None
-    return priors.zero123.embed(picture.rgb[None], math.radians(config.elevation))
-
-
-def told_prompt(config: Config, priors: Priors) -> Prompted:
-    from guidance.stable_diffusion import Directions
-
-    assert priors.text is not None
-    directions = Directions(config.front_deg, config.overhead_deg)
-    return priors.text.embed(
-        config.prompt, config.negative_prompt, directions, math.radians(config.elevation)
-    )
-
-
 def guides(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide, ...]:
     """The gradients that a step adds up; the same on every rank, but for the LoRA of loss=vsd, which is each rank's own
     and stands in the run's folder."""
@@ -134,13 +119,16 @@ def keep(found: Iterable[Guide]) -> None:
 
 def told(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide, ...]:
     """The priors with what each is told of the asset."""
-    found = []
+    found, elevation_rad = [], math.radians(config.elevation)
     if picture is not None and priors.zero123 is not None:
-        told = told_picture(config, priors, picture)
-        found.append(Guide(priors.zero123, told, config.guidance_scale, config.lambda_zero123))
+        seen = priors.zero123.embed(picture.rgb[None], elevation_rad)
+        found.append(Guide(priors.zero123, seen, config.guidance_scale, config.lambda_zero123))
     if priors.text is not None:
-        told_words = told_prompt(config, priors)
-        found.append(Guide(priors.text, told_words, config.text_guidance_scale, config.lambda_sd))
+        from guidance.stable_diffusion import Directions
+
+        directions = Directions(config.front_deg, config.overhead_deg)
+        said = priors.text.embed(config.prompt, config.negative_prompt, directions, elevation_rad)
+        found.append(Guide(priors.text, said, config.text_guidance_scale, config.lambda_sd))
     return tuple(found)
 
 

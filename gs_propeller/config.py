@@ -100,7 +100,7 @@ class Config:
         2.0, 2, "classifier-free guidance; DreamGaussian: 5 with zero123-xl", "", 0, 1000
     )
     text_guidance_scale: float = _option(
-        3.0, 2, "the same of the text prior; DreamGaussian: 100 with Stable Diffusion", "", 0, 1000
+        5.0, 2, "the same of the text prior; DreamGaussian: 100 with Stable Diffusion", "", 0, 1000
     )
     front_deg: float = _option(
         90.0, 2, "of azimuths that are called front view, and as many back view", "deg", 1, 179

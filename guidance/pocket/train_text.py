@@ -111,7 +111,11 @@ def export(options: Options, folder: Path) -> dict[str, str]:
     average.half().eval()
     average.unet.save_pretrained(folder / "unet")
     average.text_encoder.save_pretrained(folder / "text_encoder")
-    shutil.copytree(POCKET / "vae", folder / "vae", dirs_exist_ok=True)
+    if folder.resolve().parent == POCKET.parent:  # ships beside the other pocket prior, whose VAE it is
+        (folder / "vae").unlink(missing_ok=True)
+        (folder / "vae").symlink_to(Path("..") / POCKET.name / "vae")
+    else:
+        shutil.copytree(POCKET / "vae", folder / "vae", dirs_exist_ok=True)
     shutil.copytree(options.out / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
     shutil.copy(options.out / "words.txt", folder / "words.txt")
     build_scheduler().save_pretrained(folder / "scheduler")

@@ -193,6 +193,7 @@ def test_nothing_is_recorded_without_gradients(backend: str) -> None:
     assert not rendered.image.requires_grad and not rendered.means2d.requires_grad
 
 
+@pytest.mark.slow
 def test_no_module_imports_a_cuda_package() -> None:
     code = """
 import importlib, pkgutil, sys, gs_propeller, guidance, main_propeller, main2_mesh

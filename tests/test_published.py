@@ -263,6 +263,7 @@ def test_the_hub_is_asked_only_where_there_is_a_gpu(cache: Path, monkeypatch: py
     assert find_prior("auto") == str(POCKET) and len(asked) == 2
 
 
+@pytest.mark.slow
 def test_cache_and_offline_variables_are_honoured(place: Path, tmp_path: Path) -> None:
     expected = in_cache(tmp_path / "home" / "hub", folder.ZERO123.known[0], place)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
@@ -339,6 +340,7 @@ def test_the_whole_program_from_a_folder_of_that_layout(place: Path, tmp_path: P
     assert (tmp_path / "cat" / "cat.glb").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_hub_that_does_not_answer_is_one_line_with_the_remedy(tmp_path: Path) -> None:
     code = (
         "from guidance import folder\ntry:\n    folder.local_folder('some/prior', half=True)\n"

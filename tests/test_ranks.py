@@ -138,6 +138,7 @@ def other_rank(
         process.wait()
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows 1 and 4 in one process, 1 to 8 on two, slots in any order: one state, over splits, prunes, resets."""
     assert not under_launcher()
@@ -217,6 +218,7 @@ def test_serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert same(State.from_tensors(torch.load(path)), run(working(compute), 4))
 
 
+@pytest.mark.slow
 def test_serving_what_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failure goes to rank 0, which ends; so does serving."""
 
@@ -257,6 +259,7 @@ def test_launch(tmp_path: Path) -> None:
     assert launch([__file__, "bad input", ""], ranks=2, threads=1) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("path_for_ranks")
 def test_launch_names_the_rank_that_died(tmp_path: Path) -> None:
     with pytest.raises(RankError, match=r"rank 1 of 2 died: killed \(signal 9\).*fewer ranks"):

@@ -156,6 +156,7 @@ def test_vsd_gradient_against_eq_2(prior: StableDiffusion, folder: Path) -> None
         assert (grad[one] - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_the_learner_learns_and_leaves_the_prior_alone(prior: StableDiffusion) -> None:
     images, cameras, t, noise = _arguments(prior)
     told = _told(prior)
@@ -195,6 +196,7 @@ def test_words_never_seen_are_told(folder: Path, tmp_path: Path) -> None:
         StableDiffusion(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_every_word_of_the_captions_is_one_piece(tmp_path: Path) -> None:
     captions.save_tokenizer(tmp_path / "tokenizer", tmp_path)
     tokenizer = CLIPTokenizer.from_pretrained(tmp_path / "tokenizer")

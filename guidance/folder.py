@@ -92,7 +92,7 @@ def _found(name: str, family: Family, pocket: Path, announce: bool) -> str:
         folder = fetched(first)
         return _announced(str(folder), f"{first}, from the hub; {family.config} suits it", announce)
     asked = ", and the hub was not asked or did not answer" if torch.cuda.is_available() else ""
-    remark = f"the pocket {family.option}; no {family.name} weights in the cache{asked}"
+    remark = f"the pocket {family.option.replace('_', ' ')}; no {family.name} weights in the cache{asked}"
     return _announced(str(_shipped(family, pocket)), remark, announce)
 
 

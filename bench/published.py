@@ -167,10 +167,7 @@ def write_text(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, set_alpha_to_one=False,
         steps_offset=1, prediction_type="epsilon",
     ).save_pretrained(folder / "scheduler")  # fmt: skip
-    (folder / "feature_extractor").mkdir()
-    (folder / "feature_extractor" / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
-    (folder / "model_index.json").write_text(json.dumps(TEXT_INDEX))
-    return folder
+    return _indexed(folder, TEXT_INDEX)
 
 
 def write(
@@ -197,9 +194,13 @@ def write(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
         steps_offset=1, prediction_type="epsilon",
     ).save_pretrained(folder / "scheduler")  # fmt: skip
+    return _indexed(folder, MODEL_INDEX)
+
+
+def _indexed(folder: Path, index: dict[str, Any]) -> Path:
     (folder / "feature_extractor").mkdir()
     (folder / "feature_extractor" / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
-    (folder / "model_index.json").write_text(json.dumps(MODEL_INDEX))
+    (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 
 

@@ -156,7 +156,7 @@ def solved(config: Config, stage: Stage[S, D], device: torch.device, quiet: bool
 
 def finished(config: Config) -> bool:
     """Whether the folder holds this very job's asset already. Raises UserError for another job's checkpoint."""
-    mark = checkpoint.fingerprint(config, Path(config.input).read_bytes())
+    mark = checkpoint.fingerprint(config, checkpoint.given_bytes(config))
     last = config.run_folder / checkpoint.FILE
     found = checkpoint.restore(last, mark, State.from_tensors) if config.resume else None
     mesh = config.run_folder / f"{config.run_name}.glb"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -133,16 +134,39 @@ class LatentDiffusion(ABC):
         separates the latents from the prior's clean ones, as strong at high noise as at low.
         Returns (gradient [V, 3, H, W], residual [V]): the residual is |w (eps_hat - eps)|^2 / 2, for the log.
         """
+
+        def compared(latents: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
+            return noise.to(latents), latents
+
+        told = conditioning, cameras, guidance_scale
+        return self.pulled(images, told, t, noise, compared, weighting)[:2]
+
+    def pulled(
+        self,
+        images: Tensor,
+        told: tuple[Any, Tensor, float],
+        t: Tensor,
+        noise: Tensor,
+        compared: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        weighting: str,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What SDS and VSD share: the gradient of the prior's guided score against another one.
+
+        told: conditioning, camera codes, guidance scale. compared(latents, noisy): the other's (noise, clean)
+        [V, C, L, L]. Returns sds_grad's pair and the latents [V, C, L, L], detached.
+        """
         images = images.detach().to(self.device, torch.float32).requires_grad_(True)
         with torch.enable_grad():
-            latents = self.encode(images).float()
+            encoded = self.encode(images).float()
+        latents = encoded.detach()
         alpha, sigma = self.alpha_sigma(t)
-        noise = noise.to(latents)
-        noisy = alpha * latents.detach() + sigma * noise
+        noisy = alpha * latents + sigma * noise.to(latents)
+        conditioning, cameras, guidance_scale = told
         predicted, clean = self.predict(noisy, conditioning, cameras, t, guidance_scale)
-        grad = latents.detach() - clean if weighting == "clean" else sigma.square() * (predicted - noise)
-        (pixels,) = torch.autograd.grad(latents, images, grad_outputs=grad)
-        return pixels, 0.5 * grad.square().sum((1, 2, 3))
+        other, shown = compared(latents, noisy)
+        grad = shown - clean if weighting == "clean" else sigma.square() * (predicted - other)
+        (pixels,) = torch.autograd.grad(encoded, images, grad_outputs=grad)
+        return pixels, 0.5 * grad.square().sum((1, 2, 3)), latents
 
     @torch.no_grad()
     def refine(

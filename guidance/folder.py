@@ -14,6 +14,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -228,8 +229,12 @@ def network(kind: Any, folder: Path, part: str, dtype: torch.dtype, key: str = "
         raise OSError(f"{part}: {_line(error)}") from error
 
 
+@cache
 def _reachable(hub_id: str) -> bool:
-    """Whether the hub knows the id, within REACH_S; in a thread, since looking up a name has no timeout."""
+    """Whether the hub knows the id, within REACH_S; asked once a process, since a silent one is waited for.
+
+    In a thread: looking up a name has no timeout.
+    """
     from huggingface_hub import HfApi
 
     answered = threading.Event()

@@ -86,19 +86,15 @@ class Variational:
     ) -> tuple[Tensor, Tensor]:
         """The paper's Eq. 2 for the pictures, arguments and result as LatentDiffusion.sds_grad; then one step of the
         LoRA's own training on these renders."""
-        images = images.detach().to(self.prior.device, torch.float32).requires_grad_(True)
-        with torch.enable_grad():
-            latents = self.prior.encode(images).float()
-        clean = latents.detach()
-        alpha, sigma = self.prior.alpha_sigma(t)
-        noisy = alpha * clean + sigma * noise.to(latents)
-        target, wanted = self.prior.predict(noisy, conditioning, cameras, t, guidance_scale)
-        with torch.no_grad(), self.switched_on(cameras):
-            own, shown = self.prior.predict(noisy, conditioning, cameras, t, 1.0)
-        grad = shown - wanted if weighting == "clean" else sigma.square() * (target - own)
-        (pixels,) = torch.autograd.grad(latents, images, grad_outputs=grad)
-        self.learn(clean, conditioning, cameras)
-        return pixels, 0.5 * grad.square().sum((1, 2, 3))
+
+        def own(_: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
+            with self.switched_on(cameras):
+                return self.prior.predict(noisy, conditioning, cameras, t, 1.0)
+
+        told = conditioning, cameras, guidance_scale
+        pixels, residual, latents = self.prior.pulled(images, told, t, noise, own, weighting)
+        self.learn(latents, conditioning, cameras)
+        return pixels, residual
 
     def learn(self, clean: Tensor, conditioning: Any, cameras: Tensor) -> float:
         """One step of the denoising loss on latents [V, C, L, L] of renders; returns it. Timesteps and noise are drawn

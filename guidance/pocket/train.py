@@ -45,10 +45,10 @@ from guidance.pocket.training import (
     arguments,
     autocast,
     averaged,
-    checksums,
     descend,
     keyed,
     noised,
+    record,
     resumed,
     timesteps,
 )
@@ -161,15 +161,15 @@ def _restored(
         return found
     run, came_from = Run(), None
     if options.start is not None:
-        record = json.loads((options.start / "training.json").read_text())
-        step = int(record["steps"])
+        made = json.loads((options.start / "training.json").read_text())
+        step = int(made["steps"])
         run = Run(
-            step, int(record.get("samples", step * record["batch"])), step, newest_shard(step) - SHARDS_FIRST
+            step, int(made.get("samples", step * made["batch"])), step, newest_shard(step) - SHARDS_FIRST
         )
         for name, file in FILES.items():
             weights = load_file(options.start / file)
             model.get_submodule(name).load_state_dict({k: v.float() for k, v in weights.items()})
-        came_from = record["sha256"][FILES["unet"]]
+        came_from = made["sha256"][FILES["unet"]]
     average.load_state_dict(model.state_dict())
     log.write(
         stage="start", step=run.step, seed=options.seed, batch=options.batch, lr=options.lr, until=options.until,
@@ -202,21 +202,14 @@ def export(options: Options, folder: Path) -> dict[str, str]:
         "clip_camera_projection": ["guidance.zero123", "CameraProjection"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    log = (options.out / "log.jsonl").read_text()
-    (folder / "training.jsonl").write_text(log)
-    sums = checksums(folder)
-    record = {
-        "seed": options.seed,
-        "batch": options.batch,
-        "steps": run.step,
-        "samples": run.samples,
-        "shards": [run.first_shard, newest_shard(run.step)],
-        "held_out": score(Zero123(folder)),
-        "fixed_sample": [round(v, 3) for v in fixed_sample(Zero123(folder)).flatten().tolist()],
-        "sha256": sums,
-    }
-    (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
-    return sums
+    sample = fixed_sample(Zero123(folder)).flatten().tolist()
+    return record(
+        options,
+        run,
+        folder,
+        held_out=score(Zero123(folder)),
+        fixed_sample=[round(v, 3) for v in sample],
+    )
 
 
 def main() -> None:

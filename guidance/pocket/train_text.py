@@ -38,6 +38,7 @@ from guidance.pocket.training import (
     descend,
     keyed,
     noised,
+    record,
     resumed,
     timesteps,
 )
@@ -92,9 +93,9 @@ def begun(options: Options, model: TextDenoiser, average: TextDenoiser, log: Log
     if (start / "text_encoder").exists():
         words = load_file(start / "text_encoder" / "model.safetensors")
         model.text_encoder.load_state_dict({k: v.float() for k, v in words.items()})
-        record = json.loads((start / "training.json").read_text())
-        step = int(record["steps"])
-        run = Run(step, int(record["samples"]), step, newest_shard(step) - SHARDS_FIRST)
+        made = json.loads((start / "training.json").read_text())
+        step = int(made["steps"])
+        run = Run(step, int(made["samples"]), step, newest_shard(step) - SHARDS_FIRST)
     average.load_state_dict(model.state_dict())
     log.write(
         stage="start", step=run.step, seed=options.seed, batch=options.batch, lr=options.lr, until=options.until,
@@ -130,19 +131,8 @@ def export(options: Options, folder: Path) -> dict[str, str]:
         "feature_extractor": [None, None],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    (folder / "training.jsonl").write_text((options.out / "log.jsonl").read_text())
-    sums = checksums(folder)
-    record = {
-        "seed": options.seed,
-        "batch": options.batch,
-        "steps": run.step,
-        "samples": run.samples,
-        "shards": [run.first_shard, newest_shard(run.step)],
-        "fixed_sample": [round(v, 3) for v in fixed_sample(StableDiffusion(folder)).flatten().tolist()],
-        "sha256": sums,
-    }
-    (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n")
-    return sums
+    sample = fixed_sample(StableDiffusion(folder)).flatten().tolist()
+    return record(options, run, folder, fixed_sample=[round(v, 3) for v in sample])
 
 
 def main() -> None:

@@ -219,6 +219,19 @@ def checksums(folder: Path) -> dict[str, str]:
     }
 
 
+def record(options: Options, run: Run, folder: Path, **more: Any) -> dict[str, str]:
+    """Writes a prior's log and its training.json: the run, `more`, and the weights' SHA-256, which
+    it returns."""
+    (folder / "training.jsonl").write_text((options.out / "log.jsonl").read_text())
+    sums = checksums(folder)
+    made = {"seed": options.seed, "batch": options.batch, "steps": run.step, "samples": run.samples}
+    shards = {"shards": [run.first_shard, newest_shard(run.step)]}
+    (folder / "training.json").write_text(
+        json.dumps(made | shards | more | {"sha256": sums}, indent=2) + "\n"
+    )
+    return sums
+
+
 def under(name: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Those whose key begins with `name.`, without it."""
     return {k[len(name) + 1 :]: v for k, v in tensors.items() if k.startswith(f"{name}.")}

@@ -28,11 +28,12 @@ from gs_propeller.devices import device_of
 from gs_propeller.guides import Priors, find_priors, load_priors, picture_of, told
 from gs_propeller.io import load_mesh, save_glb, save_obj
 from gs_propeller.job import refining, solved
+from gs_propeller.launcher import share_cores
 from gs_propeller.log import quiet_libraries, summary
 from gs_propeller.media import contact_sheet, turntable
 from gs_propeller.picture import Picture
 from gs_propeller.randomness import keyed_generator
-from gs_propeller.ranks import Ranks, share_cores
+from gs_propeller.ranks import Ranks
 from gs_propeller.refine import Novel, Offsets, Refinement, RefineSettings, refine_angles
 from gs_propeller.texture import Textured, shade
 

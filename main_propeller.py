@@ -24,10 +24,11 @@ from gs_propeller.devices import device_of, group_size, rank_count
 from gs_propeller.errors import UserError
 from gs_propeller.guides import Priors, find_priors, keep, load_priors, notes, picture_of
 from gs_propeller.job import Asset, distilling, finished, saved, solved
+from gs_propeller.launcher import share_cores
 from gs_propeller.log import quiet_libraries
 from gs_propeller.losses import Distillation
 from gs_propeller.picture import picture_files
-from gs_propeller.ranks import Compute, Ranks, share_cores
+from gs_propeller.ranks import Compute, Ranks
 from gs_propeller.raster_cpu import set_threads
 
 

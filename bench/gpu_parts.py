@@ -27,10 +27,11 @@ from gs_propeller.devices import device_of
 from gs_propeller.errors import UserError
 from gs_propeller.gaussians import Gaussians, State
 from gs_propeller.guides import Priors, load_view_prior
+from gs_propeller.launcher import launch
 from gs_propeller.log import quiet_libraries
 from gs_propeller.losses import Distillation
 from gs_propeller.picture import load_picture
-from gs_propeller.ranks import Ranks, launch
+from gs_propeller.ranks import Ranks
 from gs_propeller.raster import BACKENDS, render
 from guidance.zero123 import Zero123
 from tests import raster_twin as twin

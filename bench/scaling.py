@@ -32,8 +32,9 @@ from bench.solving import Setup, configured, prepared
 from bench.speed import BRIEF, timed
 from bench.truth import Case, save_png
 from gs_propeller.gaussians import Gaussians, StepStats, init_ball
+from gs_propeller.launcher import launch
 from gs_propeller.picard import advance, init
-from gs_propeller.ranks import Evaluation, Ranks, launch
+from gs_propeller.ranks import Evaluation, Ranks
 from gs_propeller.raster_cpu import set_threads
 from guidance.pocket.data import held_out
 

@@ -12,8 +12,9 @@ from gs_propeller.config import Config, load, to_yaml
 from gs_propeller.devices import rank_count
 from gs_propeller.errors import UserError
 from gs_propeller.job import Interrupted
+from gs_propeller.launcher import launch, under_launcher
 from gs_propeller.log import show_help
-from gs_propeller.ranks import RankError, launch, under_launcher
+from gs_propeller.ranks import RankError
 
 INTERRUPTED = 130
 

@@ -20,17 +20,9 @@ import torch
 
 from gs_propeller.densify import coast, distance, update
 from gs_propeller.gaussians import Drift, Gaussians, State
+from gs_propeller.launcher import core_share, launch, share_cores, under_launcher
 from gs_propeller.picard import Problem, Settings, solve
-from gs_propeller.ranks import (
-    Compute,
-    Evaluation,
-    RankError,
-    Ranks,
-    core_share,
-    launch,
-    share_cores,
-    under_launcher,
-)
+from gs_propeller.ranks import Compute, Evaluation, RankError, Ranks
 from tests.toy_scene import ADAM, DENSITY, SEED, STEPS, compute, scene
 
 FAILS, DIES, HANGS, BREAKS = 1000, 1001, 1002, 1003  # steps at which the other rank's compute does so
@@ -271,7 +263,7 @@ def test_launch_names_the_rank_that_died(tmp_path: Path) -> None:
 def test_interrupt_reaches_rank_0_once_and_no_rank_dies_of_it(tmp_path: Path) -> None:
     path = tmp_path / "heard"
     argv = [__file__, "interrupted", str(path)]
-    call = f"import sys, gs_propeller.ranks as ranks; sys.exit(ranks.launch({argv}, ranks=2, threads=1))"
+    call = f"from gs_propeller.launcher import launch; raise SystemExit(launch({argv}, ranks=2, threads=1))"
     process = subprocess.Popen([sys.executable, "-c", call])
     try:
         until = time.monotonic() + 60

@@ -84,12 +84,14 @@ class Job:
 
 
 def mark() -> str:
-    """Of the weights that decide a run and its score."""
+    """Of the weights and the settings that decide a run and its score."""
     from bench.retrieval import POCKET_JUDGE
+    from gs_propeller.config import load
     from guidance import POCKET_TEXT
 
     sums = [json.loads((f / "training.json").read_text())["sha256"] for f in (POCKET_TEXT, POCKET_JUDGE)]
-    return hashlib.sha256(json.dumps([sums, PROMPTS]).encode()).hexdigest()
+    shipped = str(load(["--config", "configs/text.yaml"])[0])
+    return hashlib.sha256(json.dumps([sums, PROMPTS, shipped]).encode()).hexdigest()
 
 
 def work(one: Job) -> Figures:

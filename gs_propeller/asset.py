@@ -36,6 +36,7 @@ def schedule(config: Config) -> Schedule:
         steps=config.steps,
         batch_size=config.batch_size,
         sds_weight=config.sds_weight,
+        sds_space=config.sds_space,
         t_min=config.t_min,
         t_max=config.t_max,
         anneal_t=config.anneal_t,

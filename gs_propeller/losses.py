@@ -44,6 +44,7 @@ class ViewPrior(Protocol):
         noise: Tensor,
         guidance_scale: float,
         weighting: str = "noise",
+        space: str = "latent",
     ) -> tuple[Tensor, Tensor]: ...
 
 
@@ -61,15 +62,16 @@ class Guide:
 class Schedule:
     """What a step looks like; lengths in world units, angles in radians.
 
-    sds_weight: "noise" or "clean", of the levels (guidance/diffusion.py). t_min, t_max: shares of the prior's noise
-    levels; anneal_t goes from t_max down to t_min over the steps, else t is uniform. lambda_*: weights of the
-    named losses. min/max_elevation: relative to the input's.
+    sds_weight: "noise" or "clean", of the levels; sds_space: "latent" or "pixel" (guidance/diffusion.py). t_min, t_max:
+    shares of the prior's noise levels; anneal_t goes from t_max down to t_min over the steps, else t is uniform.
+    lambda_*: weights of the named losses. min/max_elevation: relative to the input's.
     invert_background: probability that a novel view is seen over black.
     """
 
     steps: int
     batch_size: int
     sds_weight: str
+    sds_space: str
     t_min: float
     t_max: float
     anneal_t: bool
@@ -180,7 +182,7 @@ class Distillation:
             t, noise = torch.cat([d.t[k] for d in draws]), torch.cat([d.noise[k] for d in draws])
             pixels, residual = guide.prior.sds_grad(
                 images, guide.conditioning, codes.to(device), t.to(device), noise.to(device),
-                guide.guidance_scale, s.sds_weight,
+                guide.guidance_scale, s.sds_weight, s.sds_space,
             )  # fmt: skip
             pull, residuals = pull + guide.weight * pixels, residuals + guide.weight * residual
         # Divided by V, so that the batch size does not shift the balance (DreamGaussian sums).

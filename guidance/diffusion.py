@@ -126,20 +126,24 @@ class LatentDiffusion(ABC):
         noise: Tensor,
         guidance_scale: float = 5.0,
         weighting: str = "noise",
+        space: str = "latent",
     ) -> tuple[Tensor, Tensor]:
         """Score distillation's gradient for the pictures (Poole et al. 2022; paper Eq. 1).
 
         images [V, 3, H, W] over white; cameras [V, 4] codes; t [V] in 0..levels - 1; noise [V, C, L, L].
         weighting: "noise" has w(t) = sigma_t^2; "clean" w(t) = sigma_t / alpha_t, so that the gradient is what
         separates the latents from the prior's clean ones, as strong at high noise as at low.
-        Returns (gradient [V, 3, H, W], residual [V]): the residual is |w (eps_hat - eps)|^2 / 2, for the log.
+        space: where the two are compared. "latent": the gradient goes back through the encoder. "pixel": against the
+        decoded clean latents, under the same weight (the image-space residual of HiFA, Zhu & Zhuang 2023, alone). A
+        small encoder gives one latent to many colours, and the way back through it leaves the pictures' own.
+        Returns (gradient [V, 3, H, W], residual [V]): the residual is half its square in that space, for the log.
         """
 
-        def compared(latents: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
-            return noise.to(latents), latents
+        def compared(latents: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return noise.to(latents), latents, images.detach()
 
         told = conditioning, cameras, guidance_scale
-        return self.pulled(images, told, t, noise, compared, weighting)[:2]
+        return self.pulled(images, told, t, noise, compared, weighting, space)[:2]
 
     def pulled(
         self,
@@ -147,25 +151,34 @@ class LatentDiffusion(ABC):
         told: tuple[Any, Tensor, float],
         t: Tensor,
         noise: Tensor,
-        compared: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        compared: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]],
         weighting: str,
+        space: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What SDS and VSD share: the gradient of the prior's guided score against another one.
 
-        told: conditioning, camera codes, guidance scale. compared(latents, noisy): the other's (noise, clean)
-        [V, C, L, L]. Returns sds_grad's pair and the latents [V, C, L, L], detached.
+        told: conditioning, camera codes, guidance scale. compared(latents, noisy): the other's noise and clean latents
+        [V, C, L, L], and its clean picture [V, 3, H, W], None: as it decodes. Returns sds_grad's pair and the latents,
+        detached.
         """
         images = images.detach().to(self.device, torch.float32).requires_grad_(True)
-        with torch.enable_grad():
+        with torch.set_grad_enabled(space == "latent"):
             encoded = self.encode(images).float()
         latents = encoded.detach()
         alpha, sigma = self.alpha_sigma(t)
         noisy = alpha * latents + sigma * noise.to(latents)
         conditioning, cameras, guidance_scale = told
         predicted, clean = self.predict(noisy, conditioning, cameras, t, guidance_scale)
-        other, shown = compared(latents, noisy)
-        grad = shown - clean if weighting == "clean" else sigma.square() * (predicted - other)
-        (pixels,) = torch.autograd.grad(encoded, images, grad_outputs=grad)
+        other, shown, picture = compared(latents, noisy)
+        if space == "pixel":
+            weight = torch.ones_like(sigma) if weighting == "clean" else sigma * alpha
+            picture = self.decode(shown) if picture is None else picture.to(self.device, torch.float32)
+            side = images.shape[-1]
+            difference = resized(picture, side, "bilinear") - resized(self.decode(clean), side, "bilinear")
+            pixels = grad = weight * difference
+        else:  # sigma^2 (eps_hat - eps) is sigma alpha (shown - clean)
+            grad = shown - clean if weighting == "clean" else sigma.square() * (predicted - other)
+            (pixels,) = torch.autograd.grad(encoded, images, grad_outputs=grad)
         return pixels, 0.5 * grad.square().sum((1, 2, 3)), latents
 
     @torch.no_grad()

@@ -83,16 +83,17 @@ class Variational:
         noise: Tensor,
         guidance_scale: float,
         weighting: str = "noise",
+        space: str = "latent",
     ) -> tuple[Tensor, Tensor]:
         """The paper's Eq. 2 for the pictures, arguments and result as LatentDiffusion.sds_grad; then one step of the
         LoRA's own training on these renders."""
 
-        def own(_: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
+        def own(_: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor, None]:
             with self.switched_on(cameras):
-                return self.prior.predict(noisy, conditioning, cameras, t, 1.0)
+                return *self.prior.predict(noisy, conditioning, cameras, t, 1.0), None
 
         told = conditioning, cameras, guidance_scale
-        pixels, residual, latents = self.prior.pulled(images, told, t, noise, own, weighting)
+        pixels, residual, latents = self.prior.pulled(images, told, t, noise, own, weighting, space)
         self.learn(latents, conditioning, cameras)
         return pixels, residual
 

@@ -15,7 +15,7 @@ from gs_propeller.losses import LOSSES, Distillation, Evaluation, Guide, Schedul
 from gs_propeller.raster import render
 
 SCHEDULE = Schedule(
-    steps=10, batch_size=3, sds_weight="noise",
+    steps=10, batch_size=3, sds_weight="noise", sds_space="latent",
     t_min=0.1, t_max=0.9, anneal_t=True, lambda_sds=0.0, lambda_rgb=0.0,
     lambda_mask=0.0, lambda_opacity=0.0, lambda_scale=0.0, elevation_rad=0.1, min_elevation_rad=-0.3,
     max_elevation_rad=0.4, radius=2.0, fov_y_rad=math.radians(49.1), reference_size=24, render_size=0,
@@ -37,6 +37,7 @@ class Towards:
         noise: Tensor,
         guidance_scale: float,
         weighting: str = "noise",
+        space: str = "latent",
     ) -> tuple[Tensor, Tensor]:
         error = images.detach() - conditioning
         return error, 0.5 * error.square().sum((1, 2, 3))

@@ -119,6 +119,30 @@ def test_sds_gradient_against_eq_1(prior: StableDiffusion) -> None:
     assert bool((residual > 0).all())
 
 
+def _picture(prior: StableDiffusion, noisy: Tensor, t: int, score: Tensor) -> Tensor:
+    """What a score [1, C, L, L] says noisy latents show."""
+    abar = _score(prior, noisy, t, prior.tokens([""]))[1]
+    clean = (noisy - (1 - abar).sqrt() * score) / abar.sqrt()
+    return (prior.vae.decode(clean / 0.37).sample / 2 + 0.5).clamp(0, 1)
+
+
+@pytest.mark.parametrize("weighting", ["noise", "clean"])
+@torch.no_grad()
+def test_sds_gradient_between_pictures(prior: StableDiffusion, weighting: str) -> None:
+    images, cameras, t, noise = _arguments(prior)
+    grad, residual = prior.sds_grad(images, _told(prior), cameras, t, noise, SCALE, weighting, "pixel")
+    for v, name in enumerate(("front view", "right side view", "overhead view")):
+        one, level = slice(v, v + 1), int(t[v])
+        latents = prior.vae.encode(images[one] * 2 - 1).latent_dist.mean * 0.37
+        abar = _score(prior, latents, level, prior.tokens([""]))[1]
+        noisy = abar.sqrt() * latents + (1 - abar).sqrt() * noise[one]
+        weight = 1.0 if weighting == "clean" else float((abar * (1 - abar)).sqrt())
+        seen = _picture(prior, noisy, level, _guided(prior, noisy, level, name))
+        expected = weight * (images[one] - seen)
+        assert (grad[one] - expected).abs().max() < 5e-5 * expected.abs().max()
+        assert torch.allclose(residual[v], expected.square().sum() / 2, rtol=1e-4)
+
+
 def _own(learner: Variational, folder: Path) -> tuple[StableDiffusion, nn.Module]:
     """The learner's score as a model of its own: W + B A in every projection that has a LoRA, and its camera's map."""
     twin, state = StableDiffusion(folder), {}
@@ -138,7 +162,9 @@ def test_vsd_gradient_against_eq_2(prior: StableDiffusion, folder: Path) -> None
     for _ in range(4):  # before the first, the LoRA changes nothing
         learner.sds_grad(images, told, cameras, t, noise, SCALE)
     (twin, camera), bare = _own(learner, folder), StableDiffusion(folder)
+    after = copy.deepcopy(learner)
     grad, _ = learner.sds_grad(images, told, cameras, t, noise, SCALE)
+    between, _ = after.sds_grad(images, told, cameras, t, noise, SCALE, "noise", "pixel")
     plain, _ = bare.sds_grad(images, told, cameras, t, noise, SCALE)
     assert float((grad - plain).abs().max()) > 0.1 * float(plain.abs().max())
     for v, name in enumerate(("front view", "right side view", "overhead view")):
@@ -154,6 +180,12 @@ def test_vsd_gradient_against_eq_2(prior: StableDiffusion, folder: Path) -> None
         seen.remove()
         expected = _pulled(bare, images[one], int(t[v]), noise[one], own, name)
         assert (grad[one] - expected).abs().max() < 1e-4 * expected.abs().max()
+        with torch.no_grad():
+            pictures = [
+                _picture(bare, noisy, int(t[v]), s) for s in (own, _guided(bare, noisy, int(t[v]), name))
+            ]
+            expected = (abar * (1 - abar)).sqrt() * (pictures[0] - pictures[1])
+        assert (between[one] - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 @pytest.mark.slow

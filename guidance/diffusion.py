@@ -151,15 +151,14 @@ class LatentDiffusion(ABC):
         told: tuple[Any, Tensor, float],
         t: Tensor,
         noise: Tensor,
-        compared: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor | None]],
+        compared: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
         weighting: str,
         space: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What SDS and VSD share: the gradient of the prior's guided score against another one.
 
         told: conditioning, camera codes, guidance scale. compared(latents, noisy): the other's noise and clean latents
-        [V, C, L, L], and its clean picture [V, 3, H, W], None: as it decodes. Returns sds_grad's pair and the latents,
-        detached.
+        [V, C, L, L], and its clean picture [V, 3, H, W]. Returns sds_grad's pair and the latents, detached.
         """
         images = images.detach().to(self.device, torch.float32).requires_grad_(True)
         with torch.set_grad_enabled(space == "latent"):
@@ -172,10 +171,8 @@ class LatentDiffusion(ABC):
         other, shown, picture = compared(latents, noisy)
         if space == "pixel":
             weight = torch.ones_like(sigma) if weighting == "clean" else sigma * alpha
-            picture = self.decode(shown) if picture is None else picture.to(self.device, torch.float32)
-            side = images.shape[-1]
-            difference = resized(picture, side, "bilinear") - resized(self.decode(clean), side, "bilinear")
-            pixels = grad = weight * difference
+            meant = resized(self.decode(clean), images.shape[-1], "bilinear")
+            pixels = grad = weight * (picture.to(meant) - meant)
         else:  # sigma^2 (eps_hat - eps) is sigma alpha (shown - clean)
             grad = shown - clean if weighting == "clean" else sigma.square() * (predicted - other)
             (pixels,) = torch.autograd.grad(encoded, images, grad_outputs=grad)

@@ -86,14 +86,15 @@ class Variational:
         space: str = "latent",
     ) -> tuple[Tensor, Tensor]:
         """The paper's Eq. 2 for the pictures, arguments and result as LatentDiffusion.sds_grad; then one step of the
-        LoRA's own training on these renders."""
+        LoRA's own training on these renders. Always between latents, whatever the space: between the two scores'
+        pictures nothing holds the renders' own colours, which then wander off."""
 
-        def own(_: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor, None]:
+        def own(_: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             with self.switched_on(cameras):
-                return *self.prior.predict(noisy, conditioning, cameras, t, 1.0), None
+                return *self.prior.predict(noisy, conditioning, cameras, t, 1.0), images
 
         told = conditioning, cameras, guidance_scale
-        pixels, residual, latents = self.prior.pulled(images, told, t, noise, own, weighting, space)
+        pixels, residual, latents = self.prior.pulled(images, told, t, noise, own, weighting, "latent")
         self.learn(latents, conditioning, cameras)
         return pixels, residual
 

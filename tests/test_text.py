@@ -162,9 +162,7 @@ def test_vsd_gradient_against_eq_2(prior: StableDiffusion, folder: Path) -> None
     for _ in range(4):  # before the first, the LoRA changes nothing
         learner.sds_grad(images, told, cameras, t, noise, SCALE)
     (twin, camera), bare = _own(learner, folder), StableDiffusion(folder)
-    after = copy.deepcopy(learner)
     grad, _ = learner.sds_grad(images, told, cameras, t, noise, SCALE)
-    between, _ = after.sds_grad(images, told, cameras, t, noise, SCALE, "noise", "pixel")
     plain, _ = bare.sds_grad(images, told, cameras, t, noise, SCALE)
     assert float((grad - plain).abs().max()) > 0.1 * float(plain.abs().max())
     for v, name in enumerate(("front view", "right side view", "overhead view")):
@@ -180,12 +178,6 @@ def test_vsd_gradient_against_eq_2(prior: StableDiffusion, folder: Path) -> None
         seen.remove()
         expected = _pulled(bare, images[one], int(t[v]), noise[one], own, name)
         assert (grad[one] - expected).abs().max() < 1e-4 * expected.abs().max()
-        with torch.no_grad():
-            pictures = [
-                _picture(bare, noisy, int(t[v]), s) for s in (own, _guided(bare, noisy, int(t[v]), name))
-            ]
-            expected = (abar * (1 - abar)).sqrt() * (pictures[0] - pictures[1])
-        assert (between[one] - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 @pytest.mark.slow

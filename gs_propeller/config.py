@@ -109,7 +109,7 @@ class Config:
     sds_weight: str = _option("noise", 2, "of the noise levels: noise has sigma^2, DreamGaussian's; clean pulls as "
                               "hard at every level", "", choices=("noise", "clean"))  # fmt: skip
     sds_space: str = _option("latent", 2, "where renders meet what the prior makes of them: latents (DreamGaussian) or "
-                             "pictures, which keeps a small VAE's colours true", "",
+                             "pictures, which keeps a small VAE's colours true; with vsd, pictures beside latents", "",
                              choices=("latent", "pixel"))  # fmt: skip
     t_min: float = _option(
         0.6,

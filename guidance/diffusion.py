@@ -139,11 +139,12 @@ class LatentDiffusion(ABC):
         Returns (gradient [V, 3, H, W], residual [V]): the residual is half its square in that space, for the log.
         """
 
-        def compared(latents: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            return noise.to(latents), latents, images.detach()
+        def compared(latents: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
+            return noise.to(latents), latents
 
         told = conditioning, cameras, guidance_scale
-        return self.pulled(images, told, t, noise, compared, weighting, space)[:2]
+        shares = (0.0, 1.0) if space == "pixel" else (1.0, 0.0)
+        return self.pulled(images, told, t, noise, compared, weighting, shares)[:2]
 
     def pulled(
         self,
@@ -151,32 +152,37 @@ class LatentDiffusion(ABC):
         told: tuple[Any, Tensor, float],
         t: Tensor,
         noise: Tensor,
-        compared: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]],
+        compared: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         weighting: str,
-        space: str,
+        shares: tuple[float, float],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What SDS and VSD share: the gradient of the prior's guided score against another one.
 
         told: conditioning, camera codes, guidance scale. compared(latents, noisy): the other's noise and clean latents
-        [V, C, L, L], and its clean picture [V, 3, H, W]. Returns sds_grad's pair and the latents, detached.
+        [V, C, L, L]. shares: of that comparison, and of the one of the pictures with the prior's decoded. Returns
+        sds_grad's pair, weighed by the shares, and the latents, detached.
         """
+        of_latents, of_pixels = shares
         images = images.detach().to(self.device, torch.float32).requires_grad_(True)
-        with torch.set_grad_enabled(space == "latent"):
+        with torch.set_grad_enabled(of_latents > 0):
             encoded = self.encode(images).float()
         latents = encoded.detach()
         alpha, sigma = self.alpha_sigma(t)
         noisy = alpha * latents + sigma * noise.to(latents)
         conditioning, cameras, guidance_scale = told
         predicted, clean = self.predict(noisy, conditioning, cameras, t, guidance_scale)
-        other, shown, picture = compared(latents, noisy)
-        if space == "pixel":
-            weight = torch.ones_like(sigma) if weighting == "clean" else sigma * alpha
-            meant = resized(self.decode(clean), images.shape[-1], "bilinear")
-            pixels = grad = weight * (picture.to(meant) - meant)
-        else:  # sigma^2 (eps_hat - eps) is sigma alpha (shown - clean)
+        pixels, residual = torch.zeros_like(images), latents.new_zeros(len(latents))
+        if of_latents > 0:  # sigma^2 (eps_hat - eps) is sigma alpha (shown - clean)
+            other, shown = compared(latents, noisy)
             grad = shown - clean if weighting == "clean" else sigma.square() * (predicted - other)
-            (pixels,) = torch.autograd.grad(encoded, images, grad_outputs=grad)
-        return pixels, 0.5 * grad.square().sum((1, 2, 3)), latents
+            pixels = of_latents * torch.autograd.grad(encoded, images, grad_outputs=grad)[0]
+            residual = of_latents * grad.square().sum((1, 2, 3)) / 2
+        if of_pixels > 0:
+            weight = torch.ones_like(sigma) if weighting == "clean" else sigma * alpha
+            grad = weight * (images.detach() - resized(self.decode(clean), images.shape[-1], "bilinear"))
+            pixels = pixels + of_pixels * grad
+            residual = residual + of_pixels * grad.square().sum((1, 2, 3)) / 2
+        return pixels.detach(), residual, latents
 
     @torch.no_grad()
     def refine(

@@ -86,15 +86,20 @@ class Variational:
         space: str = "latent",
     ) -> tuple[Tensor, Tensor]:
         """The paper's Eq. 2 for the pictures, arguments and result as LatentDiffusion.sds_grad; then one step of the
-        LoRA's own training on these renders. Always between latents, whatever the space: between the two scores'
-        pictures nothing holds the renders' own colours, which then wander off."""
+        LoRA's own training on these renders.
 
-        def own(_: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        space: Eq. 2 is between latents in either. "pixel" adds SDS's gradient between pictures, which holds the
+        colours that a small encoder does not tell apart: nothing else does. (Between the two scores' pictures, Eq. 2
+        let them wander off.)
+        """
+
+        def own(_: Tensor, noisy: Tensor) -> tuple[Tensor, Tensor]:
             with self.switched_on(cameras):
-                return *self.prior.predict(noisy, conditioning, cameras, t, 1.0), images
+                return self.prior.predict(noisy, conditioning, cameras, t, 1.0)
 
         told = conditioning, cameras, guidance_scale
-        pixels, residual, latents = self.prior.pulled(images, told, t, noise, own, weighting, "latent")
+        shares = 1.0, float(space == "pixel")
+        pixels, residual, latents = self.prior.pulled(images, told, t, noise, own, weighting, shares)
         self.learn(latents, conditioning, cameras)
         return pixels, residual
 

@@ -180,6 +180,19 @@ def test_vsd_gradient_against_eq_2(prior: StableDiffusion, folder: Path) -> None
         assert (grad[one] - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+def test_vsd_held_by_pictures_adds_the_gradient_between_them(folder: Path) -> None:
+    first, second = StableDiffusion(folder), StableDiffusion(folder)
+    images, cameras, t, noise = _arguments(first)
+    free, held = (Variational(prior, seed=3, learning_rate=1e-2) for prior in (first, second))
+    for _ in range(3):
+        arguments = cameras, t, noise, SCALE, "clean"
+        eq_2, apart = free.sds_grad(images, _told(first), *arguments, "latent")
+        both, residual = held.sds_grad(images, _told(second), *arguments, "pixel")
+    between, _ = StableDiffusion(folder).sds_grad(images, _told(first), *arguments, "pixel")
+    assert (both - (eq_2 + between)).abs().max() < 1e-6 * both.abs().max()
+    assert bool((residual > apart).all())
+
+
 @pytest.mark.slow
 def test_the_learner_learns_and_leaves_the_prior_alone(prior: StableDiffusion) -> None:
     images, cameras, t, noise = _arguments(prior)

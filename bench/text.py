@@ -3,8 +3,8 @@
 SDS and VSD, each serial and at window 8, shipped settings (configs/text.yaml). The paper's protocol: 120 views round an
 asset at 12 degrees elevation; R-Precision is the share of them for which a judge picks the asset's own sentence out of
 all. The judge is a small retrieval model trained apart (bench/retrieval.py), and CLIP B/32 beside it where its weights
-are in the cache. Prints a table, writes a sheet of the assets, and ends with one JSON object. Finished runs are kept in
-build/bench.
+are in the cache. Prints a table and ends with one JSON object. Finished runs are kept in
+build/bench, and their views: a page of them for each method.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,8 +118,7 @@ def work(one: Job) -> Figures:
     turns = [360.0 * k / VIEWS for k in range(VIEWS)]
     views = viewer.views(viewer.cameras(turns, [ELEVATION_DEG] * VIEWS), 128)[0].clamp(0, 1)
     SHEETS.mkdir(parents=True, exist_ok=True)
-    name = f"{one.prompt.replace(' ', '-')}-{one.method}{'-'.join(f'{k}{v}' for k, v in one.pairs)}"
-    save_png(str(SHEETS / f"{name}.png"), torch.cat(list(views[:: VIEWS // 4]), 2))
+    save_png(str(strip(one)), torch.cat(list(views[:: VIEWS // 4]), 2))
     result: Figures = {"steps": config.steps, "passes": window.passes, "seconds": seconds}
     for judge_name, judge in judges().items():
         right = judge.chosen(views, list(PROMPTS)) == PROMPTS.index(one.prompt)
@@ -134,6 +134,28 @@ def judges() -> dict[str, Judge]:
     found = {"r_precision": load_judge()}
     clip = cached(CLIP)
     return found | ({"clip_r_precision": load_judge(clip)} if clip is not None else {})
+
+
+def strip(one: Job) -> Path:
+    """Where an asset's four sides are kept."""
+    name = f"{one.prompt.replace(' ', '-')}-{one.method}{'-'.join(f'{k}{v}' for k, v in one.pairs)}"
+    return SHEETS / f"{name}.png"
+
+
+def page(jobs: Sequence[Job], path: Path, columns: int = 3, side: int = 96) -> None:
+    """Four sides of each asset under its sentence; nothing where a kept run's picture has gone."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    caption, gap, font = 18, 10, ImageFont.load_default(13)
+    width, height = 4 * side + gap, side + caption + gap
+    sheet = Image.new("RGB", (columns * width, -(-len(jobs) // columns) * height), "white")
+    pen = ImageDraw.Draw(sheet)
+    for k, one in enumerate(jobs):
+        x, y = k % columns * width, k // columns * height
+        pen.text((x + 4, y), one.prompt, "black", font)
+        if strip(one).exists():
+            sheet.paste(Image.open(strip(one)).resize((4 * side, side)), (x, y + caption))
+    sheet.save(path)
 
 
 def told(one: Job, result: Figures) -> str:
@@ -164,6 +186,7 @@ def main() -> None:
         table.add_column(heading)
     figures: dict[str, float] = {"prompts": given.prompts, "chance": round(1 / len(PROMPTS), 4)}
     for method, group in listed.items():
+        page(group, SHEETS.with_name(f"text_{method}.png"))
         found = [results[one] for one in group]
         means = {key: sum(f[key] for f in found) / len(found) for key in found[0]}
         most = sum(f["r_precision"] > 0.5 for f in found)

@@ -3,8 +3,8 @@
 SDS and VSD, each serial and at window 8, shipped settings (configs/text.yaml). The paper's protocol: 120 views round an
 asset at 12 degrees elevation; R-Precision is the share of them for which a judge picks the asset's own sentence out of
 all. The judge is a small retrieval model trained apart (bench/retrieval.py), and CLIP B/32 beside it where its weights
-are in the cache. Prints a table and ends with one JSON object. Finished runs are kept in
-build/bench, and their views: a page of them for each method.
+are in the cache. Prints a table and ends with one JSON object. Finished runs are kept in build/bench, with a page of
+their views for each method.
 """
 
 from __future__ import annotations

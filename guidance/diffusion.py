@@ -143,8 +143,7 @@ class LatentDiffusion(ABC):
             return noise.to(latents), latents
 
         told = conditioning, cameras, guidance_scale
-        shares = (0.0, 1.0) if space == "pixel" else (1.0, 0.0)
-        return self.pulled(images, told, t, noise, compared, weighting, shares)[:2]
+        return self.pulled(images, told, t, noise, compared, weighting, {space})[:2]
 
     def pulled(
         self,
@@ -154,17 +153,16 @@ class LatentDiffusion(ABC):
         noise: Tensor,
         compared: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         weighting: str,
-        shares: tuple[float, float],
+        spaces: set[str],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What SDS and VSD share: the gradient of the prior's guided score against another one.
 
         told: conditioning, camera codes, guidance scale. compared(latents, noisy): the other's noise and clean latents
-        [V, C, L, L]. shares: of that comparison, and of the one of the pictures with the prior's decoded. Returns
-        sds_grad's pair, weighed by the shares, and the latents, detached.
+        [V, C, L, L]. spaces: "latent" for that comparison, "pixel" for the pictures' with the prior's, or both, added.
+        Returns sds_grad's pair and the latents, detached.
         """
-        of_latents, of_pixels = shares
         images = images.detach().to(self.device, torch.float32).requires_grad_(True)
-        with torch.set_grad_enabled(of_latents > 0):
+        with torch.set_grad_enabled("latent" in spaces):
             encoded = self.encode(images).float()
         latents = encoded.detach()
         alpha, sigma = self.alpha_sigma(t)
@@ -172,17 +170,17 @@ class LatentDiffusion(ABC):
         conditioning, cameras, guidance_scale = told
         predicted, clean = self.predict(noisy, conditioning, cameras, t, guidance_scale)
         pixels, residual = torch.zeros_like(images), latents.new_zeros(len(latents))
-        if of_latents > 0:  # sigma^2 (eps_hat - eps) is sigma alpha (shown - clean)
+        if "latent" in spaces:  # sigma^2 (eps_hat - eps) is sigma alpha (shown - clean)
             other, shown = compared(latents, noisy)
             grad = shown - clean if weighting == "clean" else sigma.square() * (predicted - other)
-            pixels = of_latents * torch.autograd.grad(encoded, images, grad_outputs=grad)[0]
-            residual = of_latents * grad.square().sum((1, 2, 3)) / 2
-        if of_pixels > 0:
+            (pixels,) = torch.autograd.grad(encoded, images, grad_outputs=grad)
+            residual = grad.square().sum((1, 2, 3)) / 2
+        if "pixel" in spaces:
             weight = torch.ones_like(sigma) if weighting == "clean" else sigma * alpha
             grad = weight * (images.detach() - resized(self.decode(clean), images.shape[-1], "bilinear"))
-            pixels = pixels + of_pixels * grad
-            residual = residual + of_pixels * grad.square().sum((1, 2, 3)) / 2
-        return pixels.detach(), residual, latents
+            pixels = pixels + grad
+            residual = residual + grad.square().sum((1, 2, 3)) / 2
+        return pixels, residual, latents
 
     @torch.no_grad()
     def refine(

@@ -98,8 +98,8 @@ class Variational:
                 return self.prior.predict(noisy, conditioning, cameras, t, 1.0)
 
         told = conditioning, cameras, guidance_scale
-        shares = 1.0, float(space == "pixel")
-        pixels, residual, latents = self.prior.pulled(images, told, t, noise, own, weighting, shares)
+        spaces = {"latent", space}
+        pixels, residual, latents = self.prior.pulled(images, told, t, noise, own, weighting, spaces)
         self.learn(latents, conditioning, cameras)
         return pixels, residual
 

@@ -19,23 +19,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gs_propeller import checkpoint
-from gs_propeller.asset import orbit_camera, reference_of
-from gs_propeller.camera import Cameras, relative_cameras
-from gs_propeller.command import run
-from gs_propeller.config import Config
-from gs_propeller.devices import device_of
-from gs_propeller.guides import Priors, find_priors, load_priors, picture_of, told
-from gs_propeller.io import load_mesh, save_glb, save_obj
-from gs_propeller.job import refining, solved
-from gs_propeller.launcher import share_cores
-from gs_propeller.log import quiet_libraries, summary
-from gs_propeller.media import contact_sheet, turntable
-from gs_propeller.picture import Picture
-from gs_propeller.randomness import keyed_generator
-from gs_propeller.ranks import Ranks
-from gs_propeller.refine import Novel, Offsets, Refinement, RefineSettings, refine_angles
-from gs_propeller.texture import Textured, shade
+from gs_propeller.app.asset import orbit_camera, reference_of
+from gs_propeller.app.command import run
+from gs_propeller.app.config import Config
+from gs_propeller.app.devices import device_of
+from gs_propeller.app.fingerprint import given_bytes
+from gs_propeller.app.guides import Priors, find_priors, load_priors, picture_of, told
+from gs_propeller.app.job import refining, solved
+from gs_propeller.app.log import quiet_libraries, summary
+from gs_propeller.base.camera import Cameras, relative_cameras
+from gs_propeller.base.media import contact_sheet, turntable
+from gs_propeller.base.picture import Picture
+from gs_propeller.base.randomness import keyed_generator
+from gs_propeller.mesh.io import load_mesh, save_glb, save_obj
+from gs_propeller.mesh.refine import Novel, Offsets, Refinement, RefineSettings, refine_angles
+from gs_propeller.mesh.texture import Textured, shade
+from gs_propeller.solver import checkpoint
+from gs_propeller.solver.launcher import share_cores
+from gs_propeller.solver.ranks import Ranks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,7 +122,7 @@ def refine_asset(config: Config, quiet: bool = False) -> tuple[Textured, dict[st
             raise SystemExit(0)
         with checkpoint.lock(config.run_folder):
             ranks.begin(0, task.compute)
-            given = checkpoint.given_bytes(config) + mesh_file(config).read_bytes()
+            given = given_bytes(config) + mesh_file(config).read_bytes()
             stage = refining(config, ranks, task, given)
             window, seconds = solved(config, stage, ranks.device, quiet)
             ranks.close()  # the others need not wait for the files

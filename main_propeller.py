@@ -16,20 +16,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gs_propeller import checkpoint
-from gs_propeller.asset import distillation
-from gs_propeller.command import run
-from gs_propeller.config import Config
-from gs_propeller.devices import device_of, group_size, rank_count
-from gs_propeller.errors import UserError
-from gs_propeller.guides import Priors, find_priors, keep, load_priors, notes, picture_of
-from gs_propeller.job import Asset, distilling, finished, saved, solved
-from gs_propeller.launcher import share_cores
-from gs_propeller.log import quiet_libraries
-from gs_propeller.losses import Distillation
-from gs_propeller.picture import picture_files
-from gs_propeller.ranks import Compute, Ranks
-from gs_propeller.raster_cpu import set_threads
+from gs_propeller.app.asset import distillation
+from gs_propeller.app.command import run
+from gs_propeller.app.config import Config
+from gs_propeller.app.devices import device_of, group_size, rank_count
+from gs_propeller.app.fingerprint import given_bytes
+from gs_propeller.app.guides import Priors, find_priors, keep, load_priors, notes, picture_of
+from gs_propeller.app.job import Asset, distilling, finished, saved, solved
+from gs_propeller.app.log import quiet_libraries
+from gs_propeller.base.errors import UserError
+from gs_propeller.base.picture import picture_files
+from gs_propeller.distil.losses import Distillation
+from gs_propeller.scenes.gaussians.raster_cpu import set_threads
+from gs_propeller.solver import checkpoint
+from gs_propeller.solver.launcher import share_cores
+from gs_propeller.solver.ranks import Compute, Ranks
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,7 +131,7 @@ def _one(
             return None
         task = distillation(config, picture, priors)
         ranks.begin(index, task.compute)
-        stage = distilling(config, ranks, task, checkpoint.given_bytes(config))
+        stage = distilling(config, ranks, task, given_bytes(config))
         try:
             window, seconds = solved(config, stage, ranks.device, quiet)
         finally:

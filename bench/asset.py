@@ -29,9 +29,9 @@ from bench.truth import (
     psnr_db,
     save_png,
 )
-from gs_propeller.asset import Viewer, first_state
-from gs_propeller.config import Config, load, updated
-from gs_propeller.texture import shade
+from gs_propeller.app.asset import Viewer, first_state
+from gs_propeller.app.config import Config, load, updated
+from gs_propeller.mesh.texture import shade
 from guidance.pocket.data import TEST_SEED, VALIDATION_SEED
 from main_propeller import make_asset
 

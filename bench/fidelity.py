@@ -172,8 +172,8 @@ def plot(path: Path, groups: dict[str, list[Point]]) -> None:
 
 def weights_mark() -> str:
     """Of the options that shape a run and of the prior's weights: results of others are not taken for these."""
-    from gs_propeller.checkpoint import fingerprint
-    from gs_propeller.config import load
+    from gs_propeller.app.config import load
+    from gs_propeller.app.fingerprint import fingerprint
     from guidance import find_prior
 
     weights = Path(find_prior("pocket")) / "unet" / "diffusion_pytorch_model.safetensors"

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from bench.asset import asset_config
 from bench.truth import SCORE_PX, Case, asset_cameras, cases, novel_angles, over_white, psnr_db, save_png
-from gs_propeller.mesh import Mesh
-from gs_propeller.texture import shade
+from gs_propeller.mesh.surface import Mesh
+from gs_propeller.mesh.texture import shade
 from guidance.pocket.data import TEST_SEED, VALIDATION_SEED
 from guidance.pocket.render import surface
 from main2_mesh import refine_asset

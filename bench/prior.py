@@ -25,8 +25,8 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from bench.truth import save_png
-from gs_propeller.camera import orbit
-from gs_propeller.log import quiet_libraries
+from gs_propeller.app.log import quiet_libraries
+from gs_propeller.base.camera import orbit
 from guidance import POCKET, find_prior
 from guidance.pocket.data import OBJECTS, SIZE_PX, TEST_SEED, VALIDATION_SEED, held_out, member, shard
 from guidance.pocket.families import FAMILIES, UNTRAINED

@@ -31,11 +31,11 @@ from bench.fidelity import finished, job, weights_mark
 from bench.solving import Setup, configured, prepared
 from bench.speed import BRIEF, timed
 from bench.truth import Case, save_png
-from gs_propeller.gaussians import Gaussians, StepStats, init_ball
-from gs_propeller.launcher import launch
-from gs_propeller.picard import advance, init
-from gs_propeller.ranks import Evaluation, Ranks
-from gs_propeller.raster_cpu import set_threads
+from gs_propeller.scenes.gaussians.raster_cpu import set_threads
+from gs_propeller.scenes.gaussians.state import Gaussians, StepStats, init_ball
+from gs_propeller.solver.launcher import launch
+from gs_propeller.solver.picard import advance, init
+from gs_propeller.solver.ranks import Evaluation, Ranks
 from guidance.pocket.data import held_out
 
 DEVICES = (2, 4, 8, 16, 32, 64)

@@ -18,8 +18,8 @@ from rich.table import Table
 
 from bench.asset import asset_config
 from bench.truth import SCORE_PX, Case, asset_cameras, cases, novel_angles, over_white, psnr_db
-from gs_propeller.config import updated
-from gs_propeller.texture import Textured, shade
+from gs_propeller.app.config import updated
+from gs_propeller.mesh.texture import Textured, shade
 from guidance.pocket.data import TEST_SEED, VALIDATION_SEED
 from main2_mesh import refine_asset
 from main_propeller import make_asset

@@ -24,14 +24,14 @@ from bench.truth import (
     psnr_db,
     save_png,
 )
-from gs_propeller.asset import RollOut, Viewer, distillation, first_state, problem, solver_settings
-from gs_propeller.config import Config, load, updated
-from gs_propeller.gaussians import Drift, State
-from gs_propeller.guides import Priors, picture_of
-from gs_propeller.log import quiet_libraries
-from gs_propeller.losses import Distillation
-from gs_propeller.picard import Problem, Report, Settings, Window, solve
-from gs_propeller.ranks import Ranks
+from gs_propeller.app.asset import RollOut, Viewer, distillation, first_state, problem, solver_settings
+from gs_propeller.app.config import Config, load, updated
+from gs_propeller.app.guides import Priors, picture_of
+from gs_propeller.app.log import quiet_libraries
+from gs_propeller.distil.losses import Distillation
+from gs_propeller.scenes.gaussians.state import Drift, State
+from gs_propeller.solver.picard import Problem, Report, Settings, Window, solve
+from gs_propeller.solver.ranks import Ranks
 from guidance import find_prior, find_text_prior
 from guidance.stable_diffusion import StableDiffusion
 from guidance.zero123 import Zero123

@@ -21,8 +21,8 @@ from rich.table import Table
 
 from bench.solving import configured, scored
 from bench.truth import Case, save_png
-from gs_propeller.gaussians import State
-from gs_propeller.io import load_tensors
+from gs_propeller.base.files import load_tensors
+from gs_propeller.scenes.gaussians.state import State
 from guidance.pocket.data import held_out
 
 WAYS = {

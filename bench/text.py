@@ -87,7 +87,7 @@ class Job:
 def mark() -> str:
     """Of the weights and the settings that decide a run and its score."""
     from bench.retrieval import POCKET_JUDGE
-    from gs_propeller.config import load
+    from gs_propeller.app.config import load
     from guidance import POCKET_TEXT
 
     sums = [json.loads((f / "training.json").read_text())["sha256"] for f in (POCKET_TEXT, POCKET_JUDGE)]
@@ -99,8 +99,8 @@ def work(one: Job) -> Figures:
     """A run in a process of its own, on one thread: passes, and what the judges say of its views."""
     from bench.solving import solved
     from bench.truth import save_png
-    from gs_propeller.asset import Viewer
-    from gs_propeller.config import load, updated
+    from gs_propeller.app.asset import Viewer
+    from gs_propeller.app.config import load, updated
 
     on_one_thread()
     with tempfile.TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gs_propeller.errors import UserError
+from gs_propeller.base.errors import UserError
 from guidance.folder import local_folder, network
 
 SHORT_BYTES = 8 * 2**30  # GPU memory below which attention is sliced

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gs_propeller.errors import UserError
+from gs_propeller.base.errors import UserError
 
 _DATA = Path(__file__).resolve().parent.parent / "data"
 POCKET, POCKET_TEXT = _DATA / "zero123-pocket", _DATA / "text-pocket"

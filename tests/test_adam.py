@@ -6,8 +6,8 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from gs_propeller.adam import AdamSettings, adam_step, learning_rates, momentum, position_lr
-from gs_propeller.gaussians import Gaussians
+from gs_propeller.scenes.gaussians.adam import AdamSettings, adam_step, learning_rates, momentum, position_lr
+from gs_propeller.scenes.gaussians.state import Gaussians
 from tests.toy_scene import drift_at, scene
 
 

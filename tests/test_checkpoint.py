@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from gs_propeller import checkpoint
-from gs_propeller.config import Config
-from gs_propeller.errors import UserError
-from gs_propeller.gaussians import State, init_ball
-from gs_propeller.picard import Window
+from gs_propeller.app.config import Config
+from gs_propeller.app.fingerprint import fingerprint
+from gs_propeller.base.errors import UserError
+from gs_propeller.scenes.gaussians.state import State, init_ball
+from gs_propeller.solver import checkpoint
+from gs_propeller.solver.picard import Window
 
 
 def _window() -> Window:
@@ -52,14 +53,14 @@ def test_another_run_s_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_what_makes_another_run() -> None:
     base = Config(input="a.png")
-    mark = checkpoint.fingerprint(base, b"picture")
-    assert checkpoint.fingerprint(replace(base, seed=1), b"picture") != mark
-    assert checkpoint.fingerprint(replace(base, steps=7), b"picture") != mark
-    assert checkpoint.fingerprint(base, b"another") != mark
+    mark = fingerprint(base, b"picture")
+    assert fingerprint(replace(base, seed=1), b"picture") != mark
+    assert fingerprint(replace(base, steps=7), b"picture") != mark
+    assert fingerprint(base, b"another") != mark
     free = replace(
         base, ranks=4, window=8, threads=3, texture_size=512, outdir="elsewhere", input="./a.png", name="b"
     )
-    assert checkpoint.fingerprint(free, b"picture") == mark
+    assert fingerprint(free, b"picture") == mark
     assert set(Config.__dataclass_fields__) >= checkpoint.FREE
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gs_propeller.config import Config, help_text, load, to_yaml, updated
-from gs_propeller.devices import group_size
-from gs_propeller.errors import UserError
+from gs_propeller.app.config import Config, help_text, load, to_yaml, updated
+from gs_propeller.app.devices import group_size
+from gs_propeller.base.errors import UserError
 
 IMAGE = str(Path(__file__).parent.parent / "configs" / "image.yaml")
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gs_propeller.adam import adam_step, momentum
-from gs_propeller.densify import (
+from gs_propeller.base.randomness import normals
+from gs_propeller.scenes.gaussians.adam import adam_step, momentum
+from gs_propeller.scenes.gaussians.density import (
     DensifySettings,
     coast,
     densify_and_prune,
@@ -23,9 +24,18 @@ from gs_propeller.densify import (
     unproj,
     update,
 )
-from gs_propeller.gaussians import Drift, Gaussians, State, Stats, StepStats
-from gs_propeller.lineage import COPY, FIRST_HALF, NOBODY, SECOND_HALF, born, founders, is_half, match, relate
-from gs_propeller.randomness import normals
+from gs_propeller.scenes.gaussians.lineage import (
+    COPY,
+    FIRST_HALF,
+    NOBODY,
+    SECOND_HALF,
+    born,
+    founders,
+    is_half,
+    match,
+    relate,
+)
+from gs_propeller.scenes.gaussians.state import Drift, Gaussians, State, Stats, StepStats
 from tests.toy_scene import ADAM, DENSITY, SEED, STEPS, drift_at, scene
 
 Row = dict[str, Tensor]

@@ -15,21 +15,14 @@ import trimesh
 from PIL import Image
 from safetensors.torch import save_file
 
-from gs_propeller.errors import UserError
-from gs_propeller.gaussians import Gaussians
-from gs_propeller.io import (
-    atomic,
-    load_mesh,
-    load_ply,
-    load_tensors,
-    save_glb,
-    save_obj,
-    save_ply,
-    save_tensors,
-)
-from gs_propeller.media import contact_sheet, turntable
-from gs_propeller.mesh import from_trimesh
-from gs_propeller.texture import Textured, unwrap
+from gs_propeller.base.errors import UserError
+from gs_propeller.base.files import atomic, load_tensors, save_tensors
+from gs_propeller.base.media import contact_sheet, turntable
+from gs_propeller.mesh.io import load_mesh, save_glb, save_obj
+from gs_propeller.mesh.surface import from_trimesh
+from gs_propeller.mesh.texture import Textured, unwrap
+from gs_propeller.scenes.gaussians.ply import load_ply, save_ply
+from gs_propeller.scenes.gaussians.state import Gaussians
 
 
 def _random(degree: int) -> Gaussians:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gs_propeller import log
-from gs_propeller.errors import UserError
+from gs_propeller.app import log
+from gs_propeller.base.errors import UserError
 
 
 class Terminal(io.StringIO):

@@ -10,9 +10,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from gs_propeller.gaussians import Drift, Gaussians, init_ball, start
-from gs_propeller.losses import LOSSES, Distillation, Evaluation, Guide, Schedule, draw, gathered, total
-from gs_propeller.raster import render
+from gs_propeller.distil.losses import (
+    LOSSES,
+    Distillation,
+    Evaluation,
+    Guide,
+    Schedule,
+    draw,
+    gathered,
+    total,
+)
+from gs_propeller.scenes.gaussians.raster import render
+from gs_propeller.scenes.gaussians.state import Drift, Gaussians, init_ball, start
 
 SCHEDULE = Schedule(
     steps=10, batch_size=3, sds_weight="noise", sds_space="latent",

@@ -18,10 +18,12 @@ from PIL import Image
 
 import main2_mesh
 import main_propeller
-from gs_propeller.config import Config, load
-from gs_propeller.gaussians import State
-from gs_propeller.io import load_mesh, load_ply, load_tensors
-from gs_propeller.log import Progress
+from gs_propeller.app.config import Config, load
+from gs_propeller.app.log import Progress
+from gs_propeller.base.files import load_tensors
+from gs_propeller.mesh.io import load_mesh
+from gs_propeller.scenes.gaussians.ply import load_ply
+from gs_propeller.scenes.gaussians.state import State
 from tests import tiny_prior
 
 ROOT = Path(__file__).parent.parent

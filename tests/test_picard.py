@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from gs_propeller.densify import coast, distance, scaled_distance, update
-from gs_propeller.gaussians import Drift, State
-from gs_propeller.lineage import COPY, FIRST_HALF, NOBODY
-from gs_propeller.picard import (
+from gs_propeller.scenes.gaussians.density import coast, distance, scaled_distance, update
+from gs_propeller.scenes.gaussians.lineage import COPY, FIRST_HALF, NOBODY
+from gs_propeller.scenes.gaussians.state import Drift, State
+from gs_propeller.solver.picard import (
     Problem,
     Report,
     Settings,

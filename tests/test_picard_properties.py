@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gs_propeller.picard import Problem, Report, Settings, Window, resume, solve
+from gs_propeller.solver.picard import Problem, Report, Settings, Window, resume, solve
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from gs_propeller.errors import UserError
-from gs_propeller.picture import load_picture, picture_files
+from gs_propeller.base.errors import UserError
+from gs_propeller.base.picture import load_picture, picture_files
 
 S = 128
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gs_propeller.camera import orbit, relative_cameras
+from gs_propeller.base.camera import orbit, relative_cameras
 from guidance import POCKET
 from guidance.pocket import data, stream, train, training
 from guidance.pocket.cat import cat, picture

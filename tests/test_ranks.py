@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gs_propeller.densify import coast, distance, update
-from gs_propeller.gaussians import Drift, Gaussians, State
-from gs_propeller.launcher import core_share, launch, share_cores, under_launcher
-from gs_propeller.picard import Problem, Settings, solve
-from gs_propeller.ranks import Compute, Evaluation, RankError, Ranks
+from gs_propeller.scenes.gaussians.density import coast, distance, update
+from gs_propeller.scenes.gaussians.state import Drift, Gaussians, State
+from gs_propeller.solver.launcher import core_share, launch, share_cores, under_launcher
+from gs_propeller.solver.picard import Problem, Settings, solve
+from gs_propeller.solver.ranks import Compute, Evaluation, RankError, Ranks
 from tests.toy_scene import ADAM, DENSITY, SEED, STEPS, compute, scene
 
 FAILS, DIES, HANGS, BREAKS = 1000, 1001, 1002, 1003  # steps at which the other rank's compute does so
@@ -263,7 +263,7 @@ def test_launch_names_the_rank_that_died(tmp_path: Path) -> None:
 def test_interrupt_reaches_rank_0_once_and_no_rank_dies_of_it(tmp_path: Path) -> None:
     path = tmp_path / "heard"
     argv = [__file__, "interrupted", str(path)]
-    call = f"from gs_propeller.launcher import launch; raise SystemExit(launch({argv}, ranks=2, threads=1))"
+    call = f"from gs_propeller.solver.launcher import launch; raise SystemExit(launch({argv}, ranks=2, threads=1))"
     process = subprocess.Popen([sys.executable, "-c", call])
     try:
         until = time.monotonic() + 60

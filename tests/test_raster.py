@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from gs_propeller import raster_cpu
-from gs_propeller.camera import Cameras, orbit
-from gs_propeller.errors import UserError
-from gs_propeller.gaussians import Gaussians
-from gs_propeller.raster import Rendered, render
+from gs_propeller.base.camera import Cameras, orbit
+from gs_propeller.base.errors import UserError
+from gs_propeller.scenes.gaussians import raster_cpu
+from gs_propeller.scenes.gaussians.raster import Rendered, render
+from gs_propeller.scenes.gaussians.state import Gaussians
 from tests import raster_twin as twin
 
 FOV = math.radians(49.1)

@@ -10,10 +10,8 @@ import torch
 import trimesh
 from torch import Tensor
 
-from gs_propeller.camera import Cameras, orbit
-from gs_propeller.mesh import from_trimesh
-from gs_propeller.picard import Problem, Report, Settings, Window, solve
-from gs_propeller.refine import (
+from gs_propeller.base.camera import Cameras, orbit
+from gs_propeller.mesh.refine import (
     Novel,
     Offsets,
     Refinement,
@@ -22,7 +20,9 @@ from gs_propeller.refine import (
     distance,
     refine_angles,
 )
-from gs_propeller.texture import Reference, Textured, shade, unwrap
+from gs_propeller.mesh.surface import from_trimesh
+from gs_propeller.mesh.texture import Reference, Textured, shade, unwrap
+from gs_propeller.solver.picard import Problem, Report, Settings, Window, solve
 
 FOV = math.radians(49.1)
 BALL = from_trimesh(trimesh.creation.icosphere(3, 0.6))
@@ -139,8 +139,8 @@ def test_the_update_is_adam_on_the_sum_of_both_losses(task: Refinement) -> None:
     coarse, fine = (t.clone().requires_grad_(True) for t in (first.coarse, first.fine))
     groups = [{"params": [coarse]}, {"params": [fine]}]
     adam = torch.optim.Adam(groups, lr=task.settings.lr, betas=(0.9, 0.99), eps=1e-15)
-    from gs_propeller.mesh_raster import rasterize
-    from gs_propeller.texture import lookup, sample_texture
+    from gs_propeller.mesh.raster import rasterize
+    from gs_propeller.mesh.texture import lookup, sample_texture
 
     s, mesh = task.settings, task.textured.mesh
     for step in range(3):

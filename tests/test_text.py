@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from bench import published
-from gs_propeller.camera import relative_cameras
-from gs_propeller.config import Config
-from gs_propeller.errors import UserError
-from gs_propeller.guides import load_priors
+from gs_propeller.app.config import Config
+from gs_propeller.app.guides import load_priors
+from gs_propeller.base.camera import relative_cameras
+from gs_propeller.base.errors import UserError
 from guidance import POCKET_TEXT, find_text_prior
 from guidance.folder import TEXT, missing
 from guidance.pocket import captions, text_stream

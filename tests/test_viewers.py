@@ -22,10 +22,10 @@ import torch
 import trimesh
 from PIL import Image
 
-from gs_propeller.camera import orbit
-from gs_propeller.io import save_glb
-from gs_propeller.mesh import from_trimesh
-from gs_propeller.texture import Textured, shade, unwrap
+from gs_propeller.base.camera import orbit
+from gs_propeller.mesh.io import save_glb
+from gs_propeller.mesh.surface import from_trimesh
+from gs_propeller.mesh.texture import Textured, shade, unwrap
 
 WEB = Path(__file__).parent / "web"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

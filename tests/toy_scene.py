@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gs_propeller.adam import AdamSettings
-from gs_propeller.densify import DensifySettings
-from gs_propeller.gaussians import Evaluation, Gaussians, State, StepStats, start
-from gs_propeller.randomness import keyed_generator
+from gs_propeller.base.randomness import keyed_generator
+from gs_propeller.scenes.gaussians.adam import AdamSettings
+from gs_propeller.scenes.gaussians.density import DensifySettings
+from gs_propeller.scenes.gaussians.state import Evaluation, Gaussians, State, StepStats, start
 
 ADAM = AdamSettings(position_lr_init=0.002, position_lr_steps=40, opacity_lr=0.2)
 DENSITY = DensifySettings(

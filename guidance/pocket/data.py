@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gs_propeller.camera import orbit
+from gs_propeller.base.camera import orbit
 from guidance.pocket.families import FAMILIES, make
 from guidance.pocket.objects import Thing
 from guidance.pocket.render import FOV_Y_RAD, RADIUS, framed, on_white, surface, views

@@ -16,7 +16,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gs_propeller.camera import Cameras, orbit
+from gs_propeller.base.camera import Cameras, orbit
 from guidance.pocket.objects import Array, Thing
 
 RADIUS = 2.0  # world units from the camera to the origin

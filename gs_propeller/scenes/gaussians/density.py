@@ -1,0 +1,258 @@
+"""The cheap part of a step: Adam, then clone, split and prune on their schedule, with lineage.
+
+N Gaussians. Numbers and rules are those of 3DGS as DreamGaussian runs it, differences said where they are.
+Also what the solver needs when iterates differ in their rows: a drift re-indexed, an older iterate lifted
+to a newer one's rows, and the distance between two.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from gs_propeller.base.randomness import normals
+from gs_propeller.scenes.gaussians.adam import AdamSettings, adam_step, momentum
+from gs_propeller.scenes.gaussians.lineage import COPY, FIRST_HALF, SECOND_HALF, born, is_half, match, relate
+from gs_propeller.scenes.gaussians.state import Drift, Gaussians, State, Stats, StepStats
+
+SPLIT_SHRINK = 0.8 * 2  # a half's scale is its parent's over this (3DGS, N = 2)
+
+
+@dataclass(frozen=True)
+class DensifySettings:
+    """When and what is cloned, split and pruned. Raises ValueError if out of range.
+
+    start, end, every: after update number s, start <= s <= end, where every divides s; reset_every: the
+    same for the opacity reset. grad_threshold: mean over views of StepStats.grad2d, from which on a
+    Gaussian is densified: cloned up to split_scale (largest axis, world units), split above.
+    min_opacity, max_scale (world units), max_radius (fraction of the image's longer side): pruned outside.
+    reset_opacity: what a reset lowers opacities to. max_gaussians: no clones and splits past it.
+    min_gaussians: pruning leaves the most opaque of so many.
+    """
+
+    start: int = 100
+    end: int = 3000
+    every: int = 100
+    reset_every: int = 700
+    grad_threshold: float = 0.5
+    split_scale: float = 0.4  # percent_dense 0.1 of extent 4
+    min_opacity: float = 0.01
+    max_scale: float = 0.4  # a tenth of extent 4
+    max_radius: float = 1.0
+    reset_opacity: float = 0.01
+    max_gaussians: int = 100_000
+    min_gaussians: int = 16
+
+    def __post_init__(self) -> None:
+        for name, low in {"every": 1, "reset_every": 1, "min_gaussians": 1, "start": 0}.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        for name in ("min_opacity", "reset_opacity"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        for name in ("grad_threshold", "split_scale", "max_scale", "max_radius"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.max_gaussians < self.min_gaussians:
+            raise ValueError(
+                f"max_gaussians must be at least min_gaussians, "
+                f"got {self.max_gaussians} < {self.min_gaussians}"
+            )
+
+
+def update(state: State, drift: Drift, adam: AdamSettings, density: DensifySettings, seed: int) -> State:
+    """One step on: the drift re-indexed, Adam, statistics, then density control where the schedule has it.
+
+    Statistics count from step 0 on, as in 3DGS; DreamGaussian's first densification sees one step only.
+    """
+    drift = reindex(drift, state)
+    state = adam_step(state, drift.grads, adam)
+    state = replace(state, stats=state.stats.add(drift.stats))
+    if density.start <= state.step <= density.end:
+        if state.step % density.every == 0:
+            state = densify_and_prune(state, density, seed)
+        if state.step % density.reset_every == 0:
+            state = reset_opacity(state, density.reset_opacity)
+    return state
+
+
+def coast(state: State, adam: AdamSettings, density: DensifySettings, seed: int) -> State:
+    """A guess of the next state without a drift: the same update, momentum for a gradient, nothing seen."""
+    guess = Drift(
+        momentum(state, adam), StepStats.zeros(state.params), state.lineage, state.params.means.new_zeros(0)
+    )
+    return update(state, guess, adam, density, seed)
+
+
+def densify_and_prune(state: State, settings: DensifySettings, seed: int) -> State:
+    """Clone, split, prune; statistics start anew. Rows: those kept, copies, first halves, second halves.
+
+    Past max_gaussians the largest gradients come first, equal ones by row. New rows start with zero
+    moments. Departure: the screen radius is measured here, where theirs is zeroed before it is compared.
+    """
+    grads = state.stats.grad2d_sum / state.stats.seen.clamp(min=1.0)
+    size = state.params.log_scales.exp().amax(1)
+    room = max(0, settings.max_gaussians - len(state))  # each clone and each split adds one row
+    chosen = torch.zeros_like(grads, dtype=torch.bool)
+    chosen[grads.argsort(descending=True, stable=True)[:room]] = True
+    chosen &= grads >= settings.grad_threshold
+    cloned = chosen & (size <= settings.split_scale)
+    halved = chosen & ~cloned
+
+    kept, copies = _rows(state, ~halved), _offspring(state, cloned, COPY)
+    halves = []
+    for child in (FIRST_HALF, SECOND_HALF):
+        half = _offspring(state, halved, child)
+        halves.append(replace(half, params=split_half(half.params, half.ids, seed)))
+    grown = _cat([kept, copies, *halves])
+    survivors = _rows(grown, _worth_keeping(grown, settings))
+    return replace(survivors, stats=Stats.zeros(survivors.params))
+
+
+def _worth_keeping(state: State, settings: DensifySettings) -> Tensor:
+    """[N] bool, true for min_gaussians at least, if there are so many."""
+    params = state.params
+    keep = params.logit_opacities >= _logit(settings.min_opacity)
+    keep &= params.log_scales.amax(1) <= math.log(settings.max_scale)
+    keep &= state.stats.max_radii <= settings.max_radius
+    if int(keep.sum()) < settings.min_gaussians:
+        order = params.logit_opacities.argsort(descending=True, stable=True)
+        keep[order[: settings.min_gaussians]] = True
+    return keep
+
+
+def split_half(parents: Gaussians, ids: Tensor, seed: int) -> Gaussians:
+    """The half that bears an id, of each parent: smaller, its mean drawn from the parent's own Gaussian.
+
+    ids: [N] of the halves. An id knows parent, step and child, so whoever splits this Gaussian at this
+    step gets this half: in every pass, on every rank, beside whatever other rows.
+    """
+    drawn = parents.log_scales.exp() * normals(seed, ids).to(parents.means)
+    means = parents.means + (rotations(parents.quats) @ drawn[:, :, None])[:, :, 0]
+    return replace(parents, means=means, log_scales=parents.log_scales - math.log(SPLIT_SHRINK))
+
+
+def rotations(quats: Tensor) -> Tensor:
+    """[N, 3, 3] from quaternions [N, 4], wxyz, of any length but 0."""
+    w, x, y, z = normalize(quats, dim=1).unbind(1)
+    rows = [
+        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    ]
+    return torch.stack(rows, 1).reshape(-1, 3, 3)
+
+
+def reset_opacity(state: State, ceiling: float = 0.01) -> State:
+    """No opacity above the ceiling, in 0..1; the moments of the opacities start anew, as in 3DGS."""
+    params = state.params
+    lowered = params.logit_opacities.clamp(max=_logit(ceiling))
+    zeros = torch.zeros_like(lowered)
+    return replace(
+        state,
+        params=replace(params, logit_opacities=lowered),
+        exp_avg=replace(state.exp_avg, logit_opacities=zeros),
+        exp_avg_sq=replace(state.exp_avg_sq, logit_opacities=zeros),
+    )
+
+
+def reindex(drift: Drift, state: State) -> Drift:
+    """The drift at the state's rows: of the same Gaussian, else of its nearest relative, else zero."""
+    if torch.equal(drift.lineage[:, 0, 0], state.ids):
+        return drift
+    index = match(state.lineage, drift.lineage)
+    found, at = index >= 0, index.clamp(min=0)
+
+    def taken(values: Tensor) -> Tensor:
+        mask = found.reshape(-1, *[1] * (values.ndim - 1))
+        return torch.where(mask, values[at], torch.zeros((), dtype=values.dtype, device=values.device))
+
+    stats = StepStats(*(taken(getattr(drift.stats, f.name)) for f in fields(StepStats)))
+    return Drift(drift.grads.map(taken), stats, state.lineage, drift.losses)
+
+
+def unproj(old: State, like: State, seed: int) -> Gaussians:
+    """The old iterate's parameters at the rows of `like` (Eq. 11): the births between them are replayed.
+
+    A row of like that descends from a row of old is made from it by the same clones and splits. Where old
+    went on further its nearest relative stands in as it is, since a split has no inverse; where old
+    pruned the Gaussian nothing is known of it, and the row is like's own.
+    """
+    index, births = relate(like.lineage, old.lineage)
+    lifted = old.params.map(lambda values: values[index.clamp(min=0)])
+    for generation in range(like.lineage.shape[1] - 2, -1, -1):
+        own, birth = like.lineage[:, generation].unbind(1)
+        halved = (births > generation) & is_half(birth)
+        if bool(halved.any()):
+            lifted = _where(halved, split_half(lifted, own, seed), lifted)
+    return _where(index >= 0, lifted, like.params)
+
+
+def distance(new: State, old: State, seed: int) -> float:
+    """d(new, old)^2 / D of Eq. 14: mean squared difference of all parameters, the older un-projected.
+
+    Adam's moments do not count (App. C). Where the rows differ it is never 0, however alike the lifted
+    parameters are: a drift taken at other rows is another drift, and threshold 0 promises the serial run.
+    In float64, where a difference of two floats is exact and its square cannot vanish.
+    """
+    older, least = _older(new, old, seed)
+    return max(float((new.params.pack().double() - older.pack().double()).square().mean()), least)
+
+
+def scaled_distance(new: State, old: State, seed: int, atol: float = 0.01, rtol: float = 0.01) -> float:
+    """As an ODE solver weighs errors: the worst field's rms of difference / (atol + rtol |new|).
+
+    Blind to how many parameters a field has and to its unit; otherwise as `distance`.
+    """
+    older, least = _older(new, old, seed)
+    worst = least
+    for name, values in new.params.items():
+        if values.numel():
+            wide = values.double()
+            gap = (wide - getattr(older, name).double()) / (atol + rtol * wide.abs())
+            error = float(gap.square().mean().sqrt())
+            worst = error if math.isnan(error) else max(worst, error)
+    return worst
+
+
+def _older(new: State, old: State, seed: int) -> tuple[Gaussians, float]:
+    """The older iterate at the newer one's rows, and the least distance that the two may have."""
+    if torch.equal(new.ids, old.ids):
+        return old.params, 0.0
+    return unproj(old, new, seed), sys.float_info.min
+
+
+def _logit(probability: float) -> float:
+    return math.log(probability / (1.0 - probability))
+
+
+def _where(mask: Tensor, chosen: Gaussians, other: Gaussians) -> Gaussians:
+    return chosen.map(lambda a, b: torch.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b), other)
+
+
+def _rows(state: State, mask: Tensor) -> State:
+    stats = Stats(*(getattr(state.stats, f.name)[mask] for f in fields(Stats)))
+    params, exp_avg, exp_avg_sq = (
+        record.map(lambda values: values[mask]) for record in (state.params, state.exp_avg, state.exp_avg_sq)
+    )
+    return State(params, exp_avg, exp_avg_sq, stats, state.lineage[mask], state.step)
+
+
+def _offspring(state: State, mask: Tensor, child: int) -> State:
+    """The rows of the mask as newborn: parents' parameters, own ids, zero moments and statistics."""
+    parents = _rows(state, mask)
+    zeros = parents.params.map(torch.zeros_like)
+    lineage = born(parents.lineage, state.step, child)
+    return State(parents.params, zeros, zeros, Stats.zeros(zeros), lineage, state.step)
+
+
+def _cat(states: Sequence[State]) -> State:
+    parts = [state.tensors() for state in states]
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "step"}
+    return State.from_tensors(joined | {"step": parts[0]["step"]})

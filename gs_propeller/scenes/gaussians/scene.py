@@ -119,8 +119,11 @@ class GaussianScene:
         if self.pictures:
             return found
         results = []
+        # at once: the slots share one graph
+        torch.stack(
+            [(view.image * pull.pull).sum() for view, pull in zip(novel, found, strict=True)]
+        ).sum().backward()
         for step, leaf, view, pull in zip(steps, leaves, novel, found, strict=True):
-            (view.image * pull.pull).sum().backward()
             first = step * self.settings.updates_per_evaluation
             results.append(Evaluation(*self._checked(leaf, first, DEAR, [view]), pull.losses))
         return results

@@ -227,7 +227,23 @@ def test_what_was_told_ahead_and_is_not_wanted_is_taken_back(
     """Told of other states, of more, of fewer or of the very ones: the drifts are those of what is asked."""
     states = [scene(n) for n in (9, 8, 7, 6, 5)]
     twins = [x.grads.pack() for x in compute([s.params for s in states], range(5))]
-    with other_rank(1, "serves", tmp_path, monkeypatch), working(troubled) as ranks:
+    taken: list[int] = []
+
+    def counted(params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluation]:
+        taken.append(len(steps))
+        return compute(params, steps)
+
+    with other_rank(1, "serves", tmp_path, monkeypatch), working(counted, at_once=8) as ranks:
+        ranks.rollout = "shared"
+        for width, own in (
+            (5, [2]),
+            (3, [1]),
+            (1, []),
+        ):  # both ranks have work, though one call could hold it all
+            ranks.turns = itertools.count()
+            taken.clear()
+            drifts(ranks, states[:width], range(width))
+            assert taken == own, width
         for rollout, at_once in (("shared", 1), ("own", 1), ("shared", 2), ("own", 3)):
             ranks.rollout, ranks.at_once = rollout, at_once
             for told in ([], [0, 1, 2], [0, 1, 2, 3, 4], [1, 2], [0, 2], [4, 3, 2, 1, 0]):
@@ -246,30 +262,11 @@ def test_what_was_told_ahead_and_is_not_wanted_is_taken_back(
             assert all(torch.equal(a.grads.pack(), b) for a, b in zip(found, twins[2:], strict=True))
 
 
-def test_every_rank_has_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several slots in one call, where one call could hold them all."""
-    taken: list[int] = []
-
-    def counting(params: Sequence[Gaussians], steps: Sequence[int]) -> list[Evaluation]:
-        taken.append(len(steps))
-        return compute(params, steps)
-
-    with (
-        other_rank(1, "serves", tmp_path, monkeypatch),
-        working(counting, at_once=8, rollout="shared") as ranks,
-    ):
-        for width, own in ((8, [4]), (3, [1]), (1, [])):
-            taken.clear()
-            drifts(ranks, [scene(5)] * width, range(width))
-            assert taken == own, width
-            ranks.turns = itertools.count()
-
-
 def test_failures_surface_and_leave_the_ranks_in_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states = [scene(6), scene(5), scene(4), scene(4), scene(5)]
-    twin = compute([state.params for state in states], [0, 1, 2])
+    twin = compute([state.params for state in states[:3]], [0, 1, 2])
 
     def in_step(ranks: Ranks) -> None:
         again = drifts(ranks, states[:3], [0, 1, 2])

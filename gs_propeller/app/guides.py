@@ -16,7 +16,7 @@ from gs_propeller.app.devices import precision_of
 from gs_propeller.app.fingerprint import fingerprint, given_bytes
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.picture import Picture, load_picture
-from gs_propeller.distil.losses import Guide
+from gs_propeller.distil.pull import Guide
 from guidance import find_prior, find_text_prior
 
 if TYPE_CHECKING:

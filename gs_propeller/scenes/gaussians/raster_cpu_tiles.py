@@ -26,8 +26,6 @@ from __future__ import annotations
 
 import math
 
-from typing import Any
-
 import numpy as np
 from llvmlite import ir
 from numba import carray, njit, types
@@ -69,11 +67,11 @@ def _span(mean, reach, start, pixels):
     return int(first), int(max(first, last))
 
 
-@intrinsic(prefer_literal=True)
-def _stack(typing: Any, floats: Any) -> Any:
+@intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator,unused-ignore]
+def _stack(typing, floats):  # type: ignore[no-untyped-def]
     """Pointer to so many float32 on the stack of the kernel; the number is a constant."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         slot = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), floats.literal_value))
         slot.align = 4 * LANES
         return builder.bitcast(slot, ir.FloatType().as_pointer())
@@ -100,7 +98,7 @@ def blend(ids, starts, first_tile, grid, means2d, splats, reach, background, out
     image, alpha_out, depth_out, t_out, last_out, used = out
     height, width = t_out.shape[1], t_out.shape[2]
     rows_n, cols_n = grid
-    s = carray(_stack(_BLEND_FLOATS), (_BLEND_PLANES, TILE, _WIDTH))
+    s = carray(_stack(_BLEND_FLOATS), (_BLEND_PLANES, TILE, _WIDTH))  # type: ignore[call-arg]
     light = s[0].reshape(-1)
     T, LAST, R, G, B, D = _0, _1, _2, _3, _4, _5  # T: the light left, negative where the pixel is finished
     for local in range(part, starts.shape[0] - 1, parts):
@@ -118,7 +116,12 @@ def blend(ids, starts, first_tile, grid, means2d, splats, reach, background, out
             mx, my = means2d[view, n, 0], means2d[view, n, 1]
             b, opacity = splats[view, n, 1], splats[view, n, 3]
             half_a, half_c = -_HALF * splats[view, n, 0], -_HALF * splats[view, n, 2]
-            red, green, blue, z = splats[view, n, 4], splats[view, n, 5], splats[view, n, 6], splats[view, n, 7]
+            red, green, blue, z = (
+                splats[view, n, 4],
+                splats[view, n, 5],
+                splats[view, n, 6],
+                splats[view, n, 7],
+            )
             position = F(i - begin + 1)
             first, last = _span(my, reach[view, n, 1], top, high)
             x_first, x_last = _span(mx, reach[view, n, 0], left, wide)
@@ -190,7 +193,7 @@ def blend_adjoint(
     g_image, g_alpha, g_depth = grads
     height, width = t_out.shape[1], t_out.shape[2]
     rows_n, cols_n = grid
-    s = carray(_stack(_ADJOINT_FLOATS), (_ADJOINT_PLANES, TILE, _WIDTH))
+    s = carray(_stack(_ADJOINT_FLOATS), (_ADJOINT_PLANES, TILE, _WIDTH))  # type: ignore[call-arg]
     lanes = carray(_stack(_MOMENT_FLOATS), (_MOMENTS, LANES))
     total = carray(_stack(_RECORD_FLOATS), (RECORD, LANES))
     T, LAST, REST, R, G, B, D = _0, _1, _2, _3, _4, _5, _6

@@ -23,7 +23,7 @@ from gs_propeller.distil.pull import Guide, Pull, pulls
 from gs_propeller.distil.settings import KnownSettings, LevelSettings, PullSettings, ViewSettings
 from gs_propeller.scenes.gaussians import density
 from gs_propeller.scenes.gaussians.density import reindex
-from gs_propeller.scenes.gaussians.raster import Rendered, render, render_slots
+from gs_propeller.scenes.gaussians.raster import Rendered, gathered, render, render_groups, render_slots
 from gs_propeller.scenes.gaussians.settings import (
     AdamSettings,
     BallSettings,
@@ -195,13 +195,19 @@ class GaussianScene:
         leaves, drawn = _leaves(state.params), self.drawn(step)
         device = leaves.means.device
         camera = camera_of(self.views, drawn.azimuths, drawn.elevations).to(device)
-        with torch.set_grad_enabled(self.pictures):
-            novel = render(leaves, camera, self.side, drawn.backdrop.to(device), backend=self.backend)
-        known = None
-        if self.known is not None:
+        views = (camera, self.side, drawn.backdrop.to(device))
+        if self.known is None:
+            groups = []
+        else:
             white = torch.ones(3, device=device)
-            size = self.knowing.reference_size
-            known = render(leaves, known_camera(self.views).to(device), size, white, backend=self.backend)
+            groups = [(known_camera(self.views).to(device), self.knowing.reference_size, white)]
+        if self.pictures:
+            novel, *rest = render_groups(leaves, [views, *groups], backend=self.backend)
+        else:  # the novel views are looked at alone
+            with torch.no_grad():
+                novel = render(leaves, *views, backend=self.backend)
+            rest = render_groups(leaves, groups, backend=self.backend)
+        known = rest[0] if rest else None
         kept[:] = [state, step, Seen(leaves, novel, known)]
         return kept[2]
 
@@ -249,16 +255,3 @@ def _broken(step: int, names: Sequence[str], what: str) -> FloatingPointError:
 
 def _leaves(params: Gaussians) -> Gaussians:
     return params.map(lambda x: x.detach().requires_grad_(True))
-
-
-def gathered(like: Gaussians, *renders: Rendered) -> StepStats:
-    """Densification's statistics over all views of a step, where DreamPropeller's release keeps the last view's."""
-    stats = StepStats.zeros(like)
-    for view in renders:
-        height, width = view.image.shape[-2:]
-        at = torch.zeros_like(view.means2d) if view.means2d.grad is None else view.means2d.grad
-        half = torch.tensor([width / 2, height / 2], dtype=at.dtype, device=at.device)
-        visible = (view.radii_px > 0).to(at.dtype)
-        grad, largest = ((at * half).norm(dim=2) * visible).sum(0), view.radii_px.to(at.dtype).amax(0)
-        stats = stats.joined(StepStats(grad, visible.sum(0), largest / max(height, width)))
-    return stats

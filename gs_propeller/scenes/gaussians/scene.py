@@ -132,12 +132,8 @@ class GaussianScene:
         if bool(pull.pull.isfinite().all() & pull.losses.isfinite().all()):
             return pull
         if self.settings.nonfinite == "skip":
-            return Pull(
-                torch.zeros_like(pull.pull),
-                pull.seen,
-                torch.zeros_like(pull.kappa),
-                torch.zeros_like(pull.losses),
-            )
+            still = torch.zeros_like(pull.kappa)
+            return pull._replace(pull=torch.zeros_like(pull.pull), kappa=still, losses=still[:1])
         raise _broken(step * self.settings.updates_per_evaluation, DEAR, "the renders")
 
     # ---- at the exact place, on rank 0

@@ -109,15 +109,16 @@ def render_slots(
 def gathered(like: Gaussians, *renders: Rendered) -> StepStats:
     """Densification's statistics over all views of a step, where DreamPropeller's release keeps the last view's; after
     backward."""
-    stats = StepStats.zeros(like)
+    found: StepStats | None = None
     for view in renders:
         height, width = view.image.shape[-2:]
-        visible = (view.radii_px > 0).to(like.means.dtype)
-        radii = view.radii_px.to(visible).amax(0) / max(height, width)
+        visible = view.radii_px > 0
         if view.means2d.grad is None:
-            pull = torch.zeros_like(stats.grad2d)
+            pull = torch.zeros_like(like.logit_opacities)
         else:
             x, y = view.means2d.grad.unbind(2)
             pull = (torch.hypot(x * (width / 2), y * (height / 2)) * visible).sum(0)
-        stats = stats.joined(StepStats(pull, visible.sum(0), radii))
-    return stats
+        radii = view.radii_px.to(pull.dtype).amax(0) / max(height, width)
+        stats = StepStats(pull, visible.sum(0, dtype=pull.dtype), radii)
+        found = stats if found is None else found.joined(stats)
+    return StepStats.zeros(like) if found is None else found

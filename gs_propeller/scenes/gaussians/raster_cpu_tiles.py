@@ -45,14 +45,15 @@ _ALPHA_MIN, _ALPHA_MAX, _T_MIN = F(ALPHA_MIN), F(ALPHA_MAX), F(T_MIN)
 _POWER_MIN = F(-5.6)  # exp(-5.6) < 1/255: below it alpha is skipped whatever the opacity
 # exp(x) = exp(x / 8)^8, and exp(y) = 1 + y q(y) with q the degree 5 interpolant of (exp(y) - 1) / y at
 # the Chebyshev nodes of [-0.7, 0]: 1.5e-6 relative in float32. No bit tricks, so it is plain vector code.
-_Q0, _Q1, _Q2 = F(1.0), F(0.49999910593032837), F(0.16665145754814148)
-_Q3, _Q4, _Q5 = F(0.04157276451587677), F(0.00806795246899128), F(0.0010332433739677072)
-_EIGHTH = F(0.125)
+# The powers of 1/8, exact, are in the coefficients: fewer constants, which the inner loops keep addresses of.
+_Q0, _Q1, _Q2 = F(1.0 / 8.0), F(0.49999910593032837 / 8.0**2), F(0.16665145754814148 / 8.0**3)
+_Q3, _Q4 = F(0.04157276451587677 / 8.0**4), F(0.00806795246899128 / 8.0**5)
+_Q5 = F(0.0010332433739677072 / 8.0**6)
 
 
 @njit(cache=True, error_model="numpy", inline="always")  # pragma: no cover - compiled
 def _exp(x):
-    y = max(x, _POWER_MIN) * _EIGHTH
+    y = max(x, _POWER_MIN)
     p = _ONE + y * (_Q0 + y * (_Q1 + y * (_Q2 + y * (_Q3 + y * (_Q4 + y * _Q5)))))
     p = p * p
     p = p * p
@@ -140,7 +141,7 @@ def blend(ids, starts, first_tile, grid, means2d, splats, reach, background, out
                         w = alpha * t
                         seen = (power <= _ZERO) & (alpha >= _ALPHA_MIN)
                         blended = seen & (t - w >= _T_MIN)
-                        finished = t + abs(t) if seen else _ZERO
+                        finished = t + t if seen & (t > _ZERO) else _ZERO
                         s[T, y, x] = t - (w if blended else finished)
                         w = w if blended else _ZERO
                         s[R, y, x] += w * red

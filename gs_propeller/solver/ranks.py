@@ -65,7 +65,8 @@ class Lost(RankError):
 @dataclass
 class _Group:
     """Slots that one rank computes in one call, asked for and not all handed on. number: of the group, in the order
-    that they were dealt in. sends: under way, None until it is asked for. results: None until they are there."""
+    that they were dealt in. sends: under way (to rank 0 itself: none), None while more slots may come to it. results:
+    None until they are there."""
 
     number: int
     rank: int
@@ -82,9 +83,10 @@ class Ranks:
     others. On the others `serve` returns when it does. timeout_s: of every wait, so longer than any rank's longest
     computation or loading; also how long the others wait for rank 0's next request. group: ranks in a group, 0: all.
     kinds: the classes of the parameters and of the results, records both. at_once: slots that a rank computes in one
-    call. rollout: "shared", rank 0 computes drifts too; "own", it only rolls out, as the paper has it; "auto", the
-    faster by what a drift and a roll-out step have taken. deal_seed: slots are dealt to the ranks by turns, or where
-    it is given, at random, pass by pass: ranks that learn (VSD) then all see the whole window.
+    call, fewer where some rank would have none. rollout: "shared", rank 0 computes drifts too; "own", it only rolls
+    out, as the paper has it; "auto", the faster by what a drift and a roll-out step have taken. deal_seed: slots are
+    dealt to the ranks by turns, or where it is given, at random, pass by pass: ranks that learn (VSD) then all see the
+    whole window.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Ranks:
         self.claimed = 0
         self.numbers, self.turns = itertools.count(), itertools.count()
         self.groups: list[_Group] = []
+        self.share = 1  # slots of a group
         self.drift_s, self.rollout_s = math.inf, math.inf  # of one slot: the least measured
         self.store: dist.Store | None = None
         if processes > 1:
@@ -193,6 +196,8 @@ class Ranks:
         ):
             self._drain()  # what was expected is not what is wanted
             asked = []
+        ranks = self.world - 1 if self._apart() else self.world
+        self.share = max(1, min(self.at_once, -(-len(wanted) // ranks)))
         self._deal_all(wanted[len(asked) :])
         where = {step: (group, k) for group in self.groups for k, step in enumerate(group.steps)}
         try:
@@ -220,10 +225,8 @@ class Ranks:
             )
             for rank in range(self.world):
                 slots = [slot for slot, place in enumerate(places.tolist()) if place % self.world == rank]
-                for first in range(0, len(slots), self.at_once):
-                    states, steps = zip(
-                        *(wanted[s] for s in slots[first : first + self.at_once]), strict=True
-                    )
+                for first in range(0, len(slots), self.share):
+                    states, steps = zip(*(wanted[s] for s in slots[first : first + self.share]), strict=True)
                     self.groups.append(_Group(next(self.numbers), rank, list(states), list(steps)))
         for group in self.groups:
             self._ask(group)
@@ -233,12 +236,12 @@ class Ranks:
     def _deal(self, state: Any, step: int) -> None:
         """To the group that is being filled, else to a new one of the rank whose turn it is."""
         last = self.groups[-1] if self.groups else None
-        if last is None or last.sends is not None or len(last.steps) == self.at_once:
+        if last is None or last.sends is not None or len(last.steps) >= self.share:
             last = _Group(next(self.numbers), self._whose_turn(), [], [])
             self.groups.append(last)
         last.states.append(state)
         last.steps.append(step)
-        if len(last.steps) == self.at_once:
+        if len(last.steps) >= self.share:
             self._ask(last)
 
     def _whose_turn(self) -> int:
@@ -332,8 +335,11 @@ class Ranks:
                 return  # it lives, as somebody else
 
     def _ask(self, group: _Group) -> None:
-        """Begin to send a rank its slots."""
-        if group.sends is not None or group.rank == 0:
+        """Begin to send a rank its slots: no more of them come to this group."""
+        if group.sends is not None:
+            return
+        if group.rank == 0:
+            group.sends = []
             return
         table, body = packed([state.params for state in group.states])
         header = torch.tensor([ASK, len(group.steps), len(table) + len(group.steps)])

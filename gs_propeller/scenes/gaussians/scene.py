@@ -11,19 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gs_propeller.distil.draw import Draw, camera_of, draw, known_camera
+from gs_propeller.distil.draw import Draw, camera_of, draw, known_camera, where
 from gs_propeller.distil.known import Known
 from gs_propeller.distil.pull import Guide, Pull, pulls
 from gs_propeller.distil.settings import KnownSettings, LevelSettings, PullSettings, ViewSettings
 from gs_propeller.scenes.gaussians import density
 from gs_propeller.scenes.gaussians.density import reindex
-from gs_propeller.scenes.gaussians.raster import Rendered, render, render_slots
+from gs_propeller.scenes.gaussians.raster import Rendered, gathered, render_groups, render_slots
 from gs_propeller.scenes.gaussians.settings import (
     AdamSettings,
     BallSettings,
@@ -39,10 +39,11 @@ LOSSES = DEAR + CHEAP
 
 @dataclass(frozen=True)
 class Seen:
-    """A state's render of its step's novel views and of the known view; leaves: what it can be pulled back to."""
+    """A state's render of its step's novel views, where pictures travel, and of the known view; leaves: what it can be
+    pulled back to."""
 
     leaves: Gaussians
-    novel: Rendered
+    novel: Rendered | None
     known: Rendered | None
 
 
@@ -87,16 +88,10 @@ class GaussianScene:
         ball = self.ball
         return init_ball(ball.num_points, ball.init_radius, ball.sh_degree, self.seed, device)
 
-    @cached_property
-    def _drawn(self):  # type: ignore[no-untyped-def]
-        priors = [guide.prior for guide in self.guides]
-        return lru_cache(512)(
-            lambda first: draw(first, self.updates, self.views, self.levels, priors, self.seed)
-        )
-
     def drawn(self, step: int) -> Draw:
         """The choices of the solver's step."""
-        return self._drawn(step * self.settings.updates_per_evaluation)  # type: ignore[no-any-return]
+        first, priors = step * self.settings.updates_per_evaluation, [guide.prior for guide in self.guides]
+        return draw(first, self.updates, self.views, self.levels, priors, self.seed)
 
     # ---- at the guess, on every rank
 
@@ -124,9 +119,13 @@ class GaussianScene:
         if self.pictures:
             return found
         results = []
+        # at once: the slots share one graph
+        torch.stack(
+            [(view.image * pull.pull).sum() for view, pull in zip(novel, found, strict=True)]
+        ).sum().backward()
         for step, leaf, view, pull in zip(steps, leaves, novel, found, strict=True):
-            (view.image * pull.pull).sum().backward()
-            results.append(Evaluation(*self._checked(leaf, step, DEAR, [view]), pull.losses))
+            first = step * self.settings.updates_per_evaluation
+            results.append(Evaluation(*self._checked(leaf, first, DEAR, [view]), pull.losses))
         return results
 
     def _sound(self, pull: Pull, step: int) -> Pull:
@@ -158,15 +157,14 @@ class GaussianScene:
         self._last.clear()  # its graph serves once
         losses = self._cheap(seen, state.step)
         total = torch.stack(list(losses.values())).sum()
-        renders = [view for view in (seen.novel, seen.known) if view is not None]
-        if isinstance(drift, Pull):
+        if isinstance(drift, Pull) and seen.novel is not None:
             here = drift.here(seen.novel.image.detach())
             total = total + (seen.novel.image * here).sum()
-        else:
-            renders = renders[1:]
         if total.requires_grad:
             total.backward()
-        grads, stats = self._checked(seen.leaves, state.step, CHEAP, renders)
+        renders = [view for view in (seen.novel, seen.known) if view is not None]
+        names = LOSSES if isinstance(drift, Pull) else CHEAP
+        grads, stats = self._checked(seen.leaves, state.step, names, renders)
         if isinstance(drift, Drift):
             there = reindex(drift, state)
             grads, stats = grads.map(torch.add, there.grads), stats.joined(there.stats)
@@ -192,16 +190,20 @@ class GaussianScene:
         kept = self._last
         if kept and kept[0] is state and kept[1] == step:
             return kept[2]
-        leaves, drawn = _leaves(state.params), self.drawn(step)
+        leaves = _leaves(state.params)
         device = leaves.means.device
-        camera = camera_of(self.views, drawn.azimuths, drawn.elevations).to(device)
-        with torch.set_grad_enabled(self.pictures):
-            novel = render(leaves, camera, self.side, drawn.backdrop.to(device), backend=self.backend)
-        known = None
+        groups = []
+        if self.pictures:
+            first = step * self.settings.updates_per_evaluation
+            azimuths, elevations, backdrop = where(first, self.views, self.seed)
+            camera = camera_of(self.views, azimuths, elevations).to(device)
+            groups.append((camera, self.side, backdrop.to(device)))
         if self.known is not None:
             white = torch.ones(3, device=device)
-            size = self.knowing.reference_size
-            known = render(leaves, known_camera(self.views).to(device), size, white, backend=self.backend)
+            groups.append((known_camera(self.views).to(device), self.knowing.reference_size, white))
+        found = iter(render_groups(leaves, groups, backend=self.backend))
+        novel = next(found) if self.pictures else None
+        known = next(found) if self.known is not None else None
         kept[:] = [state, step, Seen(leaves, novel, known)]
         return kept[2]
 
@@ -223,8 +225,9 @@ class GaussianScene:
 
     def mismatch(self, state: State, pull: Pull) -> float:
         """Of a state from the guess that its pull was taken at, by the step's own renders."""
-        step = state.step // self.settings.updates_per_evaluation
-        return pull.mismatch(self.seen(state, step).novel.image.detach())
+        novel = self.seen(state, state.step // self.settings.updates_per_evaluation).novel
+        assert novel is not None  # it is pictures that travel
+        return pull.mismatch(novel.image.detach())
 
     def _checked(
         self, leaves: Gaussians, step: int, names: Sequence[str], renders: Sequence[Rendered]
@@ -249,16 +252,3 @@ def _broken(step: int, names: Sequence[str], what: str) -> FloatingPointError:
 
 def _leaves(params: Gaussians) -> Gaussians:
     return params.map(lambda x: x.detach().requires_grad_(True))
-
-
-def gathered(like: Gaussians, *renders: Rendered) -> StepStats:
-    """Densification's statistics over all views of a step, where DreamPropeller's release keeps the last view's."""
-    stats = StepStats.zeros(like)
-    for view in renders:
-        height, width = view.image.shape[-2:]
-        at = torch.zeros_like(view.means2d) if view.means2d.grad is None else view.means2d.grad
-        half = torch.tensor([width / 2, height / 2], dtype=at.dtype, device=at.device)
-        visible = (view.radii_px > 0).to(at.dtype)
-        grad, largest = ((at * half).norm(dim=2) * visible).sum(0), view.radii_px.to(at.dtype).amax(0)
-        stats = stats.joined(StepStats(grad, visible.sum(0), largest / max(height, width)))
-    return stats

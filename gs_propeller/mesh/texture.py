@@ -45,6 +45,10 @@ class Textured:
         if self.uv_faces.shape != self.mesh.faces.shape:
             raise ValueError(f"{len(self.mesh.faces)} faces but {len(self.uv_faces)} faces of uvs")
 
+    def to(self, device: torch.device | str) -> Textured:
+        mesh = Mesh(self.mesh.vertices.to(device), self.mesh.faces.to(device))
+        return Textured(mesh, self.uvs.to(device), self.uv_faces.to(device), self.texture.to(device))
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -53,6 +57,9 @@ class Reference:
     image: Tensor
     mask: Tensor
     camera: Cameras
+
+    def to(self, device: torch.device | str) -> Reference:
+        return Reference(self.image.to(device), self.mask.to(device), self.camera.to(device))
 
 
 def unwrap(mesh: Mesh, texture_size: int = 1024) -> tuple[Tensor, Tensor]:

@@ -134,7 +134,7 @@ def told(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide
 
 def notes(config: Config, picture: Picture | None, priors: Priors) -> list[str]:
     """What the user should know of the input, a line each."""
-    lines = [picture.note] if picture is not None and picture.note else []
+    lines = list(picture.notes) if picture is not None else []
     unseen = priors.text.unseen(config.prompt) if priors.text is not None else []
     if priors.text is not None and unseen:
         shown = []

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gs_propeller.app.config import Config
-from gs_propeller.app.fingerprint import fingerprint
+from gs_propeller.app.fingerprint import FREE, fingerprint
 from gs_propeller.base.errors import UserError
 from gs_propeller.scenes.gaussians.state import State, init_ball
 from gs_propeller.solver import checkpoint
@@ -61,7 +61,7 @@ def test_what_makes_another_run() -> None:
         base, ranks=4, window=8, threads=3, texture_size=512, outdir="elsewhere", input="./a.png", name="b"
     )
     assert fingerprint(free, b"picture") == mark
-    assert set(Config.__dataclass_fields__) >= checkpoint.FREE
+    assert set(Config.__dataclass_fields__) >= FREE
 
 
 def _hold(folder: str, pipe: Connection) -> None:

@@ -21,11 +21,12 @@ from torch.nn import functional as F
 
 from gs_propeller.app.asset import orbit_camera, reference_of
 from gs_propeller.app.command import run
-from gs_propeller.app.config import Config
-from gs_propeller.app.devices import device_of
-from gs_propeller.app.fingerprint import given_bytes
-from gs_propeller.app.guides import Priors, find_priors, load_priors, picture_of, told
+from gs_propeller.app.config import Config, load
+from gs_propeller.app.devices import device_of, group_size, rank_count
+from gs_propeller.app.fingerprint import SECOND_STAGE, fingerprint, given_bytes
+from gs_propeller.app.guides import Priors, load_priors, picture_of, told
 from gs_propeller.app.job import refining, solved
+from gs_propeller.app.jobs import jobs_of, work_off
 from gs_propeller.app.log import quiet_libraries, summary
 from gs_propeller.base.camera import Cameras, relative_cameras
 from gs_propeller.base.media import contact_sheet, turntable
@@ -41,14 +42,16 @@ from gs_propeller.solver.ranks import Ranks
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code, see command.py."""
-    return run(__file__, argv, _checked, lambda config: 0 if refine_asset(config) else 1)
+    return run(__file__, argv, _checked, lambda config: refine_assets(jobs_of(config, announce=True)))
 
 
 def _checked(config: Config) -> None:
     """What is wrong with the input is said once, not by every rank. Raises UserError."""
-    picture_of(config)
-    find_priors(config)
-    load_mesh(mesh_file(config))
+    jobs = jobs_of(config)
+    group_size(config, rank_count(config), len(jobs))
+    if len(jobs) == 1:
+        picture_of(jobs[0])
+        load_mesh(mesh_file(jobs[0]))
 
 
 def mesh_file(config: Config) -> Path:
@@ -108,27 +111,69 @@ def refine_asset(config: Config, quiet: bool = False) -> tuple[Textured, dict[st
     The mesh that it starts from stays as it is: the result is NAME_refined. The other ranks of a launch work until
     rank 0 has no more to ask, and end there (SystemExit). Raises UserError.
     """
-    begun_s = time.monotonic()
-    find_priors(config)
-    picture, textured = picture_of(config), load_mesh(mesh_file(config))
+    made: list[tuple[Textured, dict[str, Path]]] = []
+    refine_assets([config], quiet, made)
+    return made[0]
+
+
+def refine_assets(
+    jobs: Sequence[Config], quiet: bool = False, made: list[tuple[Textured, dict[str, Path]]] | None = None
+) -> int:
+    """Every job, by groups of ranks from one queue; the exit code. What cannot be used among several is skipped."""
+    begun_s, config = time.monotonic(), jobs[0]
+    if len(jobs) == 1:  # before the seconds that loading takes
+        picture_of(config)
+        load_mesh(mesh_file(config))
     quiet_libraries()
     share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads)
-    device = device_of(config)
-    task = refinement(config, textured, picture, load_priors(config, device, quiet))
+    priors = load_priors(config, device_of(config), quiet)
+
+    def task_of(index: int) -> Refinement:
+        job = jobs[index]
+        return refinement(job, load_mesh(mesh_file(job)), picture_of(job), priors)
+
+    def one(index: int) -> None:
+        nonlocal begun_s
+        if len(jobs) > 1 and refined_before(jobs[index]):
+            print(f"{jobs[index].run_name}: refined before, in {jobs[index].run_folder}")
+            return
+        result = _one(jobs[index], index, task_of(index), ranks, len(jobs) == 1, begun_s, quiet)
+        if made is not None:
+            made.append(result)
+        begun_s = time.monotonic()
+
+    group = group_size(config, int(os.environ.get("WORLD_SIZE", 1)), len(jobs))
     # The texture itself stays in the host's memory: its part of a step is small beside the prior's.
-    with Ranks("cpu", config.timeout_s, kinds=(Offsets, Novel)) as ranks:
+    with Ranks("cpu", config.timeout_s, group, kinds=(Offsets, Novel)) as ranks:
         if ranks.rank > 0:
-            ranks.serve(lambda job: task.compute)
+            ranks.serve(lambda index: task_of(index).compute)
             raise SystemExit(0)
-        with checkpoint.lock(config.run_folder):
-            ranks.begin(0, task.compute)
-            given = given_bytes(config) + mesh_file(config).read_bytes()
-            stage = refining(config, ranks, task, given)
-            window, seconds = solved(config, stage, ranks.device, quiet)
+        return work_off(jobs, ranks, one)
+
+
+def refined_before(config: Config) -> bool:
+    """Whether the folder holds this very result already, made from the mesh as it is now."""
+    options = config.run_folder / "refine_config.yaml"
+    result, mesh = config.run_folder / f"{config.run_name}_refined.glb", mesh_file(config)
+    if not (config.resume and options.is_file() and result.is_file() and mesh.is_file()):
+        return False
+    marks = [fingerprint(c, b"", also=SECOND_STAGE) for c in (config, load(["--config", str(options)])[0])]
+    return marks[0] == marks[1] and result.stat().st_mtime >= mesh.stat().st_mtime
+
+
+def _one(
+    config: Config, index: int, task: Refinement, ranks: Ranks, alone: bool, begun_s: float, quiet: bool
+) -> tuple[Textured, dict[str, Path]]:
+    """One asset on this group of ranks. alone: there is no other job."""
+    with checkpoint.lock(config.run_folder):
+        ranks.begin(index, task.compute)
+        stage = refining(config, ranks, task, given_bytes(config) + mesh_file(config).read_bytes())
+        window, seconds = solved(config, stage, ranks.device, quiet)
+        if alone:
             ranks.close()  # the others need not wait for the files
-            refined = task.result(window.states[0])
-            files = _saved(config, refined)
-            (config.run_folder / stage.checkpoint).unlink(missing_ok=True)  # done: the next call starts anew
+        refined = task.result(window.states[0])
+        files = _saved(config, refined)
+        (config.run_folder / stage.checkpoint).unlink(missing_ok=True)  # done: the next call starts anew
     if not quiet:
         total_s = time.monotonic() - begun_s
         rows = [

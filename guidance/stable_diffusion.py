@@ -78,7 +78,7 @@ class StableDiffusion(LatentDiffusion):
         self.tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
         self.encoder = network(CLIPTextModel, Path(source), "text_encoder", self.dtype, "dtype")
         words = Path(source) / WORDS
-        self.words = words.read_text().split() if words.exists() else []
+        self.words = words.read_text(encoding="utf-8").split() if words.exists() else []
         return [self.encoder]
 
     def unseen(self, sentence: str) -> list[str]:

@@ -6,6 +6,7 @@ Angles are degrees here and nowhere else. 0 or "" means "decide for me" where th
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -17,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from gs_propeller.base.errors import UserError
+from gs_propeller.base.names import clean
 
 SECTIONS = (
     "input and output",
@@ -28,6 +30,9 @@ SECTIONS = (
     "mesh and texture",
     "pictures of the result",
 )
+
+PATHS = ("input", "outdir", "mesh", "prior", "text_prior")  # options that are paths, or may be
+HERE = next((p for p in Path(__file__).resolve().parents if (p / "configs").is_dir()), Path())  # this project
 
 
 def _option(
@@ -233,6 +238,10 @@ class Config:
     fps: int = _option(30, 7, "of the turntable", "frames/s", 1, 240)
 
     def __post_init__(self) -> None:
+        for name in PATHS:  # a shell leaves the ~ of input=~/photo.jpg alone
+            object.__setattr__(self, name, os.path.expanduser(getattr(self, name)))
+        if self.name and (re.search(r"[/\\]", self.name) or not clean(self.name)):
+            raise UserError(f"name={self.name} cannot be a folder's name; outdir= says which folder it goes into")
         for f in fields(self):
             value, meta = getattr(self, f.name), f.metadata
             _check_range(f.name, value, meta["low"], meta["high"], meta["unit"])
@@ -253,9 +262,8 @@ class Config:
     def run_name(self) -> str:
         """The run's name: given, or from the input's stem, or from the prompt's first words."""
         if self.name:
-            return self.name
-        text = Path(self.input).stem if self.input else self.prompt
-        return re.sub(r"[^\w.-]+", "-", text).strip("-.")[:60] or "asset"
+            return clean(self.name)
+        return clean(Path(self.input).stem if self.input else self.prompt) or "asset"
 
     @property
     def run_folder(self) -> Path:
@@ -292,11 +300,22 @@ def load(argv: Sequence[str]) -> tuple[Config, Flags]:
         elif "=" in word and not word.startswith("-"):
             pairs.append(word.split("=", 1))
         else:
-            raise UserError(f"'{word}' is not an option; options look like key=value, see --help")
+            raise UserError(f"'{word}' is not an option; {_meant(word, pairs)}")
     if not path:
         raise UserError("say which configuration: --config configs/image.yaml input=PICTURE")
+    if not Path(path).is_file() and (HERE / path).is_file():
+        path = str(HERE / path)  # from any working folder
     config = updated(Config(), _read_yaml(path), f" (in {path})")
     return updated(config, dict(pairs)), Flags(dry_run)
+
+
+def _meant(word: str, pairs: list[list[str]]) -> str:
+    """What to do about a word that stands alone."""
+    texts = {f.name for f in fields(Config) if isinstance(f.default, str) and not f.metadata["choices"]}
+    if pairs and pairs[-1][0] in texts and not word.startswith("-"):
+        key, value = pairs[-1]
+        return f'a value with spaces wants quotes: {key}="{value} {word} ..."'
+    return "options look like key=value, see --help"
 
 
 def updated(config: Config, values: dict[str, Any], where: str = "") -> Config:

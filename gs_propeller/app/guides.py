@@ -97,7 +97,7 @@ def guides(config: Config, picture: Picture | None, priors: Priors) -> tuple[Gui
     from guidance.vsd import Kept, Variational
 
     rank = int(os.environ.get("RANK", 0))
-    mark = fingerprint(config, given_bytes(config))
+    mark = fingerprint(replace(config, steps=1), given_bytes(config))  # a run of more steps goes on with it
 
     def learner(index: int, guide: Guide) -> Variational:
         path = config.run_folder / f"particle{index}_rank{rank}.safetensors"

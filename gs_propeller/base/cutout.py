@@ -112,11 +112,9 @@ def _doubts(front: NDArray[np.bool_], path: str) -> tuple[str, ...]:
     inner = front[inset:-inset, inset:-inset]
     said = []
     if inner.size and np.concatenate([inner[0], inner[-1], inner[:, 0], inner[:, -1]]).mean() > 0.02:
-        said.append(f"warning: {path}: the object touches the border; what is beyond it is made up")
+        said.append(f"{path}: the object touches the border; what is beyond it is made up")
     if (share := front.mean()) < SMALL_SHARE:
-        said.append(
-            f"warning: {path}: the object is {100 * share:.1f} % of the picture; a closer crop shows more"
-        )
+        said.append(f"{path}: the object is {100 * share:.1f} % of the picture; a closer crop shows more")
     return tuple(said)
 
 

@@ -31,7 +31,7 @@ def save_obj(path: str | Path, textured: Textured) -> None:
         _picture(textured.texture).save(temporary)
     material = f"newmtl surface\nKa 1 1 1\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {final.stem}.png\n"
     with atomic(final.with_suffix(".mtl")) as temporary:
-        temporary.write_text(material)
+        temporary.write_text(material, encoding="utf-8")
     mesh = textured.mesh
     lines = [f"mtllib {final.stem}.mtl", "usemtl surface"]
     lines += [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in mesh.vertices.tolist()]
@@ -40,7 +40,7 @@ def save_obj(path: str | Path, textured: Textured) -> None:
     for corners, uv in zip((mesh.faces + 1).tolist(), (textured.uv_faces + 1).tolist(), strict=True):
         lines.append("f " + " ".join(f"{c}/{t}/{c}" for c, t in zip(corners, uv, strict=True)))
     with atomic(final) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def save_glb(path: str | Path, textured: Textured) -> None:

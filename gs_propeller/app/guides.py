@@ -142,4 +142,16 @@ def notes(config: Config, picture: Picture | None, priors: Priors) -> list[str]:
             near = difflib.get_close_matches(word, priors.text.words, 3, 0.6)
             shown.append(f"{word} (near it: {', '.join(near)})" if near else word)
         lines.append(f"the text prior was never trained with these words: {', '.join(shown)}")
+    if priors.text is not None:
+        from guidance.stable_diffusion import Directions
+
+        for option, sentence, endings in (
+            ("prompt", config.prompt, Directions().endings),
+            ("negative_prompt", config.negative_prompt, ("",)),
+        ):
+            kept, cut = priors.text.fitted(sentence, endings)
+            if cut:
+                lines.append(
+                    f"{option} is longer than the text prior reads; after '{kept[-40:]}' it leaves out: {cut}"
+                )
     return lines

@@ -32,7 +32,8 @@ from gs_propeller.base.camera import Cameras, relative_cameras
 from gs_propeller.base.media import contact_sheet, turntable
 from gs_propeller.base.picture import Picture
 from gs_propeller.base.randomness import keyed_generator
-from gs_propeller.mesh.io import load_mesh, save_glb, save_obj
+from gs_propeller.mesh.foreign import Frame, load_mesh, placed
+from gs_propeller.mesh.io import save_glb, save_obj
 from gs_propeller.mesh.refine import Novel, Offsets, Refinement, RefineSettings, refine_angles
 from gs_propeller.mesh.texture import Textured, shade
 from gs_propeller.solver import checkpoint
@@ -50,13 +51,20 @@ def _checked(config: Config) -> None:
     jobs = jobs_of(config)
     group_size(config, rank_count(config), len(jobs))
     if len(jobs) == 1:
-        picture_of(jobs[0])
-        load_mesh(mesh_file(jobs[0]))
+        started(jobs[0])
 
 
 def mesh_file(config: Config) -> Path:
     """The mesh to refine."""
     return Path(config.mesh) if config.mesh else config.run_folder / f"{config.run_name}.obj"
+
+
+def started(config: Config) -> tuple[Textured, Frame]:
+    """(the mesh to refine, put before the cameras; where it was put, if it is not a run's own). Raises UserError."""
+    picture, file = picture_of(config), mesh_file(config)
+    textured = load_mesh(file, config.texture_size)
+    frame = placed(textured, reference_of(config, picture), str(file)) if config.mesh else Frame()
+    return frame.into(textured), frame
 
 
 def refinement(config: Config, textured: Textured, picture: Picture | None, priors: Priors) -> Refinement:
@@ -122,22 +130,21 @@ def refine_assets(
     """Every job, by groups of ranks from one queue; the exit code. What cannot be used among several is skipped."""
     begun_s, config = time.monotonic(), jobs[0]
     if len(jobs) == 1:  # before the seconds that loading takes
-        picture_of(config)
-        load_mesh(mesh_file(config))
+        started(config)
     quiet_libraries()
     share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads)
     priors = load_priors(config, device_of(config), quiet)
 
-    def task_of(index: int) -> Refinement:
-        job = jobs[index]
-        return refinement(job, load_mesh(mesh_file(job)), picture_of(job), priors)
+    def task_of(index: int) -> tuple[Refinement, Frame]:
+        textured, frame = started(jobs[index])
+        return refinement(jobs[index], textured, picture_of(jobs[index]), priors), frame
 
     def one(index: int) -> None:
         nonlocal begun_s
         if len(jobs) > 1 and refined_before(jobs[index]):
             print(f"{jobs[index].run_name}: refined before, in {jobs[index].run_folder}")
             return
-        result = _one(jobs[index], index, task_of(index), ranks, len(jobs) == 1, begun_s, quiet)
+        result = _one(jobs[index], index, *task_of(index), ranks, len(jobs) == 1, begun_s, quiet)
         if made is not None:
             made.append(result)
         begun_s = time.monotonic()
@@ -146,7 +153,7 @@ def refine_assets(
     # The texture itself stays in the host's memory: its part of a step is small beside the prior's.
     with Ranks("cpu", config.timeout_s, group, kinds=(Offsets, Novel)) as ranks:
         if ranks.rank > 0:
-            ranks.serve(lambda index: task_of(index).compute)
+            ranks.serve(lambda index: task_of(index)[0].compute)
             raise SystemExit(0)
         return work_off(jobs, ranks, one)
 
@@ -162,17 +169,25 @@ def refined_before(config: Config) -> bool:
 
 
 def _one(
-    config: Config, index: int, task: Refinement, ranks: Ranks, alone: bool, begun_s: float, quiet: bool
+    config: Config,
+    index: int,
+    task: Refinement,
+    frame: Frame,
+    ranks: Ranks,
+    alone: bool,
+    begun_s: float,
+    quiet: bool,
 ) -> tuple[Textured, dict[str, Path]]:
     """One asset on this group of ranks. alone: there is no other job."""
     with checkpoint.lock(config.run_folder):
         ranks.begin(index, task.compute)
-        stage = refining(config, ranks, task, given_bytes(config) + mesh_file(config).read_bytes())
+        given = given_bytes(config) + mesh_file(config).read_bytes()
+        stage = refining(config, ranks, task, given + str(len(task.textured.texture)).encode())
         window, seconds = solved(config, stage, ranks.device, quiet)
         if alone:
             ranks.close()  # the others need not wait for the files
         refined = task.result(window.states[0])
-        files = _saved(config, refined)
+        files = _saved(config, refined, frame)
         (config.run_folder / stage.checkpoint).unlink(missing_ok=True)  # done: the next call starts anew
     if not quiet:
         total_s = time.monotonic() - begun_s
@@ -185,13 +200,13 @@ def _one(
     return refined, files
 
 
-def _saved(config: Config, refined: Textured) -> dict[str, Path]:
-    """Every file of the refined asset."""
+def _saved(config: Config, refined: Textured, frame: Frame) -> dict[str, Path]:
+    """Every file of the refined asset; the mesh in the scale and place of the file that it came from."""
     folder, name = config.run_folder, config.run_name
     files = {kind: folder / f"{name}_refined.{kind}" for kind in ("obj", "glb")}
     files["png"] = folder / f"{name}_refined_sheet.png"
-    save_obj(files["obj"], refined)
-    save_glb(files["glb"], refined)
+    save_obj(files["obj"], frame.back(refined))
+    save_glb(files["glb"], frame.back(refined))
 
     def around(count: int) -> Tensor:
         cameras = orbit_camera(config, [360.0 * k / count for k in range(count)], [config.elevation] * count)

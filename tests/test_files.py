@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.files import atomic, load_tensors, save_tensors
 from gs_propeller.base.media import contact_sheet, turntable
-from gs_propeller.mesh.io import load_mesh, save_glb, save_obj
+from gs_propeller.mesh.foreign import load_mesh
+from gs_propeller.mesh.io import save_glb, save_obj
 from gs_propeller.mesh.surface import from_trimesh
 from gs_propeller.mesh.texture import Textured, unwrap
 from gs_propeller.scenes.gaussians.ply import load_ply, save_ply
@@ -144,10 +145,15 @@ def test_glb_says_how_light_behaves_and_normals_face_out(tmp_path: Path) -> None
 def test_meshes_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run main_propeller"):
         load_mesh(tmp_path / "none.obj")
-    trimesh.creation.box().export(tmp_path / "plain.obj")
+    save_ply(tmp_path / "splat.ply", _random(0))
     (tmp_path / "junk.glb").write_text("junk")
-    for name in ("plain.obj", "junk.glb"):
-        with pytest.raises(UserError, match="not a textured"):
+    (tmp_path / "mesh.usd").write_text("junk")
+    for name, said in (
+        ("splat.ply", "of a splat, give the .glb"),
+        ("junk.glb", "not a mesh"),
+        ("mesh.usd", "not a"),
+    ):
+        with pytest.raises(UserError, match=said):
             load_mesh(tmp_path / name)
 
 

@@ -23,7 +23,7 @@ from gs_propeller.app.config import Config, load
 from gs_propeller.app.job import Asset
 from gs_propeller.app.log import Progress
 from gs_propeller.base.files import load_tensors
-from gs_propeller.mesh.io import load_mesh
+from gs_propeller.mesh.foreign import load_mesh
 from gs_propeller.scenes.gaussians.ply import load_ply
 from gs_propeller.scenes.gaussians.state import State
 from tests import tiny_prior
@@ -226,6 +226,31 @@ def test_refinement(serial: Path, prior: str, picture: str, capsys: pytest.Captu
     assert main2_mesh.main([*words, f"mesh={serial / 'thing.glb'}", "turntable_frames=0"]) == 0
     assert main2_mesh.main([*words, "mesh=nowhere.obj"]) == 2
     assert "no mesh nowhere.obj" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_mesh_of_another_program_is_refined_where_it_is(
+    prior: str, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two materials, a hundred times our size, far off: so it comes back, and a mesh of something else is refused."""
+    scene = trimesh.Scene()
+    for height, colour in ((10.0, [255, 0, 0, 255]), (-10.0, [0, 0, 255, 255])):
+        box = trimesh.creation.box([30.0, 24.0, 20.0]).subdivide().apply_translation([500.0, height, 0.0])
+        box.visual.vertex_colors = np.tile(colour, (len(box.vertices), 1))
+        scene.add_geometry(box)
+    scene.export(tmp_path / "other.glb")
+    words = _words(prior, picture, tmp_path, f"mesh={tmp_path / 'other.glb'}", "turntable_frames=0")
+    assert main2_mesh.main(words) == 0
+    refined = load_mesh(tmp_path / "thing" / "thing_refined.glb")
+    assert len(refined.mesh.faces) == 2 * 48
+    assert np.allclose(refined.mesh.vertices.numpy().mean(0), [500, 0, 0], atol=1.0)
+    assert np.allclose(np.ptp(refined.mesh.vertices.numpy(), axis=0), [30, 44, 20], atol=1.5)
+    red, blue = (refined.texture[..., k].mean() for k in (0, 2))
+    assert red > 0.3 and blue > 0.3
+    trimesh.creation.box([60.0, 1.0, 1.0]).export(tmp_path / "bar.stl")
+    assert main2_mesh.main([*words, f"mesh={tmp_path / 'bar.stl'}"]) == 2
+    error = capsys.readouterr().err
+    assert "hardly overlap" in error and "Traceback" not in error
 
 
 def _refined(folder: Path) -> tuple[torch.Tensor, list[tuple[float, float]]]:

@@ -14,9 +14,8 @@ import trimesh
 from PIL import Image
 from torch import Tensor
 
-from gs_propeller.base.errors import UserError
 from gs_propeller.base.files import atomic
-from gs_propeller.mesh.surface import Mesh, vertex_normals
+from gs_propeller.mesh.surface import vertex_normals
 from gs_propeller.mesh.texture import Textured
 
 
@@ -61,29 +60,3 @@ def save_glb(path: str | Path, textured: Textured) -> None:
     )
     with atomic(path) as temporary:
         temporary.write_bytes(scene.export(file_type="glb", include_normals=True))
-
-
-def load_mesh(path: str | Path) -> Textured:
-    """A textured .obj or .glb. Raises UserError when it is none, or has no texture."""
-    if not Path(path).is_file():
-        raise UserError(f"no mesh {path}; run main_propeller.py first, or give mesh=FILE.obj or .glb")
-    try:
-        loaded = trimesh.load(path, force="mesh", process=False)
-        material = loaded.visual.material
-        image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
-        uvs = loaded.visual.uv
-        if image is None or uvs is None:
-            raise ValueError("it has no texture")
-        texture = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
-        faces = torch.from_numpy(np.array(loaded.faces, dtype=np.int64))
-        vertices = np.array(loaded.vertices, dtype=np.float32)
-        if not len(faces):
-            raise ValueError("it has no faces")
-    except (ValueError, AttributeError, OSError, IndexError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a textured .obj or .glb: {error}") from error
-    # Vertices that a seam doubled are one again, so that normals are smooth across it.
-    points, index = np.unique(vertices, axis=0, return_inverse=True)
-    mesh = Mesh(torch.from_numpy(points), torch.from_numpy(index.reshape(-1))[faces])
-    return Textured(
-        mesh, torch.from_numpy(np.array(uvs, dtype=np.float32)), faces, torch.from_numpy(texture.copy())
-    )

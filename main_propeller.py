@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from gs_propeller.app.asset import distillation
+from gs_propeller.app.asset import scene_of, slots_at_once, travellers
 from gs_propeller.app.command import run
 from gs_propeller.app.config import Config
 from gs_propeller.app.devices import device_of, group_size, rank_count
@@ -24,8 +24,8 @@ from gs_propeller.app.job import Asset, distilling, finished, saved, solved
 from gs_propeller.app.jobs import jobs_of, work_off
 from gs_propeller.app.log import quiet_libraries
 from gs_propeller.base.picture import save_picture
-from gs_propeller.distil.losses import Distillation
 from gs_propeller.scenes.gaussians.raster_cpu import set_threads
+from gs_propeller.scenes.gaussians.scene import GaussianScene
 from gs_propeller.solver import checkpoint
 from gs_propeller.solver.launcher import share_cores
 from gs_propeller.solver.ranks import Compute, Ranks
@@ -67,12 +67,12 @@ def make_assets(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset]
     set_threads(share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads))
     priors = load_priors(config, device, quiet)
 
-    learnt: list[Distillation] = []
+    learnt: list[GaussianScene] = []
 
     def prepared(index: int) -> Compute:
         for earlier in learnt:
             keep(earlier.guides)
-        learnt[:] = [distillation(jobs[index], picture_of(jobs[index]), priors)]
+        learnt[:] = [scene_of(jobs[index], picture_of(jobs[index]), priors)]
         return learnt[0].compute
 
     def one(index: int) -> None:
@@ -84,7 +84,10 @@ def make_assets(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset]
 
     group = group_size(config, processes, len(jobs))
     deal_seed = config.seed if config.loss == "vsd" else None
-    with Ranks(device, config.timeout_s, group, deal_seed=deal_seed) as ranks:
+    at_once = slots_at_once(config, device)
+    with Ranks(
+        device, config.timeout_s, group, travellers(config), deal_seed, at_once, config.rollout_device
+    ) as ranks:
         if ranks.rank > 0:
             try:
                 ranks.serve(prepared)
@@ -108,7 +111,7 @@ def _one(
         if jobs > 1 and finished(config):
             print(f"{config.run_name}: done before, in {config.run_folder}")
             return None
-        task = distillation(config, picture, priors)
+        task = scene_of(config, picture, priors)
         ranks.begin(index, task.compute)
         stage = distilling(config, ranks, task, given_bytes(config))
         try:

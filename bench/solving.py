@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,12 +25,12 @@ from bench.truth import (
     psnr_db,
     save_png,
 )
-from gs_propeller.app.asset import RollOut, Viewer, distillation, first_state, problem, solver_settings
+from gs_propeller.app.asset import Logged, Viewer, problem, scene_of, slots_at_once, travellers
 from gs_propeller.app.config import Config, load, updated
 from gs_propeller.app.guides import Priors, picture_of
 from gs_propeller.app.log import quiet_libraries
-from gs_propeller.distil.losses import Distillation
-from gs_propeller.scenes.gaussians.state import Drift, State
+from gs_propeller.scenes.gaussians.scene import GaussianScene
+from gs_propeller.scenes.gaussians.state import State
 from gs_propeller.solver.picard import Problem, Report, Settings, Window, solve
 from gs_propeller.solver.ranks import Ranks
 from guidance import find_prior, find_text_prior
@@ -57,13 +58,13 @@ class Setup:
     """One picture ready to be solved in this process."""
 
     config: Config
-    task: Distillation
-    roll_out: RollOut
-    problem: Problem[State, Drift]
+    scene: GaussianScene
+    logged: Logged
+    problem: Problem[State, Any]
     settings: Settings
 
     def first(self) -> State:
-        return first_state(self.config, "cpu")
+        return self.scene.first()
 
 
 @cache
@@ -88,19 +89,20 @@ def configured(case: Case, pairs: dict[str, object]) -> Config:
 
 def prepared(config: Config, ranks: Ranks | None = None) -> Setup:
     """ranks: None computes every slot here."""
-    task = distillation(config, picture_of(config), shipped_priors(not config.input))
-    roll_out = RollOut(config, task)
-    here = ranks or Ranks()
-    here.begin(0, task.compute)
-    return Setup(config, task, roll_out, problem(config, here, roll_out), solver_settings(config, here.world))
+    scene = scene_of(config, picture_of(config), shipped_priors(not config.input))
+    here = ranks or Ranks(kinds=travellers(config), at_once=slots_at_once(config, torch.device("cpu")))
+    here.begin(0, scene.compute)
+    logged = Logged()
+    settings = replace(config.sections.solver, steps=scene.steps).among(here.world)
+    return Setup(config, scene, logged, problem(scene, here, logged), settings)
 
 
 def solved(config: Config) -> tuple[Window[State], float]:
     """(the last window, seconds in the loop) of a configuration, in this process."""
     setup = prepared(config)
 
-    def on_pass(window: Window[State], report: Report[Drift]) -> None:
-        setup.roll_out.losses.logged(report)
+    def on_pass(window: Window[State], report: Report[Any]) -> None:
+        setup.logged.rows(report)
 
     begun_s = time.perf_counter()
     window = solve(setup.problem, setup.settings, setup.first(), on_pass)
@@ -112,8 +114,8 @@ def run(case: Case, pairs: dict[str, object]) -> Trial:
     setup = prepared(configured(case, pairs))
     accepted: list[int] = []
 
-    def on_pass(window: Window[State], report: Report[Drift]) -> None:
-        setup.roll_out.losses.logged(report)
+    def on_pass(window: Window[State], report: Report[Any]) -> None:
+        setup.logged.rows(report)
         accepted.append(report.accepted)
 
     begun_s = time.perf_counter()

@@ -5,7 +5,6 @@ from gs_propeller.solver.picard import (
     Report,
     Settings,
     Window,
-    accepted,
     adapted,
     advance,
     classic,
@@ -14,5 +13,5 @@ from gs_propeller.solver.picard import (
     solve,
 )
 
-__all__ = ["Problem", "Report", "Settings", "Window", "accepted", "adapted", "advance"]
+__all__ = ["Problem", "Report", "Settings", "Window", "adapted", "advance"]
 __all__ += ["classic", "init", "resume", "solve"]

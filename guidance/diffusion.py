@@ -8,9 +8,11 @@ are RGB over white in 0..1. Nothing random is drawn here: timesteps and noise ar
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from torch.nn import functional as F
 from gs_propeller.base.errors import UserError
 from guidance.folder import local_folder, network
 
+RESPONSE = "response.json"  # of a prior's folder: what guidance/response.py measured
 SHORT_BYTES = 8 * 2**30  # GPU memory below which attention is sliced
 
 
@@ -56,6 +59,8 @@ class LatentDiffusion(ABC):
         if self.device.type == "cuda":  # convolutions in half precision are written for this order
             self.unet.to(memory_format=torch.channels_last)
             self.vae.to(memory_format=torch.channels_last)
+        response = place / RESPONSE
+        self.response: dict[str, list[float]] = json.loads(response.read_text()) if response.is_file() else {}
         self.alphas = self.scheduler.alphas_cumprod.to(self.device)
         self.levels = len(self.alphas)
 
@@ -181,6 +186,45 @@ class LatentDiffusion(ABC):
             pixels = pixels + grad
             residual = residual + grad.square().sum((1, 2, 3)) / 2
         return pixels, residual, latents
+
+    def stiffness(self, t: Tensor, weighting: str, space: str, follows: str) -> Tensor:
+        """[V] how much of a render's change stays in the gradient of `sds_grad`, per unit of it: w (1 - a), w the
+        weight of the residual in that space and a in 0..1 the share of a change that comes through to the prior's clean
+        picture, about 0 at high noise and about 1 at low.
+
+        follows: a is "none" or "all" of it, "abar" (the squared signal share of the noised picture), or "measured",
+        from the folder's RESPONSE (see guidance/response.py), else abar. In latent space a change is as large as the
+        encoder makes it, on average.
+        """
+        alpha, sigma = (x.reshape(-1) for x in self.alpha_sigma(t))
+        weight = torch.ones_like(sigma) if weighting == "clean" else sigma * alpha
+        if space == "latent":
+            weight = weight * self.encoder_gain
+        if follows == "measured" and space in self.response:
+            shares = torch.as_tensor(
+                self.response[space], device=weight.device
+            )  # of levels, evenly from 0 to 1
+            at = t.to(weight.device).float() / (self.levels - 1) * (len(shares) - 1)
+            low = at.floor().long().clamp(max=len(shares) - 2)
+            share = shares[low] + (at - low) * (shares[low + 1] - shares[low])
+        else:
+            share = {"none": torch.zeros_like(alpha), "all": torch.ones_like(alpha)}.get(
+                follows, alpha.square()
+            )
+        return weight * (1 - share)
+
+    @cached_property
+    def encoder_gain(self) -> float:
+        """Squared change of the scaled latents for that of a picture, both summed, where a smooth pattern of a few
+        pixels' grain changes a grey one."""
+        side = self.size_px
+        grain = torch.randn(
+            2, 3, max(2, side // 8), max(2, side // 8), generator=torch.Generator().manual_seed(0)
+        )
+        change = 0.1 * F.interpolate(grain, (side, side), mode="bicubic", align_corners=False).to(self.device)
+        with torch.no_grad():
+            moved = self.encode(0.5 + change).float() - self.encode(torch.full_like(change, 0.5)).float()
+        return float(moved.square().sum() / change.square().sum())
 
     @torch.no_grad()
     def refine(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 
 from gs_propeller.app.config import Config
@@ -17,6 +16,8 @@ SECOND_STAGE = (
     "refine_guidance",
     "refine_text_guidance",
     "refine_denoise",
+    "refine_updates_per_evaluation",
+    "lambda_known",
     "refine_threshold",
     "texture_lr",
     "refine_strength_max",
@@ -41,6 +42,7 @@ FREE = frozenset(
         "window",
         "checkpoint_every_s",
         "batch_slots",
+        "rollout_device",
         "compile",
         "attention_slicing",
         "nonfinite",
@@ -82,7 +84,7 @@ def fingerprint(config: Config, picture: bytes, also: Iterable[str] = ()) -> str
     }
     shaping = {
         key: value
-        for key, value in asdict(config).items()
+        for key, value in config.flat().items()
         if key not in FREE.difference(also) and key not in ("input", "name")
     } | priors
     return json.dumps(shaping | {GIVEN: hashlib.sha256(picture).hexdigest()[:16]}, sort_keys=True)

@@ -16,7 +16,7 @@ from gs_propeller.app.devices import precision_of
 from gs_propeller.app.fingerprint import fingerprint, given_bytes
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.picture import Picture, load_picture
-from gs_propeller.distil.losses import Guide
+from gs_propeller.distil.pull import Guide
 from guidance import find_prior, find_text_prior
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def guides(config: Config, picture: Picture | None, priors: Priors) -> tuple[Gui
     from guidance.vsd import Kept, Variational
 
     rank = int(os.environ.get("RANK", 0))
-    mark = fingerprint(replace(config, steps=1), given_bytes(config))  # a run of more steps goes on with it
+    mark = fingerprint(config.but(steps=1), given_bytes(config))  # a run of more steps goes on with it
 
     def learner(index: int, guide: Guide) -> Variational:
         path = config.run_folder / f"particle{index}_rank{rank}.safetensors"

@@ -5,35 +5,27 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from gs_propeller.app.asset import (
-    CheapLosses,
-    RollOut,
-    Viewer,
-    first_state,
-    problem,
-    solver_settings,
-    textured_mesh,
-)
+from gs_propeller.app.asset import Logged, Viewer, problem, textured_mesh
 from gs_propeller.app.config import Config, to_yaml
 from gs_propeller.app.fingerprint import SECOND_STAGE, fingerprint, given_bytes
 from gs_propeller.app.log import Metrics, Progress, summary
 from gs_propeller.base.files import atomic
 from gs_propeller.base.media import contact_sheet, turntable
 from gs_propeller.base.picture import Picture
-from gs_propeller.distil.losses import LOSSES, Distillation
 from gs_propeller.mesh import refine
 from gs_propeller.mesh.io import save_glb, save_obj
 from gs_propeller.mesh.refine import Novel, Refinement, RefineState
 from gs_propeller.mesh.texture import Textured
 from gs_propeller.scenes.gaussians.ply import save_ply
-from gs_propeller.scenes.gaussians.state import Drift, State
+from gs_propeller.scenes.gaussians.scene import LOSSES, GaussianScene
+from gs_propeller.scenes.gaussians.state import State
 from gs_propeller.solver import checkpoint
 from gs_propeller.solver.picard import Problem, Report, Settings, Window, resume, solve
 from gs_propeller.solver.ranks import Ranks
@@ -61,7 +53,8 @@ class Stage(Generic[S, D]):
     """One run of the solver in a folder: what is integrated and how, and under which names it is kept and shown.
 
     first: the state of step 0. mark: what a checkpoint must have been made with. read: a state from a checkpoint's
-    tensors. losses: names of the [L] that logged gives for each step of a report. rows: of a state, for the log.
+    tensors. losses: names of the [L] that logged gives for each step of a report. rows: of a state, for the log. every:
+    updates that a step of the solver stands for.
     """
 
     title: str
@@ -76,41 +69,45 @@ class Stage(Generic[S, D]):
     checkpoint: str = checkpoint.FILE
     metrics: str = "metrics.jsonl"
     options: str = "config.yaml"
+    every: int = 1
 
 
-def distilling(config: Config, ranks: Ranks, distil: Distillation, given: bytes) -> Stage[State, Drift]:
+def distilling(config: Config, ranks: Ranks, scene: GaussianScene, given: bytes) -> Stage[State, Any]:
     """The first stage. given: the picture's bytes, none for a prompt alone."""
-    roll_out = RollOut(config, distil)
+    logged = Logged()
     return Stage(
         "distil",
-        problem(config, ranks, roll_out),
-        solver_settings(config, ranks.world),
-        first_state(config, ranks.device),
+        problem(scene, ranks, logged),
+        replace(config.sections.solver, steps=scene.steps).among(ranks.world),
+        scene.first(ranks.device),
         fingerprint(config, given),
         State.from_tensors,
         LOSSES,
-        roll_out.losses.logged,
+        logged.rows,
         lambda state: len(state.params),
+        every=scene.settings.updates_per_evaluation,
     )
 
 
 def refining(config: Config, ranks: Ranks, task: Refinement, given: bytes) -> Stage[RefineState, Novel]:
     """The second stage. given: the bytes of the picture and of the mesh that it starts from."""
-    losses = CheapLosses()
-
-    def update(state: RefineState, drift: Novel) -> RefineState:
-        known, losses.by_step[state.step] = task.known(state.params)
-        return task.update(state, drift, known)
-
+    logged, s = Logged(), config.sections
+    settings = replace(s.solver, steps=s.refine.refine_steps, threshold=s.refine.refine_threshold)
     return Stage(
         "refine",
-        Problem(ranks.evaluate, update, refine.distance, task.coast),
-        solver_settings(config, ranks.world, second=True),
+        Problem(
+            ranks.evaluate,
+            logged.rolling(task.update, lambda state: state.step),
+            refine.distance,
+            task.coast,
+            expect=ranks.expect,
+        ),
+        settings.among(ranks.world),
         task.first_state(),
         fingerprint(config, given, also=SECOND_STAGE),
         RefineState.from_tensors,
         refine.LOSSES,
-        losses.logged,
+        logged.rows,
         lambda state: len(state.params),
         "refine_checkpoint.safetensors",
         "refine_metrics.jsonl",
@@ -127,27 +124,36 @@ def solved(config: Config, stage: Stage[S, D], device: torch.device, quiet: bool
     with atomic(folder / stage.options) as temporary:
         temporary.write_text(to_yaml(config), encoding="utf-8")
     states = [state.to(device) for state in window.states]
+    total = stage.every * settings.steps
     window = resume(states, window.start, window.threshold, task, settings, window.passes, window.evaluations)
-    metrics = Metrics(folder / stage.metrics, window.start)
+    metrics = Metrics(folder / stage.metrics, window.start * stage.every)
     begun_s = saved_s = time.monotonic()
     stream = None if quiet else sys.stderr
     with (
         checkpoint.interrupts() as stop,
-        Progress(stage.title, settings.steps, window.start, stream) as progress,
+        Progress(stage.title, total, window.start * stage.every, stream) as progress,
     ):
 
         def on_pass(now: Window[S], report: Report[D]) -> None:
             nonlocal saved_s
             elapsed_s = spent_s + time.monotonic() - begun_s
             shown = metrics.write_pass(
-                report, stage.logged(report), stage.losses, now.passes, stage.rows(now.states[0]), elapsed_s
+                report,
+                stage.logged(report),
+                stage.losses,
+                now.passes,
+                stage.rows(now.states[0]),
+                elapsed_s,
+                stage.every,
             )
-            progress.update(now.start, **shown)
+            progress.update(now.start * stage.every, **shown)
             if stop.asked or time.monotonic() - saved_s > config.checkpoint_every_s:
                 checkpoint.save(file, now, stage.mark, elapsed_s)
                 saved_s = time.monotonic()
             if stop.asked:
-                raise Interrupted(f"stopped at step {now.start}; the same command goes on from there")
+                raise Interrupted(
+                    f"stopped at step {now.start * stage.every}; the same command goes on from there"
+                )
 
         try:
             window = solve(task, settings, window, on_pass)
@@ -164,7 +170,7 @@ def finished(config: Config) -> bool:
     last = config.run_folder / checkpoint.FILE
     found = checkpoint.restore(last, mark, State.from_tensors) if config.resume else None
     mesh = config.run_folder / f"{config.run_name}.glb"
-    done = found is not None and found[0].start == config.steps
+    done = found is not None and found[0].start == -(-config.steps // config.updates_per_evaluation)
     return done and mesh.exists() and mesh.stat().st_mtime >= last.stat().st_mtime
 
 

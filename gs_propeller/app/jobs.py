@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from gs_propeller.app.config import Config
 from gs_propeller.app.guides import find_priors
@@ -25,14 +24,14 @@ def jobs_of(config: Config, announce: bool = False) -> list[Config]:
     if announce and others and int(os.environ.get("RANK", 0)) == 0:
         print(f"note: passed over in {config.input}: {', '.join(others)}", file=sys.stderr)
     if len(files) == 1:
-        return [replace(config, input=files[0])]
+        return [config.but(input=files[0])]
     if config.mesh:
         raise UserError(
             f"mesh={config.mesh} is one mesh, but input={config.input} means {len(files)} pictures"
         )
     prefix = f"{config.name}-" if config.name else ""
     names = told_apart(files)
-    return [replace(config, input=file, name=prefix + name) for file, name in zip(files, names, strict=True)]
+    return [config.but(input=file, name=prefix + name) for file, name in zip(files, names, strict=True)]
 
 
 def work_off(jobs: Sequence[Config], ranks: Ranks, one: Callable[[int], None]) -> int:

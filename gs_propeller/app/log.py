@@ -108,10 +108,12 @@ class Metrics:
         passes: int,
         gaussians: int,
         elapsed_s: float,
+        every: int = 1,
     ) -> dict[str, str]:
         """A line for each step that a pass accepted; returns what the live line shows of the last.
 
-        losses: [L] of each accepted step, named by `names`; they leave the device here, once a pass.
+        losses: [L] of each accepted step, named by `names`; they leave the device here, once a pass. every:
+        updates that a step of the report stands for.
         """
         table = torch.stack(list(losses)).tolist()
         shared = {
@@ -122,9 +124,10 @@ class Metrics:
         }
         for k, row in enumerate(table):
             values = dict(zip(names, row, strict=True))
-            self.write(step=report.start + k, error=report.errors[k], **shared, **values)
-        shown = {"pass": f"{passes}", "accepted": f"{report.accepted}/{len(report.errors)}"}
-        shown["error"] = f"{max(report.errors):.1e}/{report.threshold:.1e}"
+            error = report.errors[k] if k < len(report.errors) else 0.0
+            self.write(step=(report.start + k) * every, error=error, **shared, **values)
+        shown = {"pass": f"{passes}", "accepted": f"{report.accepted}/{report.slots}"}
+        shown["error"] = f"{max(report.errors, default=0.0):.1e}/{report.threshold:.1e}"
         shown |= {name: f"{value:.3g}" for name, value in zip(names, table[-1], strict=True) if value}
         return shown | {"N": f"{gaussians}"}
 

@@ -34,9 +34,12 @@ def told_apart(files: Sequence[str]) -> list[str]:
 
     Case does not count: some file systems do not keep it. Raises UserError where two files have the same name still.
     """
-    names = [clean(Path(file).stem) or "asset" for file in files]
-    for name in {n.casefold() for n in names}:
-        alike = [i for i, n in enumerate(names) if n.casefold() == name]
+    stems = [clean(Path(file).stem) or "asset" for file in files]
+    groups: dict[str, list[int]] = {}
+    for i, stem in enumerate(stems):
+        groups.setdefault(stem.casefold(), []).append(i)
+    names = list(stems)
+    for alike in groups.values():
         if len(alike) == 1:
             continue
         deepest = max(len(Path(files[i]).absolute().parts) for i in alike)

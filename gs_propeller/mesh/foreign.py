@@ -107,7 +107,9 @@ def _part(piece: trimesh.Trimesh, linear: bool) -> Part:
         colours = _colours(visual.vertex_colors if kind == "vertex" else visual.face_colors) if kind else None
         if colours is not None and linear:
             colours = _encoded(colours)
-        return replace(found, **{f"{kind}_colours": colours}) if kind in ("vertex", "face") else found
+        if kind == "vertex":
+            return replace(found, vertex_colours=colours)
+        return replace(found, face_colours=colours) if kind == "face" else found
     uvs, image = getattr(visual, "uv", None), getattr(material, "baseColorTexture", None)
     image = getattr(material, "image", None) if image is None else image
     factor = getattr(material, "baseColorFactor", None)

@@ -51,6 +51,13 @@ class Offsets:
             *(fn(getattr(self, f.name), *(getattr(o, f.name) for o in others)) for f in fields(self))
         )
 
+    def parts(self) -> tuple[Tensor, ...]:
+        return self.coarse, self.fine, self.vertices
+
+    @staticmethod
+    def of(*parts: Tensor) -> Offsets:
+        return Offsets(*parts)
+
     def pack(self) -> Tensor:
         """[M, 3]: C, T and Nv, then every texel and vertex."""
         sizes = self.coarse.new_tensor([[len(self.coarse), len(self.fine), len(self.vertices)]])
@@ -70,6 +77,13 @@ class Novel(NamedTuple):
     coarse: Tensor
     vertices: Tensor
     losses: Tensor
+
+    def parts(self) -> tuple[Tensor, ...]:
+        return self
+
+    @staticmethod
+    def of(*parts: Tensor) -> Novel:
+        return Novel(*parts)
 
     def pack(self) -> Tensor:
         return torch.cat([self.coarse.reshape(-1, 3), self.vertices])
@@ -258,10 +272,11 @@ class Refinement:
         bent = (folds(self.textured.mesh) - folds(self.shaped(params))).clamp_min(0).mean()
         return self.settings.lambda_smooth * stretch + self.settings.lambda_normal * bent
 
-    def update(self, state: RefineState, drift: Novel, known: Offsets) -> RefineState:
-        """An Adam step with the gradients of both parts."""
+    def update(self, state: RefineState, drift: Novel) -> tuple[RefineState, Tensor]:
+        """An Adam step with the gradients of both parts, and the known view's loss [1]."""
+        known, losses = self.known(state.params)
         grads = replace(known, coarse=known.coarse + drift.coarse, vertices=known.vertices + drift.vertices)
-        return self._stepped(state, grads)
+        return self._stepped(state, grads), losses
 
     def coast(self, state: RefineState) -> RefineState:
         """The next state if the gradient were what Adam's first moment expects: a guess without a drift."""

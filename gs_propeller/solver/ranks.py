@@ -1,19 +1,24 @@
 """Ranks: one program on several devices, each of which takes its share of the window's drifts.
 
-W ranks in a group, slots: the window's states, dealt round robin, slot j to rank j mod W. Several groups may
-share the processes of a launch, each with its own rank 0, taking jobs from one queue. Rank 0 asks and takes its own
-share; the others serve until told to stop. What travels, always between rank 0 and one other, for errors to name:
-    to a rank     ASK, slots, columns         | rows and step of each slot | parameters, float32, flat
+W ranks in a group, slots: the window's states. Several groups may share the processes of a launch, each with its own
+rank 0, taking jobs from one queue. Rank 0 asks and rolls out; the others serve until told to stop. A drift is a
+function of (parameters, step) alone, so the result depends neither on the number of ranks nor on who computes which
+slot nor on when it is asked for: a slot of the next pass may be sent while this one is still rolled out (`expect`), and
+a drift is handed on as soon as it is there. What travels, always between rank 0 and one other, for errors to name:
+    to a rank     ASK, slots, numbers of the table  | step and shapes of each slot | parameters, float32, flat
                or BEGIN, number of the job, 0
                or STOP, 0, 0
-    and back      DONE, numbers, losses       | each slot's result, then all losses, float32, flat
+    and back      DONE, numbers of the table, 0     | shapes of each result | results, float32, flat
                or FAILED, bytes, whether a gradient was not finite | the traceback, or what that says, utf-8
-No lineage travels: rank 0 knows it, and a drift is a function of (parameters, step) alone, so the result does not
-depend on the number of ranks. Nothing is pickled, and every wait ends at the timeout.
+Records of tensors travel (`Record`), whatever they are; no lineage does. All goes through the host's memory, by gloo:
+pictures and parameters are a few megabytes, and a lost rank then never blocks the others' device. Nothing is pickled,
+and every wait ends at the timeout.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import signal
 import socket
@@ -22,7 +27,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -31,7 +37,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gs_propeller.base.randomness import keyed_generator
-from gs_propeller.scenes.gaussians.state import Evaluation, Gaussians
+from gs_propeller.solver.wire import Record, numbers_in, packed, unpacked
 
 Compute = Callable[
     [Sequence[Any], Sequence[int]], Sequence[Any]
@@ -39,15 +45,11 @@ Compute = Callable[
 Sent = tuple[dist.Work | None, Tensor]  # a send under way, and the tensor that it still reads
 
 ASK, BEGIN, STOP, DONE, FAILED = range(5)
+ROLLOUTS = ("auto", "shared", "own")
 
 
-class Result(Protocol):
-    """What comes back, as gaussians.Evaluation: losses [L]; pack() -> any shape, as many numbers for each row of the
-    parameters; unpack(flat, losses, params) its inverse; at(state) -> the drift that the solver is given."""
-
-    losses: Tensor
-
-    def pack(self) -> Tensor: ...
+class Result(Record, Protocol):
+    """What comes back: at(state) is the drift that the solver is given, of the state that was asked about."""
 
     def at(self, state: Any) -> Any: ...
 
@@ -56,14 +58,33 @@ class RankError(RuntimeError):
     """A rank failed, died or kept silent; the message says which, and holds its traceback if it sent one."""
 
 
+class Lost(RankError):
+    """A rank died or kept silent: nothing more comes from it."""
+
+
+@dataclass
+class _Group:
+    """Slots that one rank computes in one call, asked for and not all handed on. number: of the group, in the order
+    that they were dealt in. sends: under way, None until it is asked for. results: None until they are there."""
+
+    number: int
+    rank: int
+    states: list[Any]
+    steps: list[int]
+    sends: list[Sent] | None = None
+    results: Sequence[Result] | None = None
+
+
 class Ranks:
     """This process among the ranks of its group; alone where no launcher started it. A context manager.
 
     On rank 0 `begin` says which job comes and `evaluate` is the solver's dear call; leaving the context stops the
     others. On the others `serve` returns when it does. timeout_s: of every wait, so longer than any rank's longest
     computation or loading; also how long the others wait for rank 0's next request. group: ranks in a group, 0: all.
-    kinds: the classes of the parameters, which pack() and unpack by rows, and of the results. deal_seed: slots are
-    dealt to the ranks by turns, or where it is given, at random: ranks that learn (VSD) then all see the whole window.
+    kinds: the classes of the parameters and of the results, records both. at_once: slots that a rank computes in one
+    call. rollout: "shared", rank 0 computes drifts too; "own", it only rolls out, as the paper has it; "auto", the
+    faster by what a drift and a roll-out step have taken. deal_seed: slots are dealt to the ranks by turns, or where
+    it is given, at random, pass by pass: ranks that learn (VSD) then all see the whole window.
     """
 
     def __init__(
@@ -71,12 +92,16 @@ class Ranks:
         device: torch.device | str = "cpu",
         timeout_s: float = 600.0,
         group: int = 0,
-        kinds: tuple[Any, Any] = (Gaussians, Evaluation),
+        kinds: tuple[Any, Any] | None = None,
         deal_seed: int | None = None,
+        at_once: int = 1,
+        rollout: str = "auto",
     ):
-        self.kinds, self.deal_seed = kinds, deal_seed
         if timeout_s <= 0.0:
             raise ValueError(f"timeout_s must be above 0, got {timeout_s}")
+        if rollout not in ROLLOUTS:
+            raise ValueError(f"rollout must be one of {', '.join(ROLLOUTS)}, got '{rollout}'")
+        self.kinds, self.deal_seed, self.at_once, self.rollout = kinds, deal_seed, max(1, at_once), rollout
         process, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.processes, self.world = processes, group or processes
         if processes % self.world:
@@ -87,20 +112,17 @@ class Ranks:
         self.compute: Compute = _no_job
         self.device = torch.device(device)
         self.claimed = 0
+        self.numbers, self.turns = itertools.count(), itertools.count()
+        self.groups: list[_Group] = []
+        self.drift_s, self.rollout_s = math.inf, math.inf  # of one slot: the least measured
         self.store: dist.Store | None = None
-        # NCCL refuses two ranks on one GPU; then, as on CPUs, what travels is staged through the host
-        own_gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-        nccl = self.device.type == "cuda" and own_gpu and dist.is_nccl_available()
-        self.wire = self.device if nccl else torch.device("cpu")
         if processes > 1:
-            if nccl:
-                os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")  # or its waits have no timeout
-            backend, timeout = "cpu:gloo,cuda:nccl" if nccl else "gloo", timedelta(seconds=timeout_s)
+            timeout = timedelta(seconds=timeout_s)
             with _lost(0):
                 store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
                 self.store = _of_this_start(store, process, processes, timeout_s)
                 dist.init_process_group(
-                    backend, store=self.store, rank=process, world_size=processes, timeout=timeout
+                    "gloo", store=self.store, rank=process, world_size=processes, timeout=timeout
                 )
                 if self.rank == 0:
                     self.store.set(f"leader/{self.first}", f"{os.getpid()}@{socket.gethostname()}")
@@ -116,6 +138,8 @@ class Ranks:
         if not dist.is_initialized():
             return
         if self.rank == 0:
+            with suppress(RankError):
+                self._drain()
             for other in range(1, self.world):
                 try:
                     dist.send(torch.tensor([STOP, 0, 0]), self.first + other)
@@ -147,41 +171,116 @@ class Ranks:
 
     def begin(self, job: int, compute: Compute) -> None:
         """What is asked next belongs to this job; compute: rank 0's own share of it."""
+        self._drain()
         self.compute = compute
         for other in range(1, self.world):
             self._send(torch.tensor([BEGIN, job, 0]), other)
 
-    def evaluate(self, states: Sequence[Any], steps: Sequence[int]) -> list[Any]:
-        """Drifts of all slots, in their order; on rank 0 alone. Raises RankError, or what compute raises."""
+    def expect(self, state: Any, step: int) -> None:
+        """A state and step that the next `evaluate` will hold, in its order: another rank may begin with it now."""
+        if self.deal_seed is None and self.world > 1:
+            self._deal(state, step)
+
+    def evaluate(self, states: Sequence[Any], steps: Sequence[int]) -> Iterator[Any]:
+        """Drifts of all slots, in their order, each as soon as it is there; on rank 0 alone. Raises RankError, or what
+        compute raises, once no answer is left on the wire."""
         if self.processes > 1 and os.getppid() != self.parent:
             raise RankError("the launcher died; its ranks end too, before another run takes their place")
-        shares = self._dealt(steps)
-        params = [state.params for state in states]
-        sending = {rank: self._ask(rank, shares[rank], params, steps) for rank in range(1, self.world)}
-        results: dict[int, Result] = {}
-        failure: Exception | None = None
+        wanted = list(zip(states, steps, strict=True))
+        asked = [pair for group in self.groups for pair in zip(group.states, group.steps, strict=True)]
+        if len(asked) > len(wanted) or any(
+            x is not y or s != t for (x, s), (y, t) in zip(asked, wanted, strict=False)
+        ):
+            self._drain()  # what was expected is not what is wanted
+            asked = []
+        self._deal_all(wanted[len(asked) :])
+        where = {step: (group, k) for group in self.groups for k, step in enumerate(group.steps)}
         try:
-            own = self.compute([params[slot] for slot in shares[0]], [steps[slot] for slot in shares[0]])
-            results |= zip(shares[0], own, strict=True)
-        except Exception as error:
-            failure = error  # after the others' answers: one left on the wire would pass for the next one
-        for rank, sends in sending.items():
-            answer = self._collect(rank, [params[slot] for slot in shares[rank]], sends)
-            if isinstance(answer, Exception):
-                failure = failure or answer
-            else:
-                results |= zip(shares[rank], answer, strict=True)
-        if failure is not None:
-            raise failure
-        return [results[slot].at(state) for slot, state in enumerate(states)]
+            for state, step in wanted:
+                group, k = where[step]
+                results = self._results(group)
+                if step == group.steps[-1]:
+                    self.groups.remove(group)
+                begun_s = time.monotonic()
+                yield results[k].at(state)
+                self.rollout_s = min(self.rollout_s, time.monotonic() - begun_s)
+        except (Exception, GeneratorExit) as error:
+            if not isinstance(error, Lost):
+                self._drain()  # an answer left on the wire would pass for the next one
+            raise
 
-    def _dealt(self, steps: Sequence[int]) -> list[list[int]]:
-        """Which slots each rank computes."""
-        order = list(range(len(steps)))
-        if self.deal_seed is not None and steps:
-            generator = keyed_generator(self.deal_seed, steps[0], "deal")
-            order = torch.randperm(len(steps), generator=generator).tolist()
-        return [sorted(order[rank :: self.world]) for rank in range(self.world)]
+    def _deal_all(self, wanted: Sequence[tuple[Any, int]]) -> None:
+        """The rest of a pass is dealt, and all of it asked for."""
+        if self.deal_seed is None:
+            for state, step in wanted:
+                self._deal(state, step)
+        else:
+            places = torch.randperm(
+                len(wanted), generator=keyed_generator(self.deal_seed, wanted[0][1], "deal")
+            )
+            for rank in range(self.world):
+                slots = [slot for slot, place in enumerate(places.tolist()) if place % self.world == rank]
+                for first in range(0, len(slots), self.at_once):
+                    states, steps = zip(
+                        *(wanted[s] for s in slots[first : first + self.at_once]), strict=True
+                    )
+                    self.groups.append(_Group(next(self.numbers), rank, list(states), list(steps)))
+        for group in self.groups:
+            self._ask(group)
+        for rank in set(range(1, self.world)) - {group.rank for group in self.groups}:
+            self._send(torch.tensor([ASK, 0, 0]), rank)  # nothing to do: it shall know that we live
+
+    def _deal(self, state: Any, step: int) -> None:
+        """To the group that is being filled, else to a new one of the rank whose turn it is."""
+        last = self.groups[-1] if self.groups else None
+        if last is None or last.sends is not None or len(last.steps) == self.at_once:
+            last = _Group(next(self.numbers), self._whose_turn(), [], [])
+            self.groups.append(last)
+        last.states.append(state)
+        last.steps.append(step)
+        if len(last.steps) == self.at_once:
+            self._ask(last)
+
+    def _whose_turn(self) -> int:
+        """Rank 0 comes last in a round, since it is still rolling out when the others could begin."""
+        turn = next(self.turns)
+        return turn % (self.world - 1) + 1 if self._apart() else (turn + 1) % self.world
+
+    def _apart(self) -> bool:
+        """Whether rank 0 leaves the drifts to the others. A drift D and a roll-out step r cost D / W + r a step where
+        it shares; where it does not, r hides behind D / (W - 1)."""
+        if self.world == 1 or self.rollout == "shared" or self.deal_seed is not None:
+            return False
+        known = math.isfinite(self.drift_s + self.rollout_s)
+        return self.rollout == "own" or (
+            known and self.world * (self.world - 1) * self.rollout_s > self.drift_s
+        )
+
+    def _results(self, group: _Group) -> Sequence[Result]:
+        """A group's, computed here or waited for; what this rank has to compute in the same round comes first."""
+        if group.results is None and group.rank:
+            for own in self.groups:
+                if own.rank == 0 and own.results is None and own.number < group.number + self.world:
+                    self._results(own)
+            group.results = self._collect(group)
+        elif group.results is None:
+            begun_s = time.monotonic()
+            group.results = self.compute([state.params for state in group.states], group.steps)
+            self.drift_s = min(self.drift_s, (time.monotonic() - begun_s) / len(group.steps))
+        return group.results
+
+    def _drain(self) -> None:
+        """No answer is under way when this returns, and nothing is asked for."""
+        groups, self.groups = self.groups, []
+        for group in groups:
+            if group.rank and group.sends is not None and group.results is None:
+                with suppress(FloatingPointError):
+                    try:
+                        self._collect(group)
+                    except Lost:
+                        raise
+                    except RankError:
+                        continue  # its compute failed: that was an answer
 
     def serve(self, prepare: Callable[[int], Compute]) -> None:
         """Compute what rank 0 asks for, until it says stop. Raises RankError when rank 0 is lost.
@@ -190,7 +289,7 @@ class Ranks:
         0's to answer: it ends its pass, which needs this rank, and then says stop.
         """
         handlers = {sign: signal.signal(sign, signal.SIG_IGN) for sign in (signal.SIGINT, signal.SIGTERM)}
-        served = threading.Event()
+        served, sending = threading.Event(), list[Sent]()
         threading.Thread(target=self._watch, args=(served,), daemon=True).start()
         try:
             while True:
@@ -203,7 +302,9 @@ class Ranks:
                     except Exception as error:
                         self.compute = _failing(error)
                 elif number:
-                    self._answer(number, columns)
+                    # no wait for rank 0, which may be rolling out: the next slots are under way
+                    sending = [s for s in sending if s[0] is not None and not s[0].is_completed()]
+                    sending += self._answer(number, columns)
         finally:
             served.set()
             for sign, handler in handlers.items():
@@ -230,54 +331,51 @@ class Ranks:
             except PermissionError:
                 return  # it lives, as somebody else
 
-    def _ask(self, rank: int, slots: list[int], params: list[Any], steps: Sequence[int]) -> list[Sent]:
-        """Begin to send a rank its slots. No slots, no answer: the request then only says that we live."""
-        parts = [params[slot].pack() for slot in slots]
-        messages = [torch.tensor([ASK, len(slots), parts[0].shape[1] if parts else 0])]
-        if parts:
-            messages.append(torch.tensor([[len(params[slot]), steps[slot]] for slot in slots]))
-            messages.append(torch.cat([part.reshape(-1) for part in parts]).float().to(self.wire))
-        with _lost(self.first + rank):
-            return [(dist.isend(message, self.first + rank), message) for message in messages]
+    def _ask(self, group: _Group) -> None:
+        """Begin to send a rank its slots."""
+        if group.sends is not None or group.rank == 0:
+            return
+        table, body = packed([state.params for state in group.states])
+        header = torch.tensor([ASK, len(group.steps), len(table) + len(group.steps)])
+        messages = [header, torch.cat([torch.tensor(group.steps), table]), body]
+        with _lost(self.first + group.rank):
+            group.sends = [(dist.isend(message, self.first + group.rank), message) for message in messages]
 
-    def _answer(self, slots: int, columns: int) -> None:
-        """A rank's side of one request."""
-        table = self._recv(torch.empty(slots, 2, dtype=torch.int64), 0).tolist()
-        sizes = [rows * columns for rows, _ in table]
-        flat = self._recv(torch.empty(sum(sizes), device=self.wire), 0).to(self.device)
-        params = [self.kinds[0].unpack(part.reshape(-1, columns)) for part in flat.split(sizes)]
+    def _answer(self, slots: int, numbers: int) -> list[Sent]:
+        """A rank's side of one request; the sends of its answer."""
+        table = self._recv(torch.empty(numbers, dtype=torch.int64), 0)
+        steps, shapes = table[:slots].tolist(), table[slots:]
+        body = self._recv(torch.empty(numbers_in(shapes)), 0).to(self.device)
+        assert self.kinds is not None
         try:
-            results = self.compute(params, [step for _, step in table])
-            losses = torch.stack([result.losses for result in results])
-            body = torch.cat([*(result.pack().reshape(-1) for result in results), losses.reshape(-1)])
-            body = body.float().to(self.wire)
-            header = [DONE, len(body), losses.shape[1]]
+            results = self.compute(unpacked(shapes, body, self.kinds[0]), steps)
+            shapes, body = packed(results)
+            messages = [torch.tensor([DONE, len(shapes), 0]), shapes, body]
         except Exception as error:  # whatever it is: rank 0 raises it with this traceback, and decides
             broken = isinstance(error, FloatingPointError)  # it says all there is to say
             text = (str(error) if broken else traceback.format_exc()).encode()
             body = torch.frombuffer(bytearray(text), dtype=torch.uint8)
-            header = [FAILED, len(body), int(broken)]
-        self._send(torch.tensor(header), 0)
-        self._send(body, 0)
+            messages = [torch.tensor([FAILED, len(body), int(broken)]), body]
+        with _lost(self.first):
+            return [(dist.isend(message, self.first), message) for message in messages]
 
-    def _collect(self, rank: int, params: list[Any], sends: list[Sent]) -> list[Result] | Exception:
-        """The answer of a rank, or the failure that it reports; raises RankError when the rank is lost."""
+    def _collect(self, group: _Group) -> list[Result]:
+        """The answer of a rank. Raises Lost when the rank is, else what it reports."""
+        rank = group.rank
+        assert group.sends is not None and self.kinds is not None
         with _lost(self.first + rank):
-            for work, _ in sends:
+            for work, _ in group.sends:
                 if work is not None:
                     work.wait()
-        if not params:
-            return []
-        status, size, terms = self._recv(torch.empty(3, dtype=torch.int64), rank).tolist()
+        status, size, broken = self._recv(torch.empty(3, dtype=torch.int64), rank).tolist()
         if status == FAILED:
             text = bytes(self._recv(torch.empty(size, dtype=torch.uint8), rank).tolist()).decode()
             name = f"rank {self.first + rank} of {self.processes}"
-            return FloatingPointError(f"{name}: {text}") if terms else RankError(f"{name} failed:\n{text}")
-        flat = self._recv(torch.empty(size, device=self.wire), rank).to(self.device)
-        rows, numbers = [len(part) for part in params], size - len(params) * terms
-        *parts, losses = flat.split([*(numbers * n // sum(rows) for n in rows), len(params) * terms])
-        each = zip(parts, losses.reshape(len(params), terms), params, strict=True)
-        return [self.kinds[1].unpack(part, loss, at) for part, loss, at in each]
+            group.results = []
+            raise FloatingPointError(f"{name}: {text}") if broken else RankError(f"{name} failed:\n{text}")
+        shapes = self._recv(torch.empty(size, dtype=torch.int64), rank)
+        body = self._recv(torch.empty(numbers_in(shapes)), rank).to(self.device)
+        return unpacked(shapes, body, self.kinds[1])
 
     def _send(self, message: Tensor, rank: int) -> None:
         with _lost(self.first + rank):
@@ -336,4 +434,4 @@ def _lost(rank: int) -> Iterator[None]:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].split("] ", 1)[-1].split(". ")[0]
         message = f"rank {rank} was lost: it died, or was silent for longer than the timeout ({reason})"
-        raise RankError(message) from error
+        raise Lost(message) from error

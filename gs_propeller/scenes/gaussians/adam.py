@@ -6,45 +6,13 @@ beta_1, beta_2, eps as in Adam's paper; m and v are `exp_avg` and `exp_avg_sq`. 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from gs_propeller.scenes.gaussians.settings import AdamSettings
 from gs_propeller.scenes.gaussians.state import Gaussians, State
-
-
-@dataclass(frozen=True)
-class AdamSettings:
-    """Learning rates by field, as DreamGaussian's image.yaml sets them. Raises ValueError if out of range.
-
-    position_lr_*: of the means, world units times spatial_lr_scale, log-linear from init to final over
-    position_lr_steps. spatial_lr_scale: a constant 10 in DreamGaussian's code, not in its config.
-    Their position_lr_delay_mult is left out: no delay steps go with it, so it does nothing there.
-    """
-
-    position_lr_init: float = 0.001
-    position_lr_final: float = 0.00002
-    position_lr_steps: int = 500
-    spatial_lr_scale: float = 10.0
-    feature_lr: float = 0.01  # sh_dc; sh_rest learns at a twentieth of it, as 3DGS
-    opacity_lr: float = 0.05
-    scaling_lr: float = 0.005
-    rotation_lr: float = 0.005
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-15
-
-    def __post_init__(self) -> None:
-        for name in ("position_lr_init", "position_lr_final", "spatial_lr_scale", "eps"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("feature_lr", "opacity_lr", "scaling_lr", "rotation_lr"):
-            if not getattr(self, name) >= 0.0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if self.position_lr_steps < 1:
-            raise ValueError(f"position_lr_steps must be at least 1, got {self.position_lr_steps}")
-        if not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise ValueError(f"betas must be in [0, 1), got {self.betas}")
 
 
 def position_lr(step: int, settings: AdamSettings) -> float:

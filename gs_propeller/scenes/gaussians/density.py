@@ -10,60 +10,19 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from gs_propeller.base.randomness import normals
-from gs_propeller.scenes.gaussians.adam import AdamSettings, adam_step, momentum
+from gs_propeller.scenes.gaussians.adam import adam_step, momentum
 from gs_propeller.scenes.gaussians.lineage import COPY, FIRST_HALF, SECOND_HALF, born, is_half, match, relate
+from gs_propeller.scenes.gaussians.settings import AdamSettings, DensifySettings
 from gs_propeller.scenes.gaussians.state import Drift, Gaussians, State, Stats, StepStats
 
 SPLIT_SHRINK = 0.8 * 2  # a half's scale is its parent's over this (3DGS, N = 2)
-
-
-@dataclass(frozen=True)
-class DensifySettings:
-    """When and what is cloned, split and pruned. Raises ValueError if out of range.
-
-    start, end, every: after update number s, start <= s <= end, where every divides s; reset_every: the
-    same for the opacity reset. grad_threshold: mean over views of StepStats.grad2d, from which on a
-    Gaussian is densified: cloned up to split_scale (largest axis, world units), split above.
-    min_opacity, max_scale (world units), max_radius (fraction of the image's longer side): pruned outside.
-    reset_opacity: what a reset lowers opacities to. max_gaussians: no clones and splits past it.
-    min_gaussians: pruning leaves the most opaque of so many.
-    """
-
-    start: int = 100
-    end: int = 3000
-    every: int = 100
-    reset_every: int = 700
-    grad_threshold: float = 0.5
-    split_scale: float = 0.4  # percent_dense 0.1 of extent 4
-    min_opacity: float = 0.01
-    max_scale: float = 0.4  # a tenth of extent 4
-    max_radius: float = 1.0
-    reset_opacity: float = 0.01
-    max_gaussians: int = 100_000
-    min_gaussians: int = 16
-
-    def __post_init__(self) -> None:
-        for name, low in {"every": 1, "reset_every": 1, "min_gaussians": 1, "start": 0}.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
-        for name in ("min_opacity", "reset_opacity"):
-            if not 0.0 < getattr(self, name) < 1.0:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        for name in ("grad_threshold", "split_scale", "max_scale", "max_radius"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.max_gaussians < self.min_gaussians:
-            raise ValueError(
-                f"max_gaussians must be at least min_gaussians, "
-                f"got {self.max_gaussians} < {self.min_gaussians}"
-            )
 
 
 def update(state: State, drift: Drift, adam: AdamSettings, density: DensifySettings, seed: int) -> State:
@@ -72,12 +31,19 @@ def update(state: State, drift: Drift, adam: AdamSettings, density: DensifySetti
     Statistics count from step 0 on, as in 3DGS; DreamGaussian's first densification sees one step only.
     """
     drift = reindex(drift, state)
-    state = adam_step(state, drift.grads, adam)
-    state = replace(state, stats=state.stats.add(drift.stats))
-    if density.start <= state.step <= density.end:
-        if state.step % density.every == 0:
+    return stepped(state, drift.grads, drift.stats, adam, density, seed)
+
+
+def stepped(
+    state: State, grads: Gaussians, stats: StepStats, adam: AdamSettings, density: DensifySettings, seed: int
+) -> State:
+    """`update` with gradients and statistics that have the state's rows."""
+    state = adam_step(state, grads, adam)
+    state = replace(state, stats=state.stats.add(stats))
+    if density.densify_from <= state.step <= density.densify_until:
+        if state.step % density.densify_every == 0:
             state = densify_and_prune(state, density, seed)
-        if state.step % density.reset_every == 0:
+        if state.step % density.opacity_reset_every == 0:
             state = reset_opacity(state, density.reset_opacity)
     return state
 
@@ -101,7 +67,7 @@ def densify_and_prune(state: State, settings: DensifySettings, seed: int) -> Sta
     room = max(0, settings.max_gaussians - len(state))  # each clone and each split adds one row
     chosen = torch.zeros_like(grads, dtype=torch.bool)
     chosen[grads.argsort(descending=True, stable=True)[:room]] = True
-    chosen &= grads >= settings.grad_threshold
+    chosen &= grads >= settings.densify_grad_threshold
     cloned = chosen & (size <= settings.split_scale)
     halved = chosen & ~cloned
 

@@ -66,6 +66,15 @@ class Gaussians:
     def items(self) -> list[tuple[str, Tensor]]:
         return [(f.name, getattr(self, f.name)) for f in fields(self)]
 
+    def parts(self) -> tuple[Tensor, ...]:
+        """What travels between ranks."""
+        return (self.pack(),)
+
+    @staticmethod
+    def of(*parts: Tensor) -> Gaussians:
+        """Inverse of parts."""
+        return Gaussians.unpack(parts[0])
+
     def pack(self) -> Tensor:
         """[N, 11 + 3K] all parameters of a row side by side, in the order of the fields."""
         return torch.cat([tensor.reshape(len(self), -1) for _, tensor in self.items()], 1)
@@ -96,6 +105,11 @@ class StepStats:
 
     def __len__(self) -> int:
         return self.grad2d.shape[0]
+
+    def joined(self, other: StepStats) -> StepStats:
+        """Of the views of both."""
+        radii = torch.maximum(self.radii, other.radii)
+        return StepStats(self.grad2d + other.grad2d, self.seen + other.seen, radii)
 
     @staticmethod
     def zeros(like: Gaussians) -> StepStats:
@@ -152,17 +166,16 @@ class Evaluation(NamedTuple):
     stats: StepStats
     losses: Tensor
 
-    def pack(self) -> Tensor:
-        """[N, 14 + 3K]: gradients and statistics of a row side by side."""
-        stats = [self.stats.grad2d[:, None], self.stats.seen[:, None], self.stats.radii[:, None]]
-        return torch.cat([self.grads.pack(), *stats], 1)
+    def parts(self) -> tuple[Tensor, ...]:
+        """What travels between ranks."""
+        stats = (self.stats.grad2d, self.stats.seen, self.stats.radii)
+        return (*self.grads.parts(), *stats, self.losses)
 
     @staticmethod
-    def unpack(flat: Tensor, losses: Tensor, params: Gaussians) -> Evaluation:
-        """Inverse of pack, flattened; params: what it was evaluated at."""
-        packed = flat.reshape(len(params), -1)
-        grads, grad2d, seen, radii = packed.split([packed.shape[1] - 3, 1, 1, 1], 1)
-        return Evaluation(Gaussians.unpack(grads), StepStats(grad2d[:, 0], seen[:, 0], radii[:, 0]), losses)
+    def of(*parts: Tensor) -> Evaluation:
+        """Inverse of parts."""
+        *grads, grad2d, seen, radii, losses = parts
+        return Evaluation(Gaussians.of(*grads), StepStats(grad2d, seen, radii), losses)
 
     def at(self, state: State) -> Drift:
         """The drift of that state."""

@@ -22,8 +22,9 @@ from gs_propeller.mesh.foreign import load_mesh
 from gs_propeller.mesh.io import save_glb, save_obj
 from gs_propeller.mesh.surface import from_trimesh
 from gs_propeller.mesh.texture import Textured, unwrap
-from gs_propeller.scenes.gaussians.ply import load_ply, save_ply
+from gs_propeller.scenes.gaussians.ply import Y_DOWN, half_turn, load_ply, save_ply
 from gs_propeller.scenes.gaussians.state import Gaussians
+from tests import raster_twin
 
 
 def _random(degree: int) -> Gaussians:
@@ -92,13 +93,34 @@ def test_splats_come_back_and_an_outside_reader_agrees(degree: int, tmp_path: Pa
     for (name, x), (_, y) in zip(scene.items(), again.items(), strict=True):
         assert torch.equal(x, y), name
     outside = gsply.plyread(str(tmp_path / "a.ply"))
-    assert np.array_equal(outside.means, scene.means.numpy())
+    assert np.array_equal(outside.means, scene.means.numpy() * (-1, -1, 1))  # y down
     assert np.array_equal(outside.scales, scene.log_scales.numpy())
-    assert np.array_equal(outside.quats, scene.quats.numpy())
     assert np.array_equal(np.ravel(outside.opacities), scene.logit_opacities.numpy())
     assert np.array_equal(np.reshape(outside.sh0, (37, 3)), scene.sh_dc[:, 0].numpy())
+    # turned as viewers turn it, each splat has its own axes and its own colour from every side again
+    turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
+    found = turn @ raster_twin.rotations(torch.from_numpy(np.array(outside.quats)))
+    assert torch.allclose(found, raster_twin.rotations(scene.quats), atol=1e-6)  # measured 1e-7
     if degree:
-        assert np.array_equal(np.reshape(outside.shN, (37, -1, 3)), scene.sh_rest.numpy())
+        rest = torch.from_numpy(np.reshape(outside.shN, (37, -1, 3)).copy())
+        direction = torch.nn.functional.normalize(
+            torch.randn(37, 3, generator=torch.Generator().manual_seed(9)), dim=1
+        )
+        basis, turned = (
+            raster_twin.harmonics(d)[:, 1 : rest.shape[1] + 1, None] for d in (direction, direction @ turn)
+        )
+        ours, theirs = (basis * scene.sh_rest).sum(1), (turned * rest).sum(1)
+        assert torch.allclose(ours, theirs, atol=1e-5)  # measured 1e-6
+
+
+def test_older_splats_are_read_as_they_were_written(tmp_path: Path) -> None:
+    scene = _random(1)
+    save_ply(tmp_path / "a.ply", half_turn(scene, back=True))
+    body = (tmp_path / "a.ply").read_bytes()
+    assert body.count(Y_DOWN.encode() + b"\n") == 1
+    (tmp_path / "old.ply").write_bytes(body.replace(Y_DOWN.encode() + b"\n", b""))
+    for (name, x), (_, y) in zip(scene.items(), load_ply(tmp_path / "old.ply").items(), strict=True):
+        assert torch.equal(x, y), name
 
 
 def test_plys_that_are_no_splats(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,6 +191,36 @@ def test_turntable_plays_and_pads_odd_sides(tmp_path: Path) -> None:
     assert np.all(np.diff(read[:, 10, 10, 0].astype(int)) > 30)
     with pytest.raises(ValueError, match="frames must be"):
         turntable(tmp_path / "b.mp4", torch.zeros(0, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("frames", "side"), [(3, 32), (150, 256)]
+)  # ffmpeg finds out at its end, and on the way
+def test_a_film_on_a_full_disk(frames: int, side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                               capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    before = tempfile.mkstemp
+
+    def full(**named: str) -> tuple[int, str]:
+        handle, name = before(**named)
+        Path(name).unlink()
+        Path(name).symlink_to("/dev/full")
+        return handle, name
+
+    monkeypatch.setattr(tempfile, "mkstemp", full)
+    with pytest.raises(UserError) as caught:
+        turntable(tmp_path / "a.mp4", torch.rand(frames, 3, side, side))
+    assert str(caught.value).startswith(f"cannot write {tmp_path / 'a.mp4'}: No space left on device;")
+    assert capfd.readouterr().err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_machine_without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*args: object, **named: object) -> None:
+        raise RuntimeError("No ffmpeg exe could be found.\nMore.")
+
+    monkeypatch.setattr("imageio_ffmpeg.write_frames", nothing)
+    with pytest.raises(UserError, match=r"No ffmpeg exe.*turntable_frames=0"):
+        turntable(tmp_path / "a.mp4", torch.rand(2, 3, 32, 32))
 
 
 def test_contact_sheet_places_views(tmp_path: Path) -> None:

@@ -19,7 +19,15 @@ def option(
 ) -> Any:  # fmt: skip
     """A field with its remark, unit, least and largest value (`above`: a bound that is itself out) or choices. path:
     a ~ at its start is the home folder, also where a shell leaves it alone (input=~/photo.jpg)."""
-    meta = {"help": remark, "unit": unit, "low": low, "high": high, "choices": choices, "above": above, "path": path}
+    meta = {
+        "help": remark,
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "above": above,
+        "path": path,
+    }
     return field(default=default, metadata=meta)
 
 

@@ -5,8 +5,8 @@ of 8 and 64, and the paper's tail, on all objects and seeds. Then, with --sweep,
 travel, at windows of 8, 16, 32, 64 and all steps, at thresholds that adapt, are fixed, or accept everything, one
 evaluation for one update, the paper's loop; and rivals of equal compute: the serial loop with n times the views for as
 many steps as the window took passes (data parallel), and classic Picard iteration (Eq. 5) where nothing is cloned,
-split or pruned. Then sentences, as shipped and with noise down to t = 0.02. Tables, then one JSON object. Runs that are done
-are kept in build/bench (of these weights and options), so an interrupted bench goes on.
+split or pruned. Then sentences, as shipped and with noise down to t = 0.02. Tables, then one JSON object. Runs that are
+done are kept in build/bench (of these weights and options), so an interrupted bench goes on.
 """
 
 from __future__ import annotations

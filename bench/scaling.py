@@ -84,7 +84,7 @@ def costs_of(setup: Setup, message: float, repeats: int = 15) -> Costs:
 def nothing(params: Sequence[Gaussians], steps: Sequence[int]) -> list[Pull]:
     """An answer of the shipped settings' size."""
     picture, one = torch.zeros(4, 3, 64, 64), torch.zeros(1)
-    return [Pull(picture, picture, torch.zeros(4), one) for _ in params]
+    return [Pull(picture, picture, torch.zeros(4), torch.zeros(4), one) for _ in params]
 
 
 def message_s(rows: int) -> float:

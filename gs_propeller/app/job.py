@@ -94,7 +94,7 @@ def solved(config: Config, stage: Stage[S, D], device: torch.device, quiet: bool
     found = checkpoint.restore(file, stage.mark, stage.read) if config.resume else None
     window, spent_s = found or (Window((stage.first,), 0, settings.threshold), 0.0)
     with atomic(folder / stage.options) as temporary:
-        temporary.write_text(to_yaml(config))
+        temporary.write_text(to_yaml(config), encoding="utf-8")
     states = [state.to(device) for state in window.states]
     total = stage.every * settings.steps
     window = resume(states, window.start, window.threshold, task, settings, window.passes, window.evaluations)

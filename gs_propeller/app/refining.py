@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gs_propeller.app.asset import Logged, orbit_camera, reference_of
-from gs_propeller.app.config import Config
+from gs_propeller.app.config import Config, load
 from gs_propeller.app.fingerprint import SECOND_STAGE, fingerprint
-from gs_propeller.app.guides import Priors, told
+from gs_propeller.app.guides import Priors, picture_of, told
 from gs_propeller.app.job import Stage
 from gs_propeller.base.camera import Cameras, relative_cameras
 from gs_propeller.base.media import contact_sheet, turntable
@@ -24,6 +24,7 @@ from gs_propeller.base.randomness import keyed_generator
 from gs_propeller.distil.draw import camera_of
 from gs_propeller.distil.pull import Pull
 from gs_propeller.mesh import refine
+from gs_propeller.mesh.foreign import Frame, load_mesh, placed
 from gs_propeller.mesh.io import save_glb, save_obj
 from gs_propeller.mesh.raster import mesh_device
 from gs_propeller.mesh.refine import Offsets, Refinement, RefineState, refine_angles
@@ -32,6 +33,29 @@ from gs_propeller.solver.picard import Problem
 from gs_propeller.solver.ranks import Ranks
 
 TRAVELLERS = Offsets, Pull  # the classes of what goes to the ranks and of what comes back
+
+
+def mesh_file(config: Config) -> Path:
+    """The mesh to refine."""
+    return Path(config.mesh) if config.mesh else config.run_folder / f"{config.run_name}.obj"
+
+
+def started(config: Config) -> tuple[Textured, Frame]:
+    """(the mesh to refine, put before the cameras; where it was put, if it is not a run's own). Raises UserError."""
+    picture, file = picture_of(config), mesh_file(config)
+    textured = load_mesh(file, config.texture_size)
+    frame = placed(textured, reference_of(config, picture), str(file)) if config.mesh else Frame()
+    return frame.into(textured), frame
+
+
+def refined_before(config: Config) -> bool:
+    """Whether the folder holds this very result already, made from the mesh as it is now."""
+    options = config.run_folder / "refine_config.yaml"
+    result, mesh = config.run_folder / f"{config.run_name}_refined.glb", mesh_file(config)
+    if not (config.resume and options.is_file() and result.is_file() and mesh.is_file()):
+        return False
+    marks = [fingerprint(c, b"", also=SECOND_STAGE) for c in (config, load(["--config", str(options)])[0])]
+    return marks[0] == marks[1] and result.stat().st_mtime >= mesh.stat().st_mtime
 
 
 def refinement(config: Config, textured: Textured, picture: Picture | None, priors: Priors) -> Refinement:
@@ -107,13 +131,13 @@ def problem(task: Refinement, ranks: Ranks, logged: Logged, by: str) -> Problem[
     )
 
 
-def saved(config: Config, refined: Textured) -> dict[str, Path]:
-    """Every file of the refined asset."""
+def saved(config: Config, refined: Textured, frame: Frame) -> dict[str, Path]:
+    """Every file of the refined asset; the mesh in the scale and place of the file that it came from."""
     folder, name = config.run_folder, config.run_name
     files = {kind: folder / f"{name}_refined.{kind}" for kind in ("obj", "glb")}
     files["png"] = folder / f"{name}_refined_sheet.png"
-    save_obj(files["obj"], refined)
-    save_glb(files["glb"], refined)
+    save_obj(files["obj"], frame.back(refined))
+    save_glb(files["glb"], frame.back(refined))
 
     def around(count: int) -> Tensor:
         cameras = orbit_camera(config, [360.0 * k / count for k in range(count)], [config.elevation] * count)

@@ -198,9 +198,11 @@ class Refinement:
         gap = image - target
         # A mesh that keeps its shape has nothing to learn outside it.
         inside = gap if s.train_geo else gap * seen.cover
-        return Pull(
-            stiff * gap, image, stiff.expand(len(image)), (stiff / 2 * inside.square().sum()).reshape(1)
-        )
+        kappa, moves = (
+            stiff.expand(len(image)),
+            image.new_ones(len(image)),
+        )  # mismatch: of the renders themselves
+        return Pull(stiff * gap, image, kappa, moves, (stiff / 2 * inside.square().sum()).reshape(1))
 
     def _stiffness(self, seen: Seen) -> Tensor:
         """The gradient of the loss for a render, per unit of its gap: 2 / (3 area in pixels)."""

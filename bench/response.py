@@ -3,8 +3,8 @@
 Short runs of validation objects (or of sentences with --text) leave pairs of renders, a few steps apart, of the same
 views. At each of LEVELS noise levels, evenly from none to all, both are shown to the prior under one noise, and a is
 one minus the share of the change that stays in the residual: 1 - <dP, d> / <d, d>, P the gradient under the weighting
-that is 1 at every level, averaged over the pairs. Written to response.json in the prior's folder, where `follows=measured`
-finds it; printed as one JSON object.
+that is 1 at every level, averaged over the pairs. Written to response.json in the prior's folder, where
+`follows=measured` finds it; printed as one JSON object.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ def pairs(config: Config) -> Iterator[tuple[Setup, Draw, Tensor, Tensor]]:
         window, report = advance(window, setup.problem, setup.settings)
         setup.logged.rows(report)
     for place in PLACES:
-        earlier, later = (
-            setup.scene.seen(states[k], place).novel.image.detach().clone()  # type: ignore[union-attr] for k in (place, place + APART)
-        )
+        seen = [setup.scene.seen(states[k], place).novel for k in (place, place + APART)]
+        earlier, later = (view.image.detach().clone() for view in seen if view is not None)
         yield setup, setup.scene.drawn(place), earlier, later
 
 

@@ -3,8 +3,8 @@
 A held-out object serially on one core (a device here is one core), on two ranks on two cores, and, for honesty,
 serially with two threads. Then the main job, data/cat.png with two threads: as shipped, and as it was, one update an
 evaluation and gradients travelling; and the second stage likewise (bench/second.py). What is timed is the loop, as
-the run itself reports it: loading, mesh and files are left out. The median of the rounds counts. Both cores must be free. Prints
-tables, then one JSON object.
+the run itself reports it: loading, mesh and files are left out. The median of the rounds counts. Both cores must be
+free. Prints tables, then one JSON object.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from gs_propeller.app.asset import scene_of, slots_at_once, travellers
 from gs_propeller.app.command import run
@@ -22,9 +21,9 @@ from gs_propeller.app.devices import device_of, group_size, rank_count
 from gs_propeller.app.fingerprint import given_bytes
 from gs_propeller.app.guides import Priors, find_priors, keep, load_priors, notes, picture_of
 from gs_propeller.app.job import Asset, distilling, finished, saved, solved
+from gs_propeller.app.jobs import jobs_of, work_off
 from gs_propeller.app.log import quiet_libraries
-from gs_propeller.base.errors import UserError
-from gs_propeller.base.picture import picture_files
+from gs_propeller.base.picture import save_picture
 from gs_propeller.scenes.gaussians.raster_cpu import set_threads
 from gs_propeller.scenes.gaussians.scene import GaussianScene
 from gs_propeller.solver import checkpoint
@@ -34,7 +33,7 @@ from gs_propeller.solver.ranks import Compute, Ranks
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code, see command.py; 2 also where one of many pictures was skipped."""
-    return run(__file__, argv, _checked, lambda config: work_off(jobs_of(config)))
+    return run(__file__, argv, _checked, lambda config: make_assets(jobs_of(config, announce=True)))
 
 
 def _checked(config: Config) -> None:
@@ -46,22 +45,6 @@ def _checked(config: Config) -> None:
     find_priors(config)
 
 
-def jobs_of(config: Config) -> list[Config]:
-    """A configuration for each picture, or for the prompt. Raises UserError."""
-    find_priors(config)
-    if not config.input:
-        return [config]
-    files = picture_files(config.input)
-    if len(files) == 1:
-        return [config.but(input=files[0])]
-    stems = [Path(file).stem for file in files]
-    names = [
-        stem if stems.count(stem) == 1 else Path(file).name for file, stem in zip(files, stems, strict=True)
-    ]
-    prefix = f"{config.name}-" if config.name else ""
-    return [config.but(input=file, name=prefix + name) for file, name in zip(files, names, strict=True)]
-
-
 def make_asset(config: Config, quiet: bool = False) -> Asset:
     """The whole job for one picture or prompt, in this process or as rank 0 of a launch, as Python calls it.
 
@@ -69,11 +52,11 @@ def make_asset(config: Config, quiet: bool = False) -> Asset:
     and end there (SystemExit). Raises UserError.
     """
     assets: list[Asset] = []
-    work_off([config], quiet, assets)
+    make_assets([config], quiet, assets)
     return assets[0]
 
 
-def work_off(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset] | None = None) -> int:
+def make_assets(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset] | None = None) -> int:
     """Every job, by groups of ranks from one queue; the exit code. A bad picture among several is skipped."""
     begun_s, config = time.monotonic(), jobs[0]
     if len(jobs) == 1:
@@ -92,7 +75,14 @@ def work_off(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset] | 
         learnt[:] = [scene_of(jobs[index], picture_of(jobs[index]), priors)]
         return learnt[0].compute
 
-    skipped, group = 0, group_size(config, processes, len(jobs))
+    def one(index: int) -> None:
+        nonlocal begun_s
+        asset = _one(jobs[index], index, len(jobs), ranks, priors, begun_s, quiet)
+        if assets is not None and asset is not None:
+            assets.append(asset)
+        begun_s = time.monotonic()
+
+    group = group_size(config, processes, len(jobs))
     deal_seed = config.seed if config.loss == "vsd" else None
     at_once = slots_at_once(config, device)
     with Ranks(
@@ -105,19 +95,7 @@ def work_off(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset] | 
                 for last in learnt:
                     keep(last.guides)
             raise SystemExit(0)
-        while (index := ranks.claim()) < len(jobs):
-            try:
-                asset = _one(jobs[index], index, len(jobs), ranks, priors, begun_s, quiet)
-            except (UserError, FloatingPointError) as error:
-                if len(jobs) == 1:
-                    raise
-                print(f"skipped {jobs[index].input}: {error}", file=sys.stderr)
-                skipped += 1
-                continue
-            if assets is not None and asset is not None:
-                assets.append(asset)
-            begun_s = time.monotonic()
-        return 2 if ranks.all_done(skipped) else 0
+        return work_off(jobs, ranks, one)
 
 
 def _one(
@@ -128,6 +106,8 @@ def _one(
     for note in [] if quiet else notes(config, picture, priors):
         print(f"note: {note}", file=sys.stderr)
     with checkpoint.lock(config.run_folder):
+        if picture is not None:
+            save_picture(config.run_folder / f"{config.run_name}_input.png", picture)
         if jobs > 1 and finished(config):
             print(f"{config.run_name}: done before, in {config.run_folder}")
             return None

@@ -98,7 +98,7 @@ def gsplat_projection(inputs: Gaussians, camera: Cameras, size: int) -> list[Ten
 
 
 def our_projection(inputs: Gaussians, camera: Cameras, size: int) -> list[Tensor]:
-    means2d, splats, _, _ = raster_cpu.splat(inputs, camera, (size, size))
+    means2d, splats, _, _ = raster_cpu.splat(inputs, [(camera, (size, size), torch.zeros(3))])
     return [means2d, splats[..., :3], splats[..., 7]]
 
 

@@ -109,6 +109,10 @@ class Variational:
         stiff = self.prior.stiffness(t, weighting, "pixel", follows)
         return stiff if space == "pixel" else torch.zeros_like(stiff)
 
+    def share(self, t: Tensor, space: str, follows: str) -> Tensor:
+        """[V] of the part between pictures; between latents all of a change comes through."""
+        return self.prior.share(t, "pixel", follows if space == "pixel" else "all")
+
     def learn(self, clean: Tensor, conditioning: Any, cameras: Tensor) -> float:
         """One step of the denoising loss on latents [V, C, L, L] of renders; returns it. Timesteps and noise are drawn
         from (seed, number of the update)."""

@@ -53,9 +53,12 @@ class Wavy:
         error = images - self.clean(images, conditioning, cameras, t, noise)
         return error, 0.5 * error.square().sum((1, 2, 3))
 
-    def stiffness(self, t: Tensor, weighting: str, space: str, follows: str) -> Tensor:
+    def share(self, t: Tensor, space: str, follows: str) -> Tensor:
         share = 1 - t / self.levels
-        return 1 - {"none": torch.zeros_like(share), "all": torch.ones_like(share)}.get(follows, share)
+        return {"none": torch.zeros_like(share), "all": torch.ones_like(share)}.get(follows, share)
+
+    def stiffness(self, t: Tensor, weighting: str, space: str, follows: str) -> Tensor:
+        return 1 - self.share(t, space, follows)
 
 
 ASKED: dict[str, Any] = {

@@ -44,7 +44,7 @@ def scene_of(config: Config, picture: Picture | None, priors: Priors) -> Gaussia
 
 
 def slots_at_once(config: Config, device: torch.device) -> int:
-    """Slots of a rank in one call. One by one a CPU loses nothing, and the bits are those of whoever computes a slot."""
+    """Slots of a rank in one call. One by one a CPU loses nothing, and no bit depends on who computes a slot."""
     return int(config.batch_slots) or (1 if device.type == "cpu" else config.window or 1)
 
 

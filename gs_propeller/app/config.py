@@ -7,7 +7,6 @@ for me" where the remark says so.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from yaml import YAMLError
 
 from gs_propeller.app.settings import DeviceSettings, FileSettings, MediaSettings, PriorSettings
 from gs_propeller.base.errors import UserError
+from gs_propeller.base.names import clean
 from gs_propeller.distil.settings import KnownSettings, LevelSettings, PullSettings, ViewSettings
 from gs_propeller.mesh.settings import MeshSettings, RefineSettings
 from gs_propeller.scenes.gaussians.settings import (
@@ -29,6 +29,8 @@ from gs_propeller.scenes.gaussians.settings import (
     SceneSettings,
 )
 from gs_propeller.solver.picard import Settings
+
+HERE = next((p for p in Path(__file__).resolve().parents if (p / "configs").is_dir()), Path())  # this project
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,8 @@ class Config:
     def run_name(self) -> str:
         """The run's name: given, or from the input's stem, or from the prompt's first words."""
         if self.name:
-            return str(self.name)
-        text = Path(self.input).stem if self.input else self.prompt
-        return re.sub(r"[^\w.-]+", "-", text).strip("-.")[:60] or "asset"
+            return clean(self.name)
+        return clean(Path(self.input).stem if self.input else self.prompt) or "asset"
 
     @property
     def run_folder(self) -> Path:
@@ -187,11 +188,22 @@ def load(argv: Sequence[str]) -> tuple[Config, Flags]:
         elif "=" in word and not word.startswith("-"):
             pairs.append(word.split("=", 1))
         else:
-            raise UserError(f"'{word}' is not an option; options look like key=value, see --help")
+            raise UserError(f"'{word}' is not an option; {_meant(word, pairs)}")
     if not path:
         raise UserError("say which configuration: --config configs/image.yaml input=PICTURE")
+    if not Path(path).is_file() and (HERE / path).is_file():
+        path = str(HERE / path)  # from any working folder
     config = updated(Config(), _read_yaml(path), f" (in {path})")
     return updated(config, dict(pairs)), Flags(dry_run)
+
+
+def _meant(word: str, pairs: list[list[str]]) -> str:
+    """What to do about a word that stands alone."""
+    texts = {f.name for f, _ in _options() if isinstance(f.default, str) and not f.metadata["choices"]}
+    if pairs and pairs[-1][0] in texts and not word.startswith("-"):
+        key, value = pairs[-1]
+        return f'a value with spaces wants quotes: {key}="{value} {word} ..."'
+    return "options look like key=value, see --help"
 
 
 def updated(config: Config, values: dict[str, Any], where: str = "") -> Config:

@@ -60,6 +60,9 @@ FREE = frozenset(
 )
 
 
+GIVEN = "the picture or mesh"  # what a mark calls the input's bytes
+
+
 def given_bytes(config: Config) -> bytes:
     """The input picture's; none for a prompt alone, which is an option."""
     return Path(config.input).read_bytes() if config.input else b""
@@ -70,7 +73,8 @@ def _meant(folder: str, shipped: Path) -> str:
 
 
 def fingerprint(config: Config, picture: bytes, also: Iterable[str] = ()) -> str:
-    """A hash of every option that shapes the Gaussians, of those named, and of the input's bytes.
+    """Every option that shapes the Gaussians, those named, and a hash of the input's bytes, as JSON: two of them say
+    what differs.
 
     A prior of auto counts as what it means on this machine today: a run does not go on under another one.
     """
@@ -83,4 +87,4 @@ def fingerprint(config: Config, picture: bytes, also: Iterable[str] = ()) -> str
         for key, value in config.flat().items()
         if key not in FREE.difference(also) and key not in ("input", "name")
     } | priors
-    return hashlib.sha256(json.dumps(shaping, sort_keys=True).encode() + picture).hexdigest()[:16]
+    return json.dumps(shaping | {GIVEN: hashlib.sha256(picture).hexdigest()[:16]}, sort_keys=True)

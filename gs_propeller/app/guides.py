@@ -97,7 +97,7 @@ def guides(config: Config, picture: Picture | None, priors: Priors) -> tuple[Gui
     from guidance.vsd import Kept, Variational
 
     rank = int(os.environ.get("RANK", 0))
-    mark = fingerprint(config, given_bytes(config))
+    mark = fingerprint(config.but(steps=1), given_bytes(config))  # a run of more steps goes on with it
 
     def learner(index: int, guide: Guide) -> Variational:
         path = config.run_folder / f"particle{index}_rank{rank}.safetensors"
@@ -134,7 +134,7 @@ def told(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide
 
 def notes(config: Config, picture: Picture | None, priors: Priors) -> list[str]:
     """What the user should know of the input, a line each."""
-    lines = [picture.note] if picture is not None and picture.note else []
+    lines = list(picture.notes) if picture is not None else []
     unseen = priors.text.unseen(config.prompt) if priors.text is not None else []
     if priors.text is not None and unseen:
         shown = []
@@ -142,4 +142,16 @@ def notes(config: Config, picture: Picture | None, priors: Priors) -> list[str]:
             near = difflib.get_close_matches(word, priors.text.words, 3, 0.6)
             shown.append(f"{word} (near it: {', '.join(near)})" if near else word)
         lines.append(f"the text prior was never trained with these words: {', '.join(shown)}")
+    if priors.text is not None:
+        from guidance.stable_diffusion import Directions
+
+        for option, sentence, endings in (
+            ("prompt", config.prompt, Directions().endings),
+            ("negative_prompt", config.negative_prompt, ("",)),
+        ):
+            kept, cut = priors.text.fitted(sentence, endings)
+            if cut:
+                lines.append(
+                    f"{option} is longer than the text prior reads; after '{kept[-40:]}' it leaves out: {cut}"
+                )
     return lines

@@ -14,14 +14,12 @@ from torch import Tensor
 
 from gs_propeller.app.asset import Logged, Viewer, problem, textured_mesh
 from gs_propeller.app.config import Config, to_yaml
-from gs_propeller.app.fingerprint import SECOND_STAGE, fingerprint, given_bytes
+from gs_propeller.app.fingerprint import fingerprint, given_bytes
 from gs_propeller.app.log import Metrics, Progress, summary
 from gs_propeller.base.files import atomic
 from gs_propeller.base.media import contact_sheet, turntable
 from gs_propeller.base.picture import Picture
-from gs_propeller.mesh import refine
 from gs_propeller.mesh.io import save_glb, save_obj
-from gs_propeller.mesh.refine import Novel, Refinement, RefineState
 from gs_propeller.mesh.texture import Textured
 from gs_propeller.scenes.gaussians.ply import save_ply
 from gs_propeller.scenes.gaussians.scene import LOSSES, GaussianScene
@@ -89,32 +87,6 @@ def distilling(config: Config, ranks: Ranks, scene: GaussianScene, given: bytes)
     )
 
 
-def refining(config: Config, ranks: Ranks, task: Refinement, given: bytes) -> Stage[RefineState, Novel]:
-    """The second stage. given: the bytes of the picture and of the mesh that it starts from."""
-    logged, s = Logged(), config.sections
-    settings = replace(s.solver, steps=s.refine.refine_steps, threshold=s.refine.refine_threshold)
-    return Stage(
-        "refine",
-        Problem(
-            ranks.evaluate,
-            logged.rolling(task.update, lambda state: state.step),
-            refine.distance,
-            task.coast,
-            expect=ranks.expect,
-        ),
-        settings.among(ranks.world),
-        task.first_state(),
-        fingerprint(config, given, also=SECOND_STAGE),
-        RefineState.from_tensors,
-        refine.LOSSES,
-        logged.rows,
-        lambda state: len(state.params),
-        "refine_checkpoint.safetensors",
-        "refine_metrics.jsonl",
-        "refine_config.yaml",
-    )
-
-
 def solved(config: Config, stage: Stage[S, D], device: torch.device, quiet: bool) -> tuple[Window[S], float]:
     """(the last window, seconds spent in the loop), going on from the folder's checkpoint where there is one."""
     folder, settings, task = config.run_folder, stage.settings, stage.problem
@@ -122,7 +94,7 @@ def solved(config: Config, stage: Stage[S, D], device: torch.device, quiet: bool
     found = checkpoint.restore(file, stage.mark, stage.read) if config.resume else None
     window, spent_s = found or (Window((stage.first,), 0, settings.threshold), 0.0)
     with atomic(folder / stage.options) as temporary:
-        temporary.write_text(to_yaml(config))
+        temporary.write_text(to_yaml(config), encoding="utf-8")
     states = [state.to(device) for state in window.states]
     total = stage.every * settings.steps
     window = resume(states, window.start, window.threshold, task, settings, window.passes, window.evaluations)

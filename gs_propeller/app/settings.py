@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gs_propeller.base.errors import UserError
+from gs_propeller.base.names import clean
 from gs_propeller.base.options import Section, option
 
 
@@ -14,15 +16,22 @@ class FileSettings(Section):
     # fmt: off
     input: str = option(
         "", "picture to turn into an asset: PNG, JPEG or WebP, with or without alpha; or a folder or pattern (*.png) "
-        "of them")
+        "of them", path=True)
     prompt: str = option("", "sentence to turn into an asset")
     negative_prompt: str = option("", "what the asset should not look like")
     name: str = option("", "of the run and its files; from the input's file name or the prompt where empty")
-    outdir: str = option("runs", "folder that the run's folder goes into")
+    outdir: str = option("runs", "folder that the run's folder goes into", path=True)
     resume: bool = option(True, "go on from the run folder's checkpoint; false starts anew")
     seed: int = option(0, "of every random number", "", 0, 2**31 - 1)
     checkpoint_every_s: float = option(30.0, "time between checkpoints", "s", 0)
     # fmt: on
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name and ("/" in self.name or "\\" in self.name or not clean(self.name)):
+            raise UserError(
+                f"name={self.name} cannot be a folder's name; outdir= says which folder it goes into"
+            )
 
 
 @dataclass(frozen=True)
@@ -57,8 +66,8 @@ class PriorSettings(Section):
     # fmt: off
     prior: str = option(
         "auto", "Zero-1-to-3 folder in diffusers format or hub id; pocket: the shipped one; auto: published weights "
-        "that the cache has whole, or with a GPU the hub, else pocket")
-    text_prior: str = option("auto", "the same for prompt=: a Stable Diffusion folder or hub id")
+        "that the cache has whole, or with a GPU the hub, else pocket", path=True)
+    text_prior: str = option("auto", "the same for prompt=: a Stable Diffusion folder or hub id", path=True)
     camera_code: str = option(
         "auto", "how the prior is told of cameras: stable is Stable-Zero123's, relative all others'; auto: by the "
         "folder", choices=("auto", "relative", "stable"))

@@ -60,20 +60,30 @@ def orbit(
 
     azimuths_rad, elevations_rad: [V]; radius: [V] or one number, world units.
     """
-    azimuth = torch.as_tensor(azimuths_rad, dtype=torch.float64).reshape(-1)
-    elevation = torch.as_tensor(elevations_rad, dtype=torch.float64).reshape(-1)
-    distance = torch.as_tensor(radius, dtype=torch.float64).expand_as(azimuth)
-    if azimuth.shape != elevation.shape:
-        raise ValueError(f"{len(azimuth)} azimuths but {len(elevation)} elevations")
-    cos_e, sin_e = elevation.cos(), elevation.sin()
-    outward = torch.stack([cos_e * azimuth.sin(), sin_e, cos_e * azimuth.cos()], -1)
-    right = torch.stack([azimuth.cos(), torch.zeros_like(azimuth), -azimuth.sin()], -1)
-    down = torch.linalg.cross(-outward, right)
-    w2c = torch.zeros(len(azimuth), 4, 4, dtype=torch.float64)
-    w2c[:, 0, :3], w2c[:, 1, :3], w2c[:, 2, :3] = right, down, -outward
-    w2c[:, 2, 3] = distance  # the origin lies straight ahead; exact, where -R @ centre would round
-    w2c[:, 3, 3] = 1.0
-    return Cameras(w2c.float(), fov_y_rad)
+    azimuths, elevations = _numbers(azimuths_rad), _numbers(elevations_rad)
+    if len(azimuths) != len(elevations):
+        raise ValueError(f"{len(azimuths)} azimuths but {len(elevations)} elevations")
+    radii = _numbers(radius)
+    if len(radii) == 1:
+        radii = radii * len(azimuths)
+    if len(radii) != len(azimuths):
+        raise ValueError(f"{len(azimuths)} azimuths but {len(radii)} radii")
+    poses = []
+    for azimuth, elevation, distance in zip(azimuths, elevations, radii, strict=True):
+        sin_a, cos_a, sin_e, cos_e = (
+            *(math.sin(azimuth), math.cos(azimuth)),
+            *(math.sin(elevation), math.cos(elevation)),
+        )
+        right, down = (cos_a, 0.0, -sin_a), (sin_e * sin_a, -cos_e, sin_e * cos_a)
+        forward = (-cos_e * sin_a, -sin_e, -cos_e * cos_a)
+        # The origin lies straight ahead; exact, where -R @ centre would round.
+        poses.append([[*right, 0.0], [*down, 0.0], [*forward, distance], [0.0, 0.0, 0.0, 1.0]])
+    return Cameras(torch.tensor(poses, dtype=torch.float64).reshape(-1, 4, 4).float(), fov_y_rad)
+
+
+def _numbers(values: Tensor | list[float] | float) -> list[float]:
+    """As float64, without a tensor operation for each of the few sines and cosines of a step's views."""
+    return torch.as_tensor(values, dtype=torch.float64).reshape(-1).tolist()  # type: ignore[no-any-return]
 
 
 def relative_cameras(

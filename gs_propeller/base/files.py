@@ -31,7 +31,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:  # Windows refuses to flush what is open for reading alone
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)

@@ -6,6 +6,7 @@ A section of the configuration is such a record, the very one that a module take
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -14,10 +15,19 @@ from gs_propeller.base.errors import UserError
 
 def option(
     default: Any, remark: str, unit: str = "", low: float | None = None, high: float | None = None,
-    choices: tuple[str, ...] = (), above: float | None = None,
+    choices: tuple[str, ...] = (), above: float | None = None, path: bool = False,
 ) -> Any:  # fmt: skip
-    """A field with its remark, unit, least and largest value (`above`: a bound that is itself out) or choices."""
-    meta = {"help": remark, "unit": unit, "low": low, "high": high, "choices": choices, "above": above}
+    """A field with its remark, unit, least and largest value (`above`: a bound that is itself out) or choices. path:
+    a ~ at its start is the home folder, also where a shell leaves it alone (input=~/photo.jpg)."""
+    meta = {
+        "help": remark,
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "above": above,
+        "path": path,
+    }
     return field(default=default, metadata=meta)
 
 
@@ -28,6 +38,8 @@ class Section:
     def __post_init__(self) -> None:
         for f in fields(self):
             value, meta = getattr(self, f.name), f.metadata
+            if meta.get("path") and value.startswith("~"):
+                object.__setattr__(self, f.name, os.path.expanduser(value))
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"{f.name} must be a finite number, not {value}")
             unit = f" {meta['unit']}" if meta.get("unit") else ""

@@ -19,6 +19,8 @@ from torch import Tensor
 from gs_propeller.distil.draw import Draw, Noised
 from gs_propeller.distil.settings import PullSettings
 
+LEAST = 0.1  # share of a change that is never ruled out: what is measured is an average
+
 
 class ViewPrior(Noised, Protocol):
     """What a pull needs of a prior: see guidance/diffusion.py."""
@@ -38,6 +40,8 @@ class ViewPrior(Noised, Protocol):
         space: str = "latent",
     ) -> tuple[Tensor, Tensor]: ...
 
+    def share(self, t: Tensor, space: str, follows: str) -> Tensor: ...
+
     def stiffness(self, t: Tensor, weighting: str, space: str, follows: str) -> Tensor: ...
 
 
@@ -52,12 +56,13 @@ class Guide:
 
 
 class Pull(NamedTuple):
-    """What travels: pull and seen [V, 3, S, S], the gradient P for the renders R and those renders; kappa [V]; losses [1],
-    for the log."""
+    """What travels: pull and seen [V, 3, S, S], the gradient P for the renders R and those renders; kappa [V]; share
+    [V], a, of a render's change that comes through to the prior's clean picture; losses [1], for the log."""
 
     pull: Tensor
     seen: Tensor
     kappa: Tensor
+    share: Tensor
     losses: Tensor
 
     def parts(self) -> Sequence[Tensor]:
@@ -76,9 +81,11 @@ class Pull(NamedTuple):
         return self.pull + self.kappa[:, None, None, None] * (images - self.seen)
 
     def mismatch(self, images: Tensor) -> float:
-        """Mean squared difference of the renders: 0 only where the pull is the same. In float64, where a difference of
-        two floats is exact and its square cannot vanish."""
-        return float((images.double() - self.seen.double()).square().mean())
+        """Mean squared change of the prior's clean pictures, to first order: of the renders, times the square of the
+        share that comes through. 0 only where the pull is the same: LEAST is taken of any share, and in float64 a
+        difference of two floats is exact and its square does not vanish."""
+        moved = (images.double() - self.seen.double()).square().mean((1, 2, 3))
+        return float((moved * self.share.double().clamp_min(LEAST).square()).mean())
 
 
 @torch.no_grad()
@@ -88,7 +95,7 @@ def pulls(
     """The pulls of K slots, by one encoding and one UNet call of each prior. images: K of [V, 3, S, S]."""
     together = torch.cat(list(images))
     pull, residual = torch.zeros_like(together), together.new_zeros(len(together))
-    stiff = together.new_zeros(len(together))
+    stiff, shares = together.new_zeros(len(together)), together.new_zeros(len(together))
     codes = torch.cat([d.codes for d in draws]).to(together.device)
     for k, guide in enumerate(guides):
         t, noise = (
@@ -100,8 +107,11 @@ def pulls(
         pull, residual = pull + guide.weight * pixels, residual + guide.weight * misses
         stays = guide.prior.stiffness(t, settings.sds_weight, settings.sds_space, settings.follows)
         stiff = stiff + guide.weight * stays.to(stiff)
+        share = guide.prior.share(t, settings.sds_space, settings.follows)
+        shares = torch.maximum(shares, share.to(shares))
     # Divided by V, so that the batch size does not shift the balance (DreamGaussian sums).
     weight = settings.lambda_sds / len(images[0])
     counts = [len(x) for x in images]
-    parts = zip(*((weight * x).split(counts) for x in (pull, stiff, residual)), images, strict=True)
-    return [Pull(p, seen, k, r.sum().reshape(1).float()) for p, k, r, seen in parts]
+    scaled = ((weight * x).split(counts) for x in (pull, stiff, residual))
+    parts = zip(*scaled, shares.split(counts), images, strict=True)
+    return [Pull(p, seen, k, a, r.sum().reshape(1).float()) for p, k, r, a, seen in parts]

@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 
 from gs_propeller.base.camera import Cameras
+from gs_propeller.mesh.kernels import JUMP_PX, NOTHING
 from gs_propeller.mesh.raster import Hits
-
-NOTHING = 1e9  # depth of a pixel that sees no surface
-JUMP_PX = 4.0  # a surface that steps back by more pixel widths than this from one pixel to the next ends between them
 
 
 def barycentrics(vertices: Tensor, faces: Tensor, hits: Hits, cameras: Cameras) -> Tensor:

@@ -14,9 +14,8 @@ import trimesh
 from PIL import Image
 from torch import Tensor
 
-from gs_propeller.base.errors import UserError
 from gs_propeller.base.files import atomic
-from gs_propeller.mesh.surface import Mesh, vertex_normals
+from gs_propeller.mesh.surface import vertex_normals
 from gs_propeller.mesh.texture import Textured
 
 
@@ -31,7 +30,7 @@ def save_obj(path: str | Path, textured: Textured) -> None:
         _picture(textured.texture).save(temporary)
     material = f"newmtl surface\nKa 1 1 1\nKd 1 1 1\nKs 0 0 0\nillum 1\nmap_Kd {final.stem}.png\n"
     with atomic(final.with_suffix(".mtl")) as temporary:
-        temporary.write_text(material)
+        temporary.write_text(material, encoding="utf-8")
     mesh = textured.mesh
     lines = [f"mtllib {final.stem}.mtl", "usemtl surface"]
     lines += [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in mesh.vertices.tolist()]
@@ -40,7 +39,7 @@ def save_obj(path: str | Path, textured: Textured) -> None:
     for corners, uv in zip((mesh.faces + 1).tolist(), (textured.uv_faces + 1).tolist(), strict=True):
         lines.append("f " + " ".join(f"{c}/{t}/{c}" for c, t in zip(corners, uv, strict=True)))
     with atomic(final) as temporary:
-        temporary.write_text("\n".join(lines) + "\n")
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def save_glb(path: str | Path, textured: Textured) -> None:
@@ -61,29 +60,3 @@ def save_glb(path: str | Path, textured: Textured) -> None:
     )
     with atomic(path) as temporary:
         temporary.write_bytes(scene.export(file_type="glb", include_normals=True))
-
-
-def load_mesh(path: str | Path) -> Textured:
-    """A textured .obj or .glb. Raises UserError when it is none, or has no texture."""
-    if not Path(path).is_file():
-        raise UserError(f"no mesh {path}; run main_propeller.py first, or give mesh=FILE.obj or .glb")
-    try:
-        loaded = trimesh.load(path, force="mesh", process=False)
-        material = loaded.visual.material
-        image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
-        uvs = loaded.visual.uv
-        if image is None or uvs is None:
-            raise ValueError("it has no texture")
-        texture = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
-        faces = torch.from_numpy(np.array(loaded.faces, dtype=np.int64))
-        vertices = np.array(loaded.vertices, dtype=np.float32)
-        if not len(faces):
-            raise ValueError("it has no faces")
-    except (ValueError, AttributeError, OSError, IndexError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a textured .obj or .glb: {error}") from error
-    # Vertices that a seam doubled are one again, so that normals are smooth across it.
-    points, index = np.unique(vertices, axis=0, return_inverse=True)
-    mesh = Mesh(torch.from_numpy(points), torch.from_numpy(index.reshape(-1))[faces])
-    return Textured(
-        mesh, torch.from_numpy(np.array(uvs, dtype=np.float32)), faces, torch.from_numpy(texture.copy())
-    )

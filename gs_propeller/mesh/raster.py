@@ -1,4 +1,4 @@
-"""Which triangle a pixel sees: rays by embree on a CPU, nvdiffrast on CUDA, the same answer.
+"""Which triangle a pixel sees: compiled kernels on a CPU, nvdiffrast on CUDA, the same answer.
 
 V views, H x W pixels, pixel centres at +0.5 as in raster.py, so both line up.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from gs_propeller.base.camera import Cameras
 from gs_propeller.base.errors import UserError
+from gs_propeller.mesh import kernels
 from gs_propeller.mesh.surface import Mesh
 from gs_propeller.scenes.gaussians.raster_cuda import INSTALL
 
@@ -38,32 +40,29 @@ def rasterize(mesh: Mesh, cameras: Cameras, size: int | tuple[int, int]) -> Hits
     height, width = (size, size) if isinstance(size, int) else size
     if mesh.vertices.is_cuda:
         return _rasterize_cuda(mesh, cameras, height, width)
-    from embreex import rtcore_scene
-    from embreex.mesh_construction import TriangleMesh
-
-    scene = rtcore_scene.EmbreeScene()
-    TriangleMesh(scene, np.ascontiguousarray(mesh.vertices.numpy()[mesh.faces.numpy()], dtype=np.float32))
-    focal = cameras.focal_px(height)
-    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
-    rays = torch.stack([(x - width / 2) / focal, (y - height / 2) / focal, torch.ones_like(x)], -1).reshape(
-        -1, 3
-    )
-    found = []
-    for w2c, centre in zip(cameras.w2c, cameras.centres, strict=True):
-        directions = np.ascontiguousarray((rays @ w2c[:3, :3]).numpy(), dtype=np.float32)
-        origins = np.ascontiguousarray(np.broadcast_to(centre.numpy(), directions.shape), dtype=np.float32)
-        found.append(scene.run(origins, directions, output=True))
     shape = (len(cameras), height, width)
-    face_id = torch.from_numpy(np.stack([f["primID"] for f in found]).astype(np.int64)).reshape(shape)
-    u, v = (
-        torch.from_numpy(np.stack([f[k] for f in found]).astype(np.float32)).reshape(shape)
-        for k in ("u", "v")
-    )
-    hit = face_id >= 0
-    barycentric = torch.stack([1 - u - v, u, v], -1) * hit[..., None]
-    # Directions have z = 1 in the camera's axes, so a ray's length along them is camera z.
-    depth = torch.from_numpy(np.stack([f["tfar"] for f in found]).astype(np.float32)).reshape(shape)
-    return Hits(torch.where(hit, face_id, -1), barycentric, torch.where(hit, depth, torch.zeros_like(depth)))
+    seen = seen_by(mesh.vertices, cameras)
+    face_id, barycentric = np.full(shape, -1, np.int64), np.zeros((*shape, 3), np.float32)
+    depth = np.full(shape, kernels.NOTHING)
+    for v in range(len(cameras)):
+        where = cameras.focal_px(height), face_id[v], barycentric[v], depth[v]
+        kernels.fill(seen[v], mesh.faces.numpy(), *where)
+    depth[face_id < 0] = 0.0
+    return Hits(*(torch.from_numpy(x) for x in (face_id, barycentric, depth.astype(np.float32))))
+
+
+def seen_by(vertices: Tensor, cameras: Cameras) -> np.ndarray:
+    """[V, Nv, 3] float64 in the cameras' axes, of vertices in the host's memory."""
+    seen = np.empty((len(cameras), len(vertices), 3))
+    kernels.project(vertices.detach().contiguous().numpy(), cameras.w2c.double().numpy(), seen)
+    return seen
+
+
+def mesh_device(device: torch.device) -> torch.device:
+    """Where a mesh is drawn that belongs to a prior on `device`: there, if it is CUDA and nvdiffrast is installed,
+    else in the host's memory."""
+    there = device.type == "cuda" and find_spec("nvdiffrast") is not None
+    return device if there else torch.device("cpu")
 
 
 @cache

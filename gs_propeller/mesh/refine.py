@@ -1,11 +1,14 @@
 """The second stage as a problem for the solver: a texture that follows what the prior makes of its own views.
 
-V views, T texels along the texture's side, C along the coarse one's, Nv vertices (none unless the geometry is trained),
-M = 1 + C^2 + T^2 + Nv rows on the wire. Steps count from 0. What is learnt of the texture is an offset of two scales: a
-coarse one from all views, of no more texels than they can see, and a fine one from the known view alone. Adam would
-otherwise leave the texels between the views' pixels behind, as grain. The dear part of a step is the novel views'
-(rendered, noised, denoised in several steps); the known view's gradient is cheap and taken at the exact place in the
-roll-out, as in losses.py.
+V views, C texels along the coarse offset's side, F texels that have a fine one, Nv vertices (none unless the geometry
+is trained), k updates an evaluation. Updates count from 0 to T - 1; a step of the solver is an evaluation and the k
+updates that it serves, all with its views, noise and target. What is learnt of the texture is an offset of two scales:
+a coarse one from all views, of no more texels than they can see, and a fine one from the known view alone, on the
+texels that it sees. Adam would otherwise leave the texels between the views' pixels behind, as grain.
+
+What travels is a `Pull` (distil/pull.py), as in the first stage: the dear part renders a step's views at the guess and
+has the prior noise and denoise them, in several steps; the pull towards those targets is taken back to the offsets in
+the roll-out, anew at each update, together with the known view and the regularisers.
 """
 
 from __future__ import annotations
@@ -13,8 +16,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
-from typing import NamedTuple
+from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +25,12 @@ from torch.nn import functional as F
 
 from gs_propeller.base.camera import Cameras
 from gs_propeller.base.randomness import keyed_generator
-from gs_propeller.mesh.antialias import antialias, barycentrics, edges_of
-from gs_propeller.mesh.raster import Hits, rasterize
+from gs_propeller.distil.pull import Pull
+from gs_propeller.mesh.raster import Hits
+from gs_propeller.mesh.render import Canvas, render, texels_of
+from gs_propeller.mesh.settings import RefineSettings
 from gs_propeller.mesh.surface import Mesh
-from gs_propeller.mesh.texture import Reference, Textured, lookup, sample_texture
+from gs_propeller.mesh.texture import Reference, Textured
 from gs_propeller.scenes.gaussians.adam import first_moment, moved, second_moment
 
 BETAS, EPS = (0.9, 0.99), 1e-15
@@ -34,7 +39,7 @@ LOSSES = ("novel", "known")
 
 @dataclass(frozen=True)
 class Offsets:
-    """Of the texture's colours: coarse [C, C, 3] and fine [T, T, 3]; of the mesh: vertices [Nv | 0, 3], world units.
+    """Of the texture's colours: coarse [C, C, 3] and fine [F, 3]; of the mesh: vertices [Nv | 0, 3], world units.
     Also used for moments and gradients."""
 
     coarse: Tensor
@@ -42,13 +47,13 @@ class Offsets:
     vertices: Tensor
 
     def __len__(self) -> int:
-        """M, rows of `pack`."""
-        return 1 + len(self.coarse) ** 2 + len(self.fine) ** 2 + len(self.vertices)
+        """Texels and vertices that move."""
+        return len(self.coarse) ** 2 + len(self.fine) + len(self.vertices)
 
     def map(self, fn: Callable[..., Tensor], *others: Offsets) -> Offsets:
         """fn applied field by field."""
         return Offsets(
-            *(fn(getattr(self, f.name), *(getattr(o, f.name) for o in others)) for f in fields(self))
+            *(fn(*parts) for parts in zip(self.parts(), *(o.parts() for o in others), strict=True))
         )
 
     def parts(self) -> tuple[Tensor, ...]:
@@ -57,47 +62,6 @@ class Offsets:
     @staticmethod
     def of(*parts: Tensor) -> Offsets:
         return Offsets(*parts)
-
-    def pack(self) -> Tensor:
-        """[M, 3]: C, T and Nv, then every texel and vertex."""
-        sizes = self.coarse.new_tensor([[len(self.coarse), len(self.fine), len(self.vertices)]])
-        return torch.cat([sizes, self.coarse.reshape(-1, 3), self.fine.reshape(-1, 3), self.vertices])
-
-    @staticmethod
-    def unpack(packed: Tensor) -> Offsets:
-        """Inverse of pack."""
-        coarse, fine, vertices = (int(n) for n in packed[0])
-        parts = packed[1:].split([coarse * coarse, fine * fine, vertices])
-        return Offsets(parts[0].reshape(coarse, coarse, 3), parts[1].reshape(fine, fine, 3), parts[2])
-
-
-class Novel(NamedTuple):
-    """The dear part of a step: the novel views' gradient for coarse [C, C, 3] and vertices [Nv | 0, 3]; losses [1]."""
-
-    coarse: Tensor
-    vertices: Tensor
-    losses: Tensor
-
-    def parts(self) -> tuple[Tensor, ...]:
-        return self
-
-    @staticmethod
-    def of(*parts: Tensor) -> Novel:
-        return Novel(*parts)
-
-    def pack(self) -> Tensor:
-        return torch.cat([self.coarse.reshape(-1, 3), self.vertices])
-
-    @staticmethod
-    def unpack(flat: Tensor, losses: Tensor, params: Offsets) -> Novel:
-        """Inverse of pack, flattened; params: what it was evaluated at."""
-        rows = [len(params.coarse) ** 2, len(params.vertices)]
-        coarse, vertices = flat.reshape(-1, 3).split(rows)
-        return Novel(coarse.reshape(params.coarse.shape), vertices, losses)
-
-    def at(self, state: RefineState) -> Novel:
-        """A texture keeps its rows: one state's drift is any other's."""
-        return self
 
 
 @dataclass(frozen=True)
@@ -132,35 +96,22 @@ class RefineState:
 
 
 @dataclass(frozen=True)
-class RefineSettings:
-    """steps; batch: views a step; lr: Adam's, of the texture, at first; size: px of the rendered views; coarse: C;
-    strength_max, strength_min: noise strength of the first and last step; lambda_known: of the input view.
-    geometry: whether vertices move too, with geometry_lr world units a step at first; lambda_smooth: of their offsets'
-    differences along edges; lambda_normal: of the angles between neighbouring faces.
-    """
+class Seen:
+    """A step's views of some offsets: image [V, 3, S, S] over white, cover [V, 1, S, S], soft at silhouettes where
+    geometry is trained; leaves: what they can be pulled back to."""
 
-    steps: int
-    batch: int
-    lr: float
-    size: int
-    coarse: int
-    strength_max: float
-    strength_min: float
-    lambda_known: float = 4.0
-    geometry: bool = False
-    geometry_lr: float = 5e-4
-    lambda_smooth: float = 100.0
-    lambda_normal: float = 0.01
+    leaves: Offsets
+    image: Tensor
+    cover: Tensor
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """DreamGaussian's second stage in four functions, all deterministic: the draws are the step's own.
+    """DreamGaussian's second stage, all deterministic: the draws are the step's own; the same on every rank.
 
-    cameras_of(step): that step's views. targets_of(step, images [V, 3, S, S], strength): the prior's multi-step
-    denoising of them, any size. The loss is the mean squared error to the targets, inside the mesh where its shape is
-    kept, plus that of the known view, if there is one; where geometry is trained, of its mask too, and the
-    regularisers.
+    cameras_of(step): that step's views, of side pixels. targets_of(step, images [V, 3, S, S], strength): the prior's
+    multi-step denoising of them, any size. The loss is the mean squared error to the targets, per pixel of the mesh,
+    plus that of the known view, if there is one; where geometry is trained, of its mask too, and the regularisers.
     """
 
     textured: Textured
@@ -168,122 +119,175 @@ class Refinement:
     targets_of: Callable[[int, Tensor, float], Tensor]
     reference: Reference | None
     settings: RefineSettings
+    side: int
 
-    def first_state(self) -> RefineState:
-        side = len(self.textured.texture)
-        coarse = min(side, self.settings.coarse)
-        moved_vertices = len(self.textured.mesh.vertices) if self.settings.geometry else 0
-        zeros = Offsets(
-            torch.zeros(coarse, coarse, 3), torch.zeros(side, side, 3), torch.zeros(moved_vertices, 3)
-        )
+    @property
+    def device(self) -> torch.device:
+        return self.textured.texture.device
+
+    @property
+    def every(self) -> int:
+        """k."""
+        return self.settings.refine_updates_per_evaluation
+
+    @property
+    def steps(self) -> int:
+        """The solver's T: evaluations."""
+        return -(-self.settings.refine_steps // self.every)
+
+    def first(self) -> RefineState:
+        coarse = min(len(self.textured.texture), self.settings.refine_texels)
+        vertices = len(self.textured.mesh.vertices) if self.settings.train_geo else 0
+        like = self.textured.texture
+        rows = ((coarse, coarse), (len(self.canvas.texels),), (vertices,))
+        zeros = Offsets(*(like.new_zeros(*row, 3) for row in rows))
         return RefineState(zeros, zeros, zeros, 0)
 
-    def painted(self, params: Offsets) -> Tensor:
-        """[T, T, 3] the texture with its offsets, differentiable in them."""
-        side = len(self.textured.texture)
-        table = params.coarse.permute(2, 0, 1)[None]
-        wide = F.interpolate(table, (side, side), mode="bilinear", align_corners=False)[0].permute(1, 2, 0)
-        return self.textured.texture + wide + params.fine
-
-    def compute(self, params: Sequence[Offsets], steps: Sequence[int]) -> list[Novel]:
-        """The dear part of several window slots."""
-        return [self._novel(p, step) for p, step in zip(params, steps, strict=True)]
-
-    def shaped(self, params: Offsets) -> Mesh:
-        """The mesh with its offsets, differentiable in them."""
-        mesh = self.textured.mesh
-        return Mesh(mesh.vertices + params.vertices, mesh.faces) if self.settings.geometry else mesh
-
-    def seen(
-        self, params: Offsets, cameras: Cameras, size: int, still: Hits | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """(image [V, 3, S, S] over white, coverage [V, 1, S, S]): soft at silhouettes where geometry is trained.
-        still: hits that were found before, good as long as the mesh keeps its shape."""
-        mesh = self.shaped(params)
-        if still is None or self.settings.geometry:
-            hits = rasterize(Mesh(mesh.vertices.detach(), mesh.faces), cameras, size)
-        else:
-            hits = still
-        if not self.settings.geometry:
-            image = sample_texture(self.painted(params), lookup(self.textured, hits), hits.mask)
-            return image, hits.mask[:, None].to(image)
-        slid = replace(hits, barycentric=barycentrics(mesh.vertices, mesh.faces, hits, cameras))
-        image = sample_texture(self.painted(params), lookup(self.textured, slid), hits.mask)
-        both = torch.cat([image, hits.mask[:, None].to(image)], 1)
-        both = antialias(both, mesh.vertices, mesh.faces, self._edges, hits, cameras)
-        return both[:, :3], both[:, 3:]
-
-    def _novel(self, params: Offsets, step: int) -> Novel:
-        s = self.settings
-        strength = s.strength_max + (s.strength_min - s.strength_max) * step / max(s.steps - 1, 1)
-        coarse, vertices = (x.detach().requires_grad_(True) for x in (params.coarse, params.vertices))
-        image, cover = self.seen(
-            Offsets(coarse, params.fine.detach(), vertices), self.cameras_of(step), s.size
-        )
-        target = self.targets_of(step, image.detach(), strength)
-        target = F.interpolate(target, image.shape[-2:], mode="bilinear", align_corners=False)
-        area = cover.detach().sum().clamp_min(1)
-        # A mesh that keeps its shape has nothing to learn outside it.
-        gap = (image - target).square() * (1.0 if s.geometry else cover)
-        loss = gap.sum() / area / 3
-        of_coarse, of_vertices = torch.autograd.grad(loss, (coarse, vertices), allow_unused=True)
-        return Novel(_or_zero(of_coarse, coarse), _or_zero(of_vertices, vertices), loss.detach()[None])
-
     @cached_property
-    def _edges(self) -> tuple[Tensor, Tensor]:
-        return edges_of(self.textured.mesh.faces)
+    def canvas(self) -> Canvas:
+        """Fine offsets are for the faces that the known view sees of the mesh as it was given."""
+        seen = self._known_hits
+        faces = self.textured.mesh.faces[:0, 0] if seen is None else seen.face_id[seen.mask].unique()
+        return Canvas(self.textured, texels_of(self.textured, faces), self.settings.train_geo)
 
     @cached_property
     def _known_hits(self) -> Hits | None:
-        """Of the mesh as it was given, in the known view: the roll-out asks at every step."""
+        """Of the mesh as it was given, in the known view."""
         if self.reference is None:
             return None
-        return rasterize(self.textured.mesh, self.reference.camera, self.reference.image.shape[-1])
+        mesh, reference = self.textured.mesh, self.reference
+        return Canvas(self.textured, mesh.faces[:0, 0], False).hits(
+            mesh.vertices, reference.camera, reference.image.shape[-1]
+        )
 
-    def known(self, params: Offsets) -> tuple[Offsets, Tensor]:
-        """The known view's and the regularisers' gradient and loss [1]: cheap, taken at the exact state."""
-        s, reference = self.settings, self.reference
+    @cached_property
+    def _views(self) -> Callable[[int], tuple[Cameras, Hits | None]]:
+        """A step's cameras, and what they see of a mesh that keeps its shape."""
+
+        def views(step: int) -> tuple[Cameras, Hits | None]:
+            cameras = self.cameras_of(step).to(self.device)
+            still = None if self.settings.train_geo else self._hits(self.textured.mesh.vertices, cameras)
+            return cameras, still
+
+        return lru_cache(16)(views)
+
+    def _hits(self, vertices: Tensor, cameras: Cameras) -> Hits:
+        return self.canvas.hits(vertices, cameras, self.side)
+
+    def vertices(self, params: Offsets) -> Tensor:
+        """[Nv, 3] with their offsets, differentiable in them."""
+        given = self.textured.mesh.vertices
+        return given + params.vertices if self.settings.train_geo else given
+
+    # ---- at the guess, on every rank
+
+    def compute(self, params: Sequence[Offsets], steps: Sequence[int]) -> list[Pull]:
+        """What travels back of several window slots."""
+        return [self._pull(p, step) for p, step in zip(params, steps, strict=True)]
+
+    def _pull(self, params: Offsets, step: int) -> Pull:
+        """Half the gradient of |image - target|^2 is image - target: what of the render's change the prior does not
+        follow is all of it (a = 0), since the target stays."""
+        s, seen = self.settings, self.seen(params, step)
+        share = step / max(self.steps - 1, 1)
+        strength = s.refine_strength_max + (s.refine_strength_min - s.refine_strength_max) * share
+        image = seen.image.detach()
+        target = self.targets_of(step, image, strength)
+        target = F.interpolate(target, image.shape[-2:], mode="bilinear", align_corners=False).to(image)
+        stiff = self._stiffness(seen)
+        gap = image - target
+        # A mesh that keeps its shape has nothing to learn outside it.
+        inside = gap if s.train_geo else gap * seen.cover
+        kappa, moves = (
+            stiff.expand(len(image)),
+            image.new_ones(len(image)),
+        )  # mismatch: of the renders themselves
+        return Pull(stiff * gap, image, kappa, moves, (stiff / 2 * inside.square().sum()).reshape(1))
+
+    def _stiffness(self, seen: Seen) -> Tensor:
+        """The gradient of the loss for a render, per unit of its gap: 2 / (3 area in pixels)."""
+        return 2 / 3 / seen.cover.detach().sum().clamp_min(1)
+
+    # ---- at the exact place, on rank 0
+
+    def update(self, state: RefineState, drift: Pull) -> tuple[RefineState, Tensor]:
+        """The state after the k updates that one evaluation serves, and the known view's loss [1] of the last."""
+        step, losses = state.step // self.every, drift.losses
+        for _ in range(min(self.every, self.settings.refine_steps - state.step)):
+            seen = self.seen(state.params, step)
+            self._last.clear()  # its graph serves once
+            cheap = self.known(seen.leaves)
+            pulled = (seen.image * drift.here(seen.image.detach())).sum()
+            leaves = seen.leaves.parts()
+            grads = torch.autograd.grad(pulled + cheap, leaves, allow_unused=True)
+            found = (torch.zeros_like(x) if g is None else g for g, x in zip(grads, leaves, strict=True))
+            state, losses = self._stepped(state, Offsets(*found)), cheap.detach().reshape(1)
+        return state, losses
+
+    def seen(self, params: Offsets, step: int) -> Seen:
+        """Those of the offsets last asked for are kept: compute, mismatch and update may ask for the same."""
+        kept = self._last
+        if kept and kept[0] is params and kept[1] == step:
+            return kept[2]  # type: ignore[no-any-return]
         leaves = params.map(lambda x: x.detach().requires_grad_(True))
-        loss = sum(x.sum() for x in leaves.__dict__.values()) * 0.0
+        cameras, still = self._views(step)
+        vertices = self.vertices(leaves)
+        hits = self._hits(vertices, cameras) if still is None else still
+        # The novel views teach the coarse offset alone.
+        image, cover = render(self.canvas, leaves.coarse, leaves.fine.detach(), vertices, cameras, hits)
+        kept[:] = [params, step, Seen(leaves, image, cover)]
+        return kept[2]  # type: ignore[no-any-return]
+
+    @cached_property
+    def _last(self) -> list[Any]:
+        return []
+
+    def known(self, leaves: Offsets) -> Tensor:
+        """The known view's and the regularisers' loss: cheap, taken at the exact state."""
+        s, reference = self.settings, self.reference
+        loss = sum((x.sum() for x in leaves.parts()), torch.zeros(())) * 0.0
         if reference is not None and (hits := self._known_hits) is not None:
-            image, cover = self.seen(leaves, reference.camera, reference.image.shape[-1], hits)
+            vertices, size = self.vertices(leaves), reference.image.shape[-1]
+            if s.train_geo:
+                hits = self.canvas.hits(vertices, reference.camera, size)
+            image, cover = render(self.canvas, leaves.coarse, leaves.fine, vertices, reference.camera, hits)
             mask = hits.mask[:, None] & (reference.mask > 0.99)
             area = mask.sum().clamp_min(1)
             loss = s.lambda_known * ((image - reference.image).square() * mask).sum() / area / 3
-            if s.geometry:
+            if s.train_geo:
                 loss = loss + s.lambda_known * (cover - reference.mask).square().sum() / area
-        if s.geometry:
-            loss = loss + self._roughness(leaves)
-        grads = torch.autograd.grad(loss, tuple(leaves.__dict__.values()), allow_unused=True)
-        found = (_or_zero(g, x) for g, x in zip(grads, leaves.__dict__.values(), strict=True))
-        return Offsets(*found), loss.detach()[None]
+        return loss + self._roughness(leaves) if s.train_geo else loss
 
     def _roughness(self, params: Offsets) -> Tensor:
         """Offsets that differ along edges, and faces that fold more than they did."""
-        ends, sides = self._edges
+        ends, sides = self.canvas.edges
         stretch = (params.vertices[ends[:, 0]] - params.vertices[ends[:, 1]]).square().sum(1).mean()
 
-        def folds(mesh: Mesh) -> Tensor:
-            a, b, c = mesh.vertices[mesh.faces].unbind(1)
+        def folds(vertices: Tensor) -> Tensor:
+            a, b, c = vertices[self.textured.mesh.faces].unbind(1)
             normals = F.normalize(torch.linalg.cross(b - a, c - a), dim=1)
             inner = sides[sides[:, 1] >= 0]
             return (normals[inner[:, 0]] * normals[inner[:, 1]]).sum(1)
 
-        bent = (folds(self.textured.mesh) - folds(self.shaped(params))).clamp_min(0).mean()
+        bent = (folds(self.textured.mesh.vertices) - folds(self.vertices(params))).clamp_min(0).mean()
         return self.settings.lambda_smooth * stretch + self.settings.lambda_normal * bent
 
-    def update(self, state: RefineState, drift: Novel) -> tuple[RefineState, Tensor]:
-        """An Adam step with the gradients of both parts, and the known view's loss [1]."""
-        known, losses = self.known(state.params)
-        grads = replace(known, coarse=known.coarse + drift.coarse, vertices=known.vertices + drift.vertices)
-        return self._stepped(state, grads), losses
-
     def coast(self, state: RefineState) -> RefineState:
-        """The next state if the gradient were what Adam's first moment expects: a guess without a drift."""
-        if state.step == 0:
-            return replace(state, step=1)
-        correction = 1.0 - BETAS[0] ** state.step
-        return self._stepped(state, state.exp_avg.map(lambda m: m / correction))
+        """A guess of the state after the k updates without a drift: the gradients are what Adam's first moment
+        expects."""
+        for _ in range(min(self.every, self.settings.refine_steps - state.step)):
+            if state.step == 0:
+                state = replace(state, step=1)
+            else:
+                correction = 1.0 - BETAS[0] ** state.step
+                state = self._stepped(state, state.exp_avg.map(lambda m, c=correction: m / c))
+        return state
+
+    def mismatch(self, state: RefineState, pull: Pull) -> float:
+        """Of a state from the guess that its pull was taken at, by the step's own renders."""
+        seen = self.seen(state.params, state.step // self.every)
+        # White on white, an outline may differ where no pixel does; then the pull is another one all the same.
+        return pull.mismatch(seen.image.detach()) or float((self._stiffness(seen) - pull.kappa).abs().max())
 
     def _stepped(self, state: RefineState, grads: Offsets) -> RefineState:
         age, s = state.step + 1, self.settings
@@ -291,33 +295,26 @@ class Refinement:
         exp_avg_sq = state.exp_avg_sq.map(lambda v, g: second_moment(v, g, BETAS), grads)
         # What the prior makes of a view differs from step to step: falling rates average over it. The known view's own
         # offset has no such noise.
-        left = 1.0 - state.step / s.steps
-        rates = {"coarse": s.lr * left, "fine": s.lr, "vertices": s.geometry_lr * left}
+        left = 1.0 - state.step / s.refine_steps
+        rates = {"coarse": s.texture_lr * left, "fine": s.texture_lr, "vertices": s.geo_lr * left}
 
-        def moved_field(name: str, theta: Tensor) -> Tensor:
-            return moved(
-                theta, getattr(exp_avg, name), getattr(exp_avg_sq, name), rates[name], age, BETAS, EPS
-            )
+        def moved_field(name: str) -> Tensor:
+            theta, m, v = (getattr(record, name) for record in (state.params, exp_avg, exp_avg_sq))
+            return moved(theta, m, v, rates[name], age, BETAS, EPS)
 
-        params = Offsets(
-            **{f.name: moved_field(f.name, getattr(state.params, f.name)) for f in fields(Offsets)}
-        )
-        return RefineState(params, exp_avg, exp_avg_sq, age)
+        return RefineState(Offsets(*(moved_field(f.name) for f in fields(Offsets))), exp_avg, exp_avg_sq, age)
 
     def result(self, state: RefineState) -> Textured:
         with torch.no_grad():
-            texture = self.painted(state.params).clamp(0, 1)
-            return replace(self.textured, mesh=self.shaped(state.params), texture=texture)
+            texture = self.canvas.painted(state.params.coarse, state.params.fine).clamp(0, 1)
+            mesh = Mesh(self.vertices(state.params), self.textured.mesh.faces)
+            return replace(self.textured, mesh=mesh, texture=texture).to("cpu")
 
 
 def distance(new: RefineState, old: RefineState) -> float:
     """The largest mean squared difference of the offsets: of colours in 0..1, of vertices in world units."""
     gaps = new.params.map(lambda a, b: (a - b).square().mean() if len(a) else a.sum(), old.params)
-    return max(float(gap) for gap in gaps.__dict__.values())
-
-
-def _or_zero(grad: Tensor | None, like: Tensor) -> Tensor:
-    return torch.zeros_like(like) if grad is None else grad
+    return max(float(gap) for gap in gaps.parts())
 
 
 def refine_angles(step: int, batch: int, low_rad: float, high_rad: float, seed: int) -> tuple[Tensor, Tensor]:

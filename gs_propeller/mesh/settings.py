@@ -25,7 +25,7 @@ class RefineSettings(Section):
     """The second stage (main2_mesh.py)."""
 
     # fmt: off
-    mesh: str = option("", "mesh to refine; empty: the first stage's")
+    mesh: str = option("", "mesh to refine; empty: the first stage's", path=True)
     refine_steps: int = option(60, "of texture refinement; DreamGaussian: 50", "steps", 1, 100_000)
     refine_batch: int = option(4, "views a refinement step", "views", 1, 256)
     texture_lr: float = option(0.005, "learning rate of the texture, at first; DreamGaussian: 0.2", "", 0)

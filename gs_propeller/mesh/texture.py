@@ -45,6 +45,10 @@ class Textured:
         if self.uv_faces.shape != self.mesh.faces.shape:
             raise ValueError(f"{len(self.mesh.faces)} faces but {len(self.uv_faces)} faces of uvs")
 
+    def to(self, device: torch.device | str) -> Textured:
+        mesh = Mesh(self.mesh.vertices.to(device), self.mesh.faces.to(device))
+        return Textured(mesh, self.uvs.to(device), self.uv_faces.to(device), self.texture.to(device))
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -53,6 +57,9 @@ class Reference:
     image: Tensor
     mask: Tensor
     camera: Cameras
+
+    def to(self, device: torch.device | str) -> Reference:
+        return Reference(self.image.to(device), self.mask.to(device), self.camera.to(device))
 
 
 def unwrap(mesh: Mesh, texture_size: int = 1024) -> tuple[Tensor, Tensor]:
@@ -144,18 +151,26 @@ def bake(
             colour[part] = colour[part].lerp(seen, share[:, None])
             weight[part] += share
     painted = weight > FAINT
-    texture = torch.full((texture_size * texture_size, 3), 0.5)
-    if bool(painted.any()):
-        if not bool(painted.all()):
-            colour[~painted] = _nearest_in_space(points[painted], colour[painted], points[~painted])
-        texture[rows] = colour
-        gaps = torch.ones(texture_size * texture_size, dtype=torch.bool)
-        gaps[rows] = False
-        # Between charts: the nearest texel of one, so that filtering across a border finds its own colour.
-        grid = gaps.reshape(texture_size, texture_size).numpy()
-        near = distance_transform_edt(grid, return_distances=False, return_indices=True)
-        texture = texture[torch.from_numpy(near[0].astype(np.int64) * texture_size + near[1]).reshape(-1)]
-    return Textured(mesh, uvs, uv_faces, texture.reshape(texture_size, texture_size, 3).clamp(0, 1))
+    if not bool(painted.any()):
+        return Textured(mesh, uvs, uv_faces, torch.full((texture_size, texture_size, 3), 0.5))
+    if not bool(painted.all()):
+        colour[~painted] = _nearest_in_space(points[painted], colour[painted], points[~painted])
+    return Textured(mesh, uvs, uv_faces, filled(rows, colour, texture_size).clamp(0, 1))
+
+
+def filled(rows: Tensor, colour: Tensor, size: int) -> Tensor:
+    """[T, T, 3] with these colours at texels `rows` of [T * T], and between charts that of the nearest texel of one, so
+    that filtering across a border finds its own colour."""
+    texture = torch.full((size * size, 3), 0.5)
+    if not len(rows):
+        return texture.reshape(size, size, 3)
+    texture[rows] = colour
+    gaps = torch.ones(size * size, dtype=torch.bool)
+    gaps[rows] = False
+    grid = gaps.reshape(size, size).numpy()
+    near = distance_transform_edt(grid, return_distances=False, return_indices=True)
+    texture = texture[torch.from_numpy(near[0].astype(np.int64) * size + near[1]).reshape(-1)]
+    return texture.reshape(size, size, 3)
 
 
 def _view_stack(mesh: Mesh, cameras: Cameras, image: Tensor, alpha: Tensor) -> Tensor:

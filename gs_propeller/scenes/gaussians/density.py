@@ -71,13 +71,10 @@ def densify_and_prune(state: State, settings: DensifySettings, seed: int) -> Sta
     cloned = chosen & (size <= settings.split_scale)
     halved = chosen & ~cloned
 
-    kept, copies = _rows(state, ~halved), _offspring(state, cloned, COPY)
-    halves = []
-    for child in (FIRST_HALF, SECOND_HALF):
-        half = _offspring(state, halved, child)
-        halves.append(replace(half, params=split_half(half.params, half.ids, seed)))
-    grown = _cat([kept, copies, *halves])
-    survivors = _rows(grown, _worth_keeping(grown, settings))
+    kept, copied, parted = (mask.nonzero()[:, 0] for mask in (~halved, cloned, halved))
+    children = ((copied, COPY), (parted, FIRST_HALF), (parted, SECOND_HALF))
+    grown = _grown(state, kept, children, seed)
+    survivors = _rows(grown, _worth_keeping(grown, settings).nonzero()[:, 0])
     return replace(survivors, stats=Stats.zeros(survivors.params))
 
 
@@ -130,7 +127,7 @@ def reset_opacity(state: State, ceiling: float = 0.01) -> State:
 
 def reindex(drift: Drift, state: State) -> Drift:
     """The drift at the state's rows: of the same Gaussian, else of its nearest relative, else zero."""
-    if torch.equal(drift.lineage[:, 0, 0], state.ids):
+    if _same_rows(drift.lineage, state.lineage):
         return drift
     index = match(state.lineage, drift.lineage)
     found, at = index >= 0, index.clamp(min=0)
@@ -140,7 +137,7 @@ def reindex(drift: Drift, state: State) -> Drift:
         return torch.where(mask, values[at], torch.zeros((), dtype=values.dtype, device=values.device))
 
     stats = StepStats(*(taken(getattr(drift.stats, f.name)) for f in fields(StepStats)))
-    return Drift(drift.grads.map(taken), stats, state.lineage, drift.losses)
+    return Drift(Gaussians.unpack(taken(drift.grads.pack())), stats, state.lineage, drift.losses)
 
 
 def unproj(old: State, like: State, seed: int) -> Gaussians:
@@ -151,7 +148,7 @@ def unproj(old: State, like: State, seed: int) -> Gaussians:
     pruned the Gaussian nothing is known of it, and the row is like's own.
     """
     index, births = relate(like.lineage, old.lineage)
-    lifted = old.params.map(lambda values: values[index.clamp(min=0)])
+    lifted = Gaussians.unpack(old.params.pack()[index.clamp(min=0)])
     for generation in range(like.lineage.shape[1] - 2, -1, -1):
         own, birth = like.lineage[:, generation].unbind(1)
         halved = (births > generation) & is_half(birth)
@@ -189,9 +186,14 @@ def scaled_distance(new: State, old: State, seed: int, atol: float = 0.01, rtol:
 
 def _older(new: State, old: State, seed: int) -> tuple[Gaussians, float]:
     """The older iterate at the newer one's rows, and the least distance that the two may have."""
-    if torch.equal(new.ids, old.ids):
+    if _same_rows(new.lineage, old.lineage):
         return old.params, 0.0
     return unproj(old, new, seed), sys.float_info.min
+
+
+def _same_rows(one: Tensor, other: Tensor) -> bool:
+    """Whether two lineages are of the same Gaussians; between densifications it is one and the same tensor."""
+    return one is other or torch.equal(one[:, 0, 0], other[:, 0, 0])
 
 
 def _logit(probability: float) -> float:
@@ -202,23 +204,39 @@ def _where(mask: Tensor, chosen: Gaussians, other: Gaussians) -> Gaussians:
     return chosen.map(lambda a, b: torch.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b), other)
 
 
-def _rows(state: State, mask: Tensor) -> State:
-    stats = Stats(*(getattr(state.stats, f.name)[mask] for f in fields(Stats)))
+def _rows(state: State, rows: Tensor) -> State:
+    """The state's rows of those numbers; itself where they are all."""
+    if len(rows) == len(state):  # a mask's numbers go up
+        return state
     params, exp_avg, exp_avg_sq = (
-        record.map(lambda values: values[mask]) for record in (state.params, state.exp_avg, state.exp_avg_sq)
+        Gaussians.unpack(record.pack()[rows]) for record in (state.params, state.exp_avg, state.exp_avg_sq)
     )
-    return State(params, exp_avg, exp_avg_sq, stats, state.lineage[mask], state.step)
+    stats = Stats(*(getattr(state.stats, f.name)[rows] for f in fields(Stats)))
+    return State(params, exp_avg, exp_avg_sq, stats, state.lineage[rows], state.step)
 
 
-def _offspring(state: State, mask: Tensor, child: int) -> State:
-    """The rows of the mask as newborn: parents' parameters, own ids, zero moments and statistics."""
-    parents = _rows(state, mask)
-    zeros = parents.params.map(torch.zeros_like)
-    lineage = born(parents.lineage, state.step, child)
-    return State(parents.params, zeros, zeros, Stats.zeros(zeros), lineage, state.step)
+def _grown(state: State, kept: Tensor, children: Sequence[tuple[Tensor, int]], seed: int) -> State:
+    """Rows kept, then the newborn of each (parents' rows, child): parents' parameters, moved and shrunk for a half; own
+    ids, zero moments and statistics."""
+    if not any(len(rows) for rows, _ in children):
+        return _rows(state, kept)
+    old = _rows(state, kept)
+    params, lineages = [old.params.pack()], [old.lineage]
+    for rows, child in children:
+        lineage = born(state.lineage[rows], state.step, child)
+        newborn = Gaussians.unpack(state.params.pack()[rows])
+        if child != COPY:
+            newborn = split_half(newborn, lineage[:, 0, 0], seed)
+        params.append(newborn.pack())
+        lineages.append(lineage)
+    grown, lineage = torch.cat(params), torch.cat(lineages)
+    room = len(grown) - len(old)
 
+    def padded(values: Tensor) -> Tensor:
+        return torch.cat([values, values.new_zeros(room, *values.shape[1:])])
 
-def _cat(states: Sequence[State]) -> State:
-    parts = [state.tensors() for state in states]
-    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "step"}
-    return State.from_tensors(joined | {"step": parts[0]["step"]})
+    exp_avg, exp_avg_sq = (
+        Gaussians.unpack(padded(record.pack())) for record in (old.exp_avg, old.exp_avg_sq)
+    )
+    stats = Stats(*(padded(getattr(old.stats, f.name)) for f in fields(Stats)))
+    return State(Gaussians.unpack(grown), exp_avg, exp_avg_sq, stats, lineage, state.step)

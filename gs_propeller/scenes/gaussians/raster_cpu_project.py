@@ -34,6 +34,11 @@ _C2 = (1.0925484305920792, 0.31539156525252005, 0.5462742152960396)
 _C3 = (0.5900435899266435, 2.890611442640554, 0.4570457994644658, 0.3731763325901154, 1.445305721320277)
 
 
+def lens(focal, height, width):
+    """focal length, width, height px, and the slopes at which the Jacobian is clamped"""
+    return focal, width, height, CLAMP * 0.5 * width / focal, CLAMP * 0.5 * height / focal
+
+
 @njit(cache=True, error_model="numpy")  # pragma: no cover - compiled
 def _harmonics(direction, degree, basis):
     """basis[k] = Y_k(direction), in 3DGS's order and signs."""
@@ -134,7 +139,12 @@ def _covariance(u):
 
 @njit(cache=True, error_model="numpy")  # pragma: no cover - compiled
 def _colour(mean, centre, dc, rest, degree, basis, rgb):
-    """Fills basis and the unclamped rgb; returns the unit direction and the distance."""
+    """Fills basis and the unclamped rgb; returns the unit direction and the distance, which degree 0 leaves out."""
+    if degree == 0:
+        basis[0] = _C0
+        for c in range(3):
+            rgb[c] = 0.5 + _C0 * dc[0, c]
+        return (0.0, 0.0, 0.0), 1.0
     dx, dy, dz = mean[0] - centre[0], mean[1] - centre[1], mean[2] - centre[2]
     distance = max(math.sqrt(dx * dx + dy * dy + dz * dz), 1e-12)
     direction = (dx / distance, dy / distance, dz / distance)
@@ -147,12 +157,10 @@ def _colour(mean, centre, dc, rest, degree, basis, rgb):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)  # pragma: no cover - compiled
-def project(gaussians, degree, cameras, focal, size, means2d, splats, radii, reach, part, parts):
+def project(gaussians, degree, cameras, means2d, splats, radii, reach, part, parts):
     """Fills means2d, splats, radii and reach for this part of the Gaussians, in every view."""
     means, log_scales, quats, logits, sh_dc, sh_rest = gaussians
-    w2c, centres = cameras
-    height, width = size
-    limit_x, limit_y = CLAMP * 0.5 * width / focal, CLAMP * 0.5 * height / focal
+    w2c, centres, lenses = cameras
     unit, scale, rotation, rgb = np.empty(4), np.empty(3), np.empty((3, 3)), np.empty(3)
     jw, u, basis = np.empty((2, 3)), np.empty((2, 3)), np.empty(16)
     total = means.shape[0]
@@ -161,6 +169,7 @@ def project(gaussians, degree, cameras, focal, size, means2d, splats, radii, rea
         opacity = 1.0 / (1.0 + math.exp(-float(logits[n])))
         for v in range(w2c.shape[0]):
             means2d[v, n], splats[v, n], radii[v, n], reach[v, n] = 0.0, 0.0, 0.0, 0.0
+            focal, width, height, limit_x, limit_y = lenses[v]
             point = _to_camera(means[n], w2c[v])
             x, y, z = point
             if not (z > NEAR and math.isfinite(x + y + z)):
@@ -217,13 +226,11 @@ def _rotation_adjoint(unit, g, out):
 
 
 @njit(cache=True, error_model="numpy", nogil=True)  # pragma: no cover - compiled
-def project_adjoint(gaussians, degree, cameras, focal, size, radii, g_means2d, g_splats, grads, part, parts):
+def project_adjoint(gaussians, degree, cameras, radii, g_means2d, g_splats, grads, part, parts):
     """Gradient of project for this part of the Gaussians, summed over the views in their order."""
     means, log_scales, quats, logits, sh_dc, sh_rest = gaussians
     g_means, g_log_scales, g_quats, g_logits, g_dc, g_rest = grads
-    w2c, centres = cameras
-    height, width = size
-    limit_x, limit_y = CLAMP * 0.5 * width / focal, CLAMP * 0.5 * height / focal
+    w2c, centres, lenses = cameras
     unit, scale, rotation, rgb = np.empty(4), np.empty(3), np.empty((3, 3)), np.empty(3)
     jw, u, basis = np.empty((2, 3)), np.empty((2, 3)), np.empty(16)
     g_u, g_jw, g_rotation, g_unit = np.empty((2, 3)), np.empty((2, 3)), np.empty((3, 3)), np.empty(4)
@@ -239,6 +246,7 @@ def project_adjoint(gaussians, degree, cameras, focal, size, radii, g_means2d, g
                 continue
             seen = True
             g, camera = g_splats[v, n], w2c[v]
+            focal, _, _, limit_x, limit_y = lenses[v]
             point = _to_camera(means[n], camera)
             x, y, z = point
             _spread(point, camera, rotation, scale, focal, limit_x, limit_y, jw, u)

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from gs_propeller.base.camera import Cameras
 from gs_propeller.base.errors import UserError
+from gs_propeller.scenes.gaussians.raster_cpu import Group, Images
 from gs_propeller.scenes.gaussians.state import Gaussians
 
 _NEAR, _FAR = 0.01, 100.0  # world units
@@ -25,8 +26,6 @@ INSTALL = {  # by the name that is imported; requirements-cuda.txt says more
     "diff_gaussian_rasterization": "pip install git+https://github.com/ashawkey/diff-gaussian-rasterization",
     "nvdiffrast": "pip install git+https://github.com/NVlabs/nvdiffrast",
 }
-
-Images = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # image, alpha, depth, radii_px, means2d
 
 
 def installed(package: str) -> bool:
@@ -41,21 +40,11 @@ def _load(package: str, backend: str, device: torch.device) -> ModuleType:
     return importlib.import_module(package)  # pragma: no cover - needs CUDA
 
 
-def render_gsplat(
-    scenes: Sequence[Gaussians],
-    cameras: Sequence[Cameras],
-    size: tuple[int, int],
-    backgrounds: Sequence[Tensor],
-) -> list[Images]:
-    """All views of a scene in one batch, scene after scene. Radii are gsplat's own, the larger of its half axes.
-
-    Its batches of scenes want as many Gaussians in each, and give one tensor of 2D means for all of them; densification
-    sees to it that scenes differ, so they are taken in turn.
-    """
-    gsplat = _load("gsplat", "gsplat", scenes[0].means.device)
+def render_gsplat(gaussians: Gaussians, groups: Sequence[Group]) -> list[Images]:
+    """All views of a group in one batch, group after group. Radii are gsplat's own, the larger of its half axes."""
+    gsplat = _load("gsplat", "gsplat", gaussians.means.device)
     return [  # pragma: no cover - needs CUDA
-        _render_gsplat(gsplat, scene, eyes, size, background)
-        for scene, eyes, background in zip(scenes, cameras, backgrounds, strict=True)
+        _render_gsplat(gsplat, gaussians, cameras, size, background) for cameras, size, background in groups
     ]
 
 
@@ -90,17 +79,11 @@ def _render_gsplat(
     return image, alpha.permute(0, 3, 1, 2), depth, radii.to(means2d.dtype), means2d
 
 
-def render_inria(
-    scenes: Sequence[Gaussians],
-    cameras: Sequence[Cameras],
-    size: tuple[int, int],
-    backgrounds: Sequence[Tensor],
-) -> list[Images]:
+def render_inria(gaussians: Gaussians, groups: Sequence[Group]) -> list[Images]:
     """View after view, by DreamGaussian's fork of the rasteriser, which returns depth and alpha too."""
-    package = _load("diff_gaussian_rasterization", "inria", scenes[0].means.device)
+    package = _load("diff_gaussian_rasterization", "inria", gaussians.means.device)
     return [  # pragma: no cover - needs CUDA
-        _render_inria(package, scene, eyes, size, background)
-        for scene, eyes, background in zip(scenes, cameras, backgrounds, strict=True)
+        _render_inria(package, gaussians, cameras, size, background) for cameras, size, background in groups
     ]
 
 

@@ -23,7 +23,7 @@ from gs_propeller.distil.pull import Guide, Pull, pulls
 from gs_propeller.distil.settings import KnownSettings, LevelSettings, PullSettings, ViewSettings
 from gs_propeller.scenes.gaussians import density
 from gs_propeller.scenes.gaussians.density import reindex
-from gs_propeller.scenes.gaussians.raster import Rendered, render, render_slots
+from gs_propeller.scenes.gaussians.raster import Rendered, gathered, render_groups, render_slots
 from gs_propeller.scenes.gaussians.settings import (
     AdamSettings,
     BallSettings,
@@ -132,12 +132,8 @@ class GaussianScene:
         if bool(pull.pull.isfinite().all() & pull.losses.isfinite().all()):
             return pull
         if self.settings.nonfinite == "skip":
-            return Pull(
-                torch.zeros_like(pull.pull),
-                pull.seen,
-                torch.zeros_like(pull.kappa),
-                torch.zeros_like(pull.losses),
-            )
+            still = torch.zeros_like(pull.kappa)
+            return pull._replace(pull=torch.zeros_like(pull.pull), kappa=still, losses=still[:1])
         raise _broken(step * self.settings.updates_per_evaluation, DEAR, "the renders")
 
     # ---- at the exact place, on rank 0
@@ -192,16 +188,18 @@ class GaussianScene:
             return kept[2]
         leaves = _leaves(state.params)
         device = leaves.means.device
-        novel = known = None
+        groups = []
         if self.pictures:
             first = step * self.settings.updates_per_evaluation
             azimuths, elevations, backdrop = where(first, self.views, self.seed)
             camera = camera_of(self.views, azimuths, elevations).to(device)
-            novel = render(leaves, camera, self.side, backdrop.to(device), backend=self.backend)
+            groups.append((camera, self.side, backdrop.to(device)))
         if self.known is not None:
             white = torch.ones(3, device=device)
-            size = self.knowing.reference_size
-            known = render(leaves, known_camera(self.views).to(device), size, white, backend=self.backend)
+            groups.append((known_camera(self.views).to(device), self.knowing.reference_size, white))
+        found = iter(render_groups(leaves, groups, backend=self.backend))
+        novel = next(found) if self.pictures else None
+        known = next(found) if self.known is not None else None
         kept[:] = [state, step, Seen(leaves, novel, known)]
         return kept[2]
 
@@ -250,16 +248,3 @@ def _broken(step: int, names: Sequence[str], what: str) -> FloatingPointError:
 
 def _leaves(params: Gaussians) -> Gaussians:
     return params.map(lambda x: x.detach().requires_grad_(True))
-
-
-def gathered(like: Gaussians, *renders: Rendered) -> StepStats:
-    """Densification's statistics over all views of a step, where DreamPropeller's release keeps the last view's."""
-    stats = StepStats.zeros(like)
-    for view in renders:
-        height, width = view.image.shape[-2:]
-        at = torch.zeros_like(view.means2d) if view.means2d.grad is None else view.means2d.grad
-        half = torch.tensor([width / 2, height / 2], dtype=at.dtype, device=at.device)
-        visible = (view.radii_px > 0).to(at.dtype)
-        grad, largest = ((at * half).norm(dim=2) * visible).sum(0), view.radii_px.to(at.dtype).amax(0)
-        stats = stats.joined(StepStats(grad, visible.sum(0), largest / max(height, width)))
-    return stats

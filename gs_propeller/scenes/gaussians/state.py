@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from scipy.spatial import cKDTree
@@ -29,7 +29,8 @@ class Gaussians:
 
     means [N, 3] world units; log_scales [N, 3]; quats [N, 4] wxyz, not normalised;
     logit_opacities [N]; sh_dc [N, 1, 3]; sh_rest [N, K - 1, 3]. Colour = 0.5 + SH(direction).
-    Also used for anything of the same shape: gradients, Adam's moments.
+    Also used for anything of the same shape: gradients, Adam's moments. A record made by `unpack` keeps the one tensor
+    that its fields are views of, so what treats all columns alike packs, computes once and unpacks, at no cost.
     """
 
     means: Tensor
@@ -38,6 +39,7 @@ class Gaussians:
     logit_opacities: Tensor
     sh_dc: Tensor
     sh_rest: Tensor
+    _packed: ClassVar[Tensor | None] = None  # an instance's own, where it has one; not a field
 
     def __post_init__(self) -> None:
         n = self.means.shape[0]
@@ -77,14 +79,27 @@ class Gaussians:
 
     def pack(self) -> Tensor:
         """[N, 11 + 3K] all parameters of a row side by side, in the order of the fields."""
-        return torch.cat([tensor.reshape(len(self), -1) for _, tensor in self.items()], 1)
+        if self._packed is not None:
+            return self._packed
+        return torch.cat(
+            [tensor.reshape(len(self), math.prod(tensor.shape[1:])) for _, tensor in self.items()], 1
+        )
 
     @staticmethod
     def unpack(packed: Tensor) -> Gaussians:
         """Inverse of pack."""
-        n, width = packed.shape
+        width = packed.shape[1]
         means, log_scales, quats, opacity, dc, rest = packed.split([3, 3, 4, 1, 3, width - 14], 1)
-        return Gaussians(means, log_scales, quats, opacity[:, 0], dc.reshape(n, 1, 3), rest.reshape(n, -1, 3))
+        record = Gaussians(
+            means,
+            log_scales,
+            quats,
+            opacity[:, 0],
+            dc.unflatten(1, (1, 3)),
+            rest.unflatten(1, ((width - 14) // 3, 3)),
+        )
+        object.__setattr__(record, "_packed", packed)
+        return record
 
 
 @dataclass(frozen=True)

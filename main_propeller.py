@@ -3,46 +3,38 @@
     python main_propeller.py --config configs/image.yaml input=data/cat.png
     python main_propeller.py --config configs/text.yaml prompt="a red cube on a blue cylinder"
 
-Read downwards: arguments, ranks, and for each asset solve, mesh, save. `torchrun main_propeller.py ...` spans
-machines; a folder or a pattern as input is a queue of pictures, worked off by groups of ranks.
+A door: arguments here, the work in app/first_stage.py, imported once they are read. `torchrun main_propeller.py ...`
+spans machines; a folder or a pattern as input is a queue of pictures, worked off by groups of ranks.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from gs_propeller.app.asset import scene_of, slots_at_once, travellers
 from gs_propeller.app.command import run
 from gs_propeller.app.config import Config
-from gs_propeller.app.devices import device_of, group_size, rank_count
-from gs_propeller.app.fingerprint import given_bytes
-from gs_propeller.app.guides import Priors, find_priors, keep, load_priors, notes, picture_of
-from gs_propeller.app.job import Asset, distilling, finished, saved, solved
-from gs_propeller.app.jobs import jobs_of, work_off
-from gs_propeller.app.log import quiet_libraries
-from gs_propeller.base.picture import save_picture
-from gs_propeller.scenes.gaussians.raster_cpu import set_threads
-from gs_propeller.scenes.gaussians.scene import GaussianScene
-from gs_propeller.solver import checkpoint
-from gs_propeller.solver.launcher import share_cores
-from gs_propeller.solver.ranks import Compute, Ranks
+
+if TYPE_CHECKING:
+    from gs_propeller.app.job import Asset
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code, see command.py; 2 also where one of many pictures was skipped."""
-    return run(__file__, argv, _checked, lambda config: make_assets(jobs_of(config, announce=True)))
+    return run(__file__, argv, _checked, _made)
 
 
 def _checked(config: Config) -> None:
-    """What is wrong with the input is said once, not by every rank. Raises UserError."""
-    jobs = jobs_of(config)
-    group_size(config, rank_count(config), len(jobs))
-    if len(jobs) == 1:
-        picture_of(jobs[0])
-    find_priors(config)
+    from gs_propeller.app.first_stage import checked
+
+    checked(config)
+
+
+def _made(config: Config) -> int:
+    from gs_propeller.app.first_stage import jobs_of, make_assets
+
+    return make_assets(jobs_of(config, announce=True))
 
 
 def make_asset(config: Config, quiet: bool = False) -> Asset:
@@ -51,76 +43,11 @@ def make_asset(config: Config, quiet: bool = False) -> Asset:
     Its files are written to config.run_folder. The other ranks of a launch work until rank 0 has no more to ask,
     and end there (SystemExit). Raises UserError.
     """
+    from gs_propeller.app.first_stage import make_assets
+
     assets: list[Asset] = []
     make_assets([config], quiet, assets)
     return assets[0]
-
-
-def make_assets(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset] | None = None) -> int:
-    """Every job, by groups of ranks from one queue; the exit code. A bad picture among several is skipped."""
-    begun_s, config = time.monotonic(), jobs[0]
-    if len(jobs) == 1:
-        picture_of(config)  # before the seconds that loading takes
-    quiet_libraries()
-    device = device_of(config)
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    set_threads(share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads))
-    priors = load_priors(config, device, quiet)
-
-    learnt: list[GaussianScene] = []
-
-    def prepared(index: int) -> Compute:
-        for earlier in learnt:
-            keep(earlier.guides)
-        learnt[:] = [scene_of(jobs[index], picture_of(jobs[index]), priors)]
-        return learnt[0].compute
-
-    def one(index: int) -> None:
-        nonlocal begun_s
-        asset = _one(jobs[index], index, len(jobs), ranks, priors, begun_s, quiet)
-        if assets is not None and asset is not None:
-            assets.append(asset)
-        begun_s = time.monotonic()
-
-    group = group_size(config, processes, len(jobs))
-    deal_seed = config.seed if config.loss == "vsd" else None
-    at_once = slots_at_once(config, device)
-    with Ranks(
-        device, config.timeout_s, group, travellers(config), deal_seed, at_once, config.rollout_device
-    ) as ranks:
-        if ranks.rank > 0:
-            try:
-                ranks.serve(prepared)
-            finally:
-                for last in learnt:
-                    keep(last.guides)
-            raise SystemExit(0)
-        return work_off(jobs, ranks, one)
-
-
-def _one(
-    config: Config, index: int, jobs: int, ranks: Ranks, priors: Priors, begun_s: float, quiet: bool
-) -> Asset | None:
-    """One asset on this group of ranks; None where it was there already."""
-    picture = picture_of(config)
-    for note in [] if quiet else notes(config, picture, priors):
-        print(f"note: {note}", file=sys.stderr)
-    with checkpoint.lock(config.run_folder):
-        if picture is not None:
-            save_picture(config.run_folder / f"{config.run_name}_input.png", picture)
-        if jobs > 1 and finished(config):
-            print(f"{config.run_name}: done before, in {config.run_folder}")
-            return None
-        task = scene_of(config, picture, priors)
-        ranks.begin(index, task.compute)
-        stage = distilling(config, ranks, task, given_bytes(config))
-        try:
-            window, seconds = solved(config, stage, ranks.device, quiet)
-        finally:
-            keep(task.guides)
-        if jobs == 1:
-            ranks.close()  # the others need not wait for the mesh
-        return saved(config, window, picture, time.monotonic() - begun_s, seconds, quiet)
 
 
 if __name__ == "__main__":

@@ -47,30 +47,24 @@ def pairs(config: Config) -> Iterator[tuple[Setup, Draw, Tensor, Tensor]]:
         yield setup, setup.scene.drawn(place), earlier, later
 
 
-def measured(configs: list[Config]) -> dict[str, list[float]]:
-    """a by space, at LEVELS levels."""
-    sums = {space: torch.zeros(LEVELS, 2, dtype=torch.float64) for space in ("pixel", "latent")}
+def measured(configs: list[Config]) -> list[float]:
+    """a at LEVELS levels."""
+    total = torch.zeros(LEVELS, 2, dtype=torch.float64)
     for config in configs:
         for setup, drawn, earlier, later in pairs(config):
-            guide = setup.scene.guides[0]
-            change = (later - earlier).double()
+            guide, change = setup.scene.guides[0], (later - earlier).double()
             for k in range(LEVELS):
                 t = torch.full((len(earlier),), round(k / (LEVELS - 1) * (guide.prior.levels - 1)))
                 noise = torch.randn(drawn.noise[0].shape, generator=keyed_generator(k, 0, "response"))
-                for space, total in sums.items():
-                    before, after = (
-                        guide.prior.sds_grad(
-                            x, guide.conditioning, drawn.codes, t, noise, guide.guidance_scale, "clean", space
-                        )[0].double()
-                        for x in (earlier, later)
-                    )
-                    gain = guide.prior.encoder_gain if space == "latent" else 1.0  # type: ignore[attr-defined]
-                    total[k, 0] += ((after - before) * change).sum() / gain
-                    total[k, 1] += change.square().sum()
-    return {
-        space: [round(float(x), 4) for x in (1 - total[:, 0] / total[:, 1]).clamp(0, 1)]
-        for space, total in sums.items()
-    }
+                before, after = (
+                    guide.prior.sds_grad(
+                        x, guide.conditioning, drawn.codes, t, noise, guide.guidance_scale, "clean", "pixel"
+                    )[0].double()
+                    for x in (earlier, later)
+                )
+                total[k, 0] += ((after - before) * change).sum()
+                total[k, 1] += change.square().sum()
+    return [round(float(x), 4) for x in (1 - total[:, 0] / total[:, 1]).clamp(0, 1)]
 
 
 def main() -> None:
@@ -97,8 +91,8 @@ def main() -> None:
         ]
     found = measured(configs)
     folder = given.out or Path(find_text_prior("pocket") if given.text else find_prior("pocket"))
-    (folder / RESPONSE).write_text(json.dumps(found) + "\n")
-    print(json.dumps(found))
+    (folder / RESPONSE).write_text(json.dumps({"share": found}) + "\n")
+    print(json.dumps({"share": found}))
 
 
 if __name__ == "__main__":

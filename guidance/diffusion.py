@@ -12,7 +12,6 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ class LatentDiffusion(ABC):
         self.unet.to(memory_format=torch.channels_last)
         self.vae.to(memory_format=torch.channels_last)
         response = place / RESPONSE
-        self.response: dict[str, list[float]] = json.loads(response.read_text()) if response.is_file() else {}
+        self.response: list[float] = json.loads(response.read_text())["share"] if response.is_file() else []
         self.alphas = self.scheduler.alphas_cumprod.to(self.device)
         self.levels = len(self.alphas)
 
@@ -189,43 +188,28 @@ class LatentDiffusion(ABC):
 
     def stiffness(self, t: Tensor, weighting: str, space: str, follows: str) -> Tensor:
         """[V] how much of a render's change stays in the gradient of `sds_grad`, per unit of it: w (1 - a), w the
-        weight of the residual in that space and a in 0..1 the share of a change that comes through to the prior's clean
-        picture, about 0 at high noise and about 1 at low.
-
-        follows: a is "none" or "all" of it, "abar" (the squared signal share of the noised picture), or "measured",
-        from the folder's RESPONSE (see bench/response.py), else abar. In latent space a change is as large as the
-        encoder makes it, on average.
-        """
+        weight of the residual between pictures and a `share`. Between latents none is counted: the gradient that comes
+        back through an encoder hardly knows of a change (2 % of one, with the pocket VAE)."""
         alpha, sigma = (x.reshape(-1) for x in self.alpha_sigma(t))
         weight = torch.ones_like(sigma) if weighting == "clean" else sigma * alpha
-        if space == "latent":
-            weight = weight * self.encoder_gain
         return weight * (1 - self.share(t, space, follows))
 
     def share(self, t: Tensor, space: str, follows: str) -> Tensor:
-        """[V] a, as `stiffness` has it."""
-        if follows == "measured" and space in self.response:
-            shares = torch.as_tensor(
-                self.response[space], device=self.device
-            )  # of levels, evenly from 0 to 1
+        """[V] a in 0..1, the share of a render's change that comes through to the prior's clean picture: about 0 at
+        high noise and about 1 at low.
+
+        follows: "none" or "all" of it, "abar" (the squared signal share of the noised picture), or "measured", from the
+        folder's RESPONSE (bench/response.py), else abar. Between latents it is all.
+        """
+        if space == "latent":
+            return torch.ones(len(t), device=self.device)
+        if follows == "measured" and self.response:
+            shares = torch.as_tensor(self.response, device=self.device)  # of levels, evenly from 0 to 1
             at = t.to(self.device).float() / (self.levels - 1) * (len(shares) - 1)
             low = at.floor().long().clamp(max=len(shares) - 2)
             return shares[low] + (at - low) * (shares[low + 1] - shares[low])
         signal = self.alpha_sigma(t)[0].reshape(-1).square()
         return {"none": torch.zeros_like(signal), "all": torch.ones_like(signal)}.get(follows, signal)
-
-    @cached_property
-    def encoder_gain(self) -> float:
-        """Squared change of the scaled latents for that of a picture, both summed, where a smooth pattern of a few
-        pixels' grain changes a grey one."""
-        side = self.size_px
-        grain = torch.randn(
-            2, 3, max(2, side // 8), max(2, side // 8), generator=torch.Generator().manual_seed(0)
-        )
-        change = 0.1 * F.interpolate(grain, (side, side), mode="bicubic", align_corners=False).to(self.device)
-        with torch.no_grad():
-            moved = self.encode(0.5 + change).float() - self.encode(torch.full_like(change, 0.5)).float()
-        return float(moved.square().sum() / change.square().sum())
 
     @torch.no_grad()
     def refine(

@@ -111,7 +111,7 @@ class Variational:
 
     def share(self, t: Tensor, space: str, follows: str) -> Tensor:
         """[V] of the part between pictures; between latents all of a change comes through."""
-        return self.prior.share(t, "pixel", follows if space == "pixel" else "all")
+        return self.prior.share(t, space, follows)
 
     def learn(self, clean: Tensor, conditioning: Any, cameras: Tensor) -> float:
         """One step of the denoising loss on latents [V, C, L, L] of renders; returns it. Timesteps and noise are drawn

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from gs_propeller.base.camera import Cameras, orbit
 from gs_propeller.distil.pull import Pull
+from gs_propeller.mesh.raster import rasterize
 from gs_propeller.mesh.refine import Offsets, Refinement, RefineState, distance, refine_angles
 from gs_propeller.mesh.settings import RefineSettings
 from gs_propeller.mesh.surface import from_trimesh
-from gs_propeller.mesh.texture import Reference, Textured, shade, unwrap
+from gs_propeller.mesh.texture import Reference, Textured, lookup, sample_texture, shade, unwrap
 from gs_propeller.solver.picard import Problem, Report, Settings, Window, solve
 from gs_propeller.solver.wire import packed, unpacked
 
@@ -160,6 +161,12 @@ def test_one_evaluation_serves_several_updates_by_hand(swelling: Refinement) -> 
     assert distance(ours, state) > 1e-5
 
 
+def test_a_broken_prior_is_named(task: Refinement) -> None:
+    broken = replace(serving(task, 3), targets_of=lambda step, images, strength: images / 0.0)
+    with pytest.raises(FloatingPointError, match="step 6: loss novel"):
+        broken.compute([task.first().params], [2])
+
+
 def test_mismatch_is_nought_where_the_pull_is_the_same(swelling: Refinement) -> None:
     first = swelling.first()
     (pull,) = swelling.compute([first.params], [0])
@@ -199,9 +206,6 @@ def test_the_update_is_adam_on_the_sum_of_both_losses(task: Refinement) -> None:
     coarse, fine = (torch.zeros(side, side, 3, requires_grad=True) for side in (48, 96))
     groups = [{"params": [coarse]}, {"params": [fine]}]
     adam = torch.optim.Adam(groups, lr=task.settings.texture_lr, betas=(0.9, 0.99), eps=1e-15)
-    from gs_propeller.mesh.raster import rasterize
-    from gs_propeller.mesh.texture import lookup, sample_texture
-
     s, mesh, textured = task.settings, task.textured.mesh, task.textured
     for step in range(3):
         strength = 0.6 + (0.2 - 0.6) * step / (STEPS - 1)

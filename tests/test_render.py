@@ -12,10 +12,10 @@ import trimesh
 from torch import Tensor
 
 from gs_propeller.base.camera import Cameras, orbit
-from gs_propeller.mesh.raster import Hits, rasterize
+from gs_propeller.mesh.raster import Hits, mesh_device, rasterize
 from gs_propeller.mesh.render import Canvas, render, render_torch, texels_of
 from gs_propeller.mesh.surface import Mesh, from_trimesh
-from gs_propeller.mesh.texture import Textured, lookup, unwrap
+from gs_propeller.mesh.texture import Textured, lookup, sample_texture, unwrap
 
 FOV = math.radians(49.1)
 CAMERAS = orbit([0.3, 2.0], [0.2, -0.4], 2.0, FOV)
@@ -124,8 +124,6 @@ def test_fine_offsets_are_on_every_texel_that_has_a_gradient() -> None:
     canvas, hits = canvas_of(BALL, False)
     table = canvas.textured.texture.clone().requires_grad_(True)
     at = lookup(canvas.textured, hits)[:1]
-    from gs_propeller.mesh.texture import sample_texture
-
     sample_texture(table, at, hits.mask[:1]).sum().backward()
     assert table.grad is not None
     read = table.grad.abs().sum(2) > 0
@@ -157,3 +155,11 @@ def test_threads_change_no_bit() -> None:
         shown = torch.cat(render(canvas, *leaves, CAMERAS, hits), 1)
         found.append([shown, *torch.autograd.grad(shown.square().sum(), leaves)])
     assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+
+
+def test_a_mesh_is_drawn_where_its_rasteriser_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the prior's device with nvdiffrast, else in the host's memory."""
+    for there, expected in ((None, "cpu"), ("nvdiffrast", "cuda")):
+        monkeypatch.setattr("gs_propeller.mesh.raster.find_spec", lambda name, found=there: found)
+        assert mesh_device(torch.device("cuda")).type == expected
+        assert mesh_device(torch.device("cpu")).type == "cpu"

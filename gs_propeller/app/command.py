@@ -1,4 +1,7 @@
-"""What the two commands share: arguments, help, the launch of local ranks, exit codes."""
+"""What the two commands share: arguments, help, the launch of local ranks, exit codes.
+
+Nothing heavy is imported before the arguments are read: a wrong one is answered at once.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gs_propeller.app.config import Config, load, to_yaml
-from gs_propeller.app.devices import rank_count
-from gs_propeller.app.job import Interrupted
 from gs_propeller.app.log import show_help
-from gs_propeller.base.errors import UserError
-from gs_propeller.solver import checkpoint
-from gs_propeller.solver.launcher import launch, under_launcher
-from gs_propeller.solver.ranks import RankError
+from gs_propeller.base.errors import Interrupted, RankError, UserError
 
 INTERRUPTED = 130
 
@@ -34,12 +32,8 @@ def run(
             show_help(Path(program).name)
         elif flags.dry_run:
             print(to_yaml(config), end="")
-        elif under_launcher() or rank_count(config) == 1:
-            with checkpoint.terms_as_interrupts():
-                return work(config)
         else:
-            check(config)
-            return launch([str(Path(program).resolve()), *words], rank_count(config), config.threads)
+            return _done([str(Path(program).resolve()), *words], config, check, work)
     except UserError as error:
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"error: {error}", file=sys.stderr)
@@ -54,3 +48,17 @@ def run(
         print(str(stop) or "stopped", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _done(
+    words: Sequence[str], config: Config, check: Callable[[Config], None], work: Callable[[Config], int]
+) -> int:
+    from gs_propeller.app.devices import rank_count
+    from gs_propeller.solver.checkpoint import terms_as_interrupts
+    from gs_propeller.solver.launcher import launch, under_launcher
+
+    if under_launcher() or rank_count(config) == 1:
+        with terms_as_interrupts():
+            return work(config)
+    check(config)
+    return launch(words, rank_count(config), config.threads)

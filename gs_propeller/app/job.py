@@ -16,6 +16,7 @@ from gs_propeller.app.asset import Logged, Viewer, problem, textured_mesh
 from gs_propeller.app.config import Config, to_yaml
 from gs_propeller.app.fingerprint import fingerprint, given_bytes
 from gs_propeller.app.log import Metrics, Progress, summary
+from gs_propeller.base.errors import Interrupted
 from gs_propeller.base.files import atomic
 from gs_propeller.base.media import contact_sheet, turntable
 from gs_propeller.base.picture import Picture
@@ -30,10 +31,6 @@ from gs_propeller.solver.ranks import Ranks
 
 S = TypeVar("S", bound=Any)  # a state: it has tensors() and to(device)
 D = TypeVar("D")
-
-
-class Interrupted(Exception):
-    """Ctrl-C or TERM: the checkpoint is written."""
 
 
 @dataclass(frozen=True)

@@ -6,21 +6,24 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from gs_propeller.app.config import help_text
 from gs_propeller.base.errors import UserError
 from gs_propeller.solver.picard import Report
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PLAIN_EVERY_S = 10.0  # between lines where no terminal shows a live one
 
@@ -40,6 +43,19 @@ def quiet_libraries() -> None:
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
+
+
+@contextmanager
+def said_if_long(line: str, after_s: float = 2.0, stream: Any = sys.stderr) -> Iterator[None]:
+    """Prints the line if what is done within takes longer than that; stream None: silent."""
+    timer = threading.Timer(after_s, lambda: print(line, file=stream, flush=True))
+    timer.daemon = True
+    if stream is not None:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Progress:
@@ -115,6 +131,8 @@ class Metrics:
         losses: [L] of each accepted step, named by `names`; they leave the device here, once a pass. every:
         updates that a step of the report stands for.
         """
+        import torch  # --help needs none
+
         table = torch.stack(list(losses)).tolist()
         shared = {
             "pass": passes,

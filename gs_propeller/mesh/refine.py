@@ -186,23 +186,25 @@ class Refinement:
         return [self._pull(p, step) for p, step in zip(params, steps, strict=True)]
 
     def _pull(self, params: Offsets, step: int) -> Pull:
-        """Half the gradient of |image - target|^2 is image - target: what of the render's change the prior does not
-        follow is all of it (a = 0), since the target stays."""
+        """The gradient of the squared error to the target. The target stays: what the prior does not follow of a
+        render's change is all of it. Raises FloatingPointError."""
         s, seen = self.settings, self.seen(params, step)
-        share = step / max(self.steps - 1, 1)
-        strength = s.refine_strength_max + (s.refine_strength_min - s.refine_strength_max) * share
+        done = step / max(self.steps - 1, 1)
+        strength = s.refine_strength_max + (s.refine_strength_min - s.refine_strength_max) * done
         image = seen.image.detach()
         target = self.targets_of(step, image, strength)
         target = F.interpolate(target, image.shape[-2:], mode="bilinear", align_corners=False).to(image)
-        stiff = self._stiffness(seen)
-        gap = image - target
+        gap, stiff, ones = image - target, self._stiffness(seen), image.new_ones(len(image))
+        if not bool(gap.isfinite().all()):
+            raise FloatingPointError(
+                f"step {step * self.every}: loss novel: what the prior makes of the views is not finite"
+            )
         # A mesh that keeps its shape has nothing to learn outside it.
         inside = gap if s.train_geo else gap * seen.cover
-        kappa, moves = (
-            stiff.expand(len(image)),
-            image.new_ones(len(image)),
-        )  # mismatch: of the renders themselves
-        return Pull(stiff * gap, image, kappa, moves, (stiff / 2 * inside.square().sum()).reshape(1))
+        losses = (stiff / 2 * inside.square().sum()).reshape(1)
+        return Pull(
+            stiff * gap, image, stiff * ones, ones, losses
+        )  # a guess is judged by the renders themselves
 
     def _stiffness(self, seen: Seen) -> Tensor:
         """The gradient of the loss for a render, per unit of its gap: 2 / (3 area in pixels)."""

@@ -30,7 +30,7 @@ from typing import Generic, TypeVar
 S = TypeVar("S")  # a state theta, moments and all
 D = TypeVar("D")  # a drift s(theta), Eq. 8
 
-AGGREGATES = ("mean", "median")
+AGGREGATES = ("mean", "median", "refused")
 TAILS = ("copy", "momentum")
 
 
@@ -101,7 +101,10 @@ class Settings:
     ema: float = field(default=0.9, metadata={"help": "gamma, of the adaptive threshold; 1 keeps it"})
     aggregate: str = field(
         default="mean",
-        metadata={"help": "M, of the window's errors; the paper: median", "choices": AGGREGATES},
+        metadata={
+            "help": "M, of the window's errors; the paper: median; refused: the first one over the threshold",
+            "choices": AGGREGATES,
+        },
     )
     tail: str = field(
         default="momentum",
@@ -270,11 +273,19 @@ def _refused(
 
 
 def adapted(threshold: float, errors: Sequence[float], ema: float, aggregate: str) -> float:
-    """e <- gamma e + (1 - gamma) M(errors): Eq. 14. The median of an even number is its middle two's mean."""
+    """e <- gamma e + (1 - gamma) M(errors): Eq. 14. The median of an even number is its middle two's mean.
+
+    Over a wide window the mean and the median run away: far slots are off by design, so e grows until half of them
+    pass. "refused" takes the error of the first guess that is over the threshold, the largest where none is: what lies
+    behind the first refusal has no say.
+    """
     finite = [error for error in errors if math.isfinite(error)]
     if ema == 1.0 or not finite:
         return threshold
-    middle = statistics.fmean(finite) if aggregate == "mean" else statistics.median(finite)
+    if aggregate == "refused":
+        middle = next((error for error in finite if error > threshold), max(finite))
+    else:
+        middle = statistics.fmean(finite) if aggregate == "mean" else statistics.median(finite)
     return ema * threshold + (1.0 - ema) * middle
 
 

@@ -36,6 +36,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gs_propeller.base.errors import RankError
 from gs_propeller.base.randomness import keyed_generator
 from gs_propeller.solver.wire import Record, numbers_in, packed, unpacked
 
@@ -52,10 +53,6 @@ class Result(Record, Protocol):
     """What comes back: at(state) is the drift that the solver is given, of the state that was asked about."""
 
     def at(self, state: Any) -> Any: ...
-
-
-class RankError(RuntimeError):
-    """A rank failed, died or kept silent; the message says which, and holds its traceback if it sent one."""
 
 
 class Lost(RankError):

@@ -12,7 +12,7 @@ from gs_propeller.base.camera import relative_cameras
 from gs_propeller.base.errors import UserError
 from gs_propeller.distil.draw import camera_deg, camera_of, draw, known_camera, levels_of, where
 from gs_propeller.distil.known import Known
-from gs_propeller.distil.pull import Guide, Pull, pulls
+from gs_propeller.distil.pull import LEAST, Guide, Pull, pulls
 from gs_propeller.distil.settings import KnownSettings, LevelSettings, PullSettings, ViewSettings
 from gs_propeller.solver.wire import packed, unpacked
 from tests.toy_prior import COLOUR, Wavy
@@ -93,6 +93,7 @@ def test_pulls_against_the_sums_written_out() -> None:
                 residual += 1.5 / 3 * guide.weight * float(miss)
             assert float((pull.pull[v] - row).abs().max()) < 5e-7  # 1.2e-7
             assert float(pull.kappa[v]) == pytest.approx(kappa, rel=1e-6)
+            assert float(pull.share[v]) == pytest.approx(1 - min(float(t[v]) for t in one.t) / 100, rel=1e-6)
         assert float(pull.losses) == pytest.approx(residual, rel=1e-6)
         assert pull.losses.shape == (1,)
 
@@ -110,20 +111,35 @@ def test_a_pull_at_its_own_pictures_is_the_pull_to_the_bit() -> None:
 
 
 def test_mismatch_is_zero_only_at_the_same_pictures() -> None:
+    """Whatever the share: what is measured as nothing may still be a little."""
     (images,) = _images(1)
-    pull = Pull(images, images, torch.ones(3), torch.zeros(1))
-    assert pull.mismatch(images.clone()) == 0.0
-    for value in (0.5, 1e-30):
-        images[2, 1, 5, 5] = value
-        nearest = images.clone()
-        nearest[2, 1, 5, 5] = torch.nextafter(images[2, 1, 5, 5], torch.tensor(1.0))
-        assert Pull(images, images, torch.ones(3), torch.zeros(1)).mismatch(nearest) > 0.0
-    assert math.isnan(pull.mismatch(images * math.nan))
-    assert pull.mismatch(images + 0.5) == pytest.approx(0.25, rel=1e-6)
+    for share in (0.0, 1.0):
+        for value in (0.5, 1e-30):
+            images[2, 1, 5, 5] = value
+            pull = _pull(images, torch.full((3,), share))
+            assert pull.mismatch(images.clone()) == 0.0
+            nearest = images.clone()
+            nearest[2, 1, 5, 5] = torch.nextafter(images[2, 1, 5, 5], torch.tensor(1.0))
+            assert pull.mismatch(nearest) > 0.0
+        assert math.isnan(_pull(images, torch.full((3,), share)).mismatch(images * math.nan))
+
+
+def test_mismatch_is_what_comes_through() -> None:
+    images, other = _images(2)
+    shares = torch.tensor([0.0, 0.5, 1.0])
+    expected = sum(
+        max(float(a), LEAST) ** 2 * float((x.double() - y.double()).square().mean()) / 3
+        for a, x, y in zip(shares, images, other, strict=True)
+    )
+    assert _pull(images, shares).mismatch(other) == pytest.approx(expected, rel=1e-9)
+
+
+def _pull(images: torch.Tensor, share: torch.Tensor) -> Pull:
+    return Pull(images, images, torch.ones(3), share, torch.zeros(1))
 
 
 def test_pulls_travel() -> None:
-    found = [Pull(x, x + 1, x[:, 0, 0, 0], x[:1, 0, 0, 0]) for x in _images(3)]
+    found = [Pull(x, x + 1, x[:, 0, 0, 0], x[:, 0, 1, 1], x[:1, 0, 0, 0]) for x in _images(3)]
     again = unpacked(*packed(found), Pull)
     for one, other in zip(found, again, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one.parts(), other.parts(), strict=True))

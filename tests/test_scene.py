@@ -13,11 +13,11 @@ import torch
 
 from gs_propeller.app.asset import Logged, problem
 from gs_propeller.distil.draw import camera_of, known_camera
-from gs_propeller.distil.pull import Guide, Pull
+from gs_propeller.distil.pull import LEAST, Guide, Pull
 from gs_propeller.scenes.gaussians import density
 from gs_propeller.scenes.gaussians.density import reindex
-from gs_propeller.scenes.gaussians.raster import render
-from gs_propeller.scenes.gaussians.scene import CHEAP, LOSSES, GaussianScene, gathered
+from gs_propeller.scenes.gaussians.raster import gathered, render
+from gs_propeller.scenes.gaussians.scene import CHEAP, LOSSES, GaussianScene
 from gs_propeller.scenes.gaussians.state import Drift, Evaluation, Gaussians, State, StepStats
 from gs_propeller.solver.picard import Settings, Window, resume, solve
 from gs_propeller.solver.ranks import Ranks
@@ -143,7 +143,9 @@ def test_gradients_that_travel_are_the_pull_s_own() -> None:
     )  # fmt: skip
     drift = evaluation.at(state)
     there = reindex(drift, fewer)
-    zero = Pull(torch.zeros(2, 3, 12, 12), novel.image.detach(), torch.zeros(2), torch.zeros(1))
+    zero = Pull(
+        torch.zeros(2, 3, 12, 12), novel.image.detach(), torch.zeros(2), torch.ones(2), torch.zeros(1)
+    )
     cheap = written_out(made, fewer, 3, zero)[0]
     assert worst(gradient(made, fewer, drift), cheap.map(torch.add, there.grads)) < 2e-5
 
@@ -211,7 +213,8 @@ def test_mismatch_is_zero_at_the_guess_alone() -> None:
     quarter = torch.zeros_like(state.params.means)
     quarter[0, 0] = 1e-3
     off = replace(state, params=replace(state.params, means=state.params.means + quarter))
-    expected = float((seen_twice(made, off.params, 3)[0].image - pull.seen).double().square().mean())
+    moved = (seen_twice(made, off.params, 3)[0].image.double() - pull.seen.double()).square().mean((1, 2, 3))
+    expected = float((moved * pull.share.double().clamp_min(LEAST).square()).mean())
     assert made.mismatch(off, pull) == pytest.approx(expected, rel=1e-6) and expected > 0
 
 
@@ -294,7 +297,7 @@ def gradient_of_view(
     if isinstance(drift, Pull):
         return written_out(made, state, step, drift)
     novel = seen_twice(made, state.params, step)[0].image.detach()
-    zero = Pull(torch.zeros_like(novel), novel, torch.zeros(2), torch.zeros(1))
+    zero = Pull(torch.zeros_like(novel), novel, torch.zeros(2), torch.ones(2), torch.zeros(1))
     grads, stats = written_out(made, state, step, zero)
     novel_stats = gathered(state.params, seen_twice(made, state.params, step)[0])
     there = reindex(drift, state)

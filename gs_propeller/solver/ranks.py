@@ -207,7 +207,9 @@ class Ranks:
                 yield results[k].at(state)
                 self.rollout_s = min(self.rollout_s, time.monotonic() - begun_s)
         except (Exception, GeneratorExit) as error:
-            if not isinstance(error, Lost):
+            if isinstance(error, Lost):
+                self.groups = []  # nothing goes on from here: whoever leaves shall not wait for what never comes
+            else:
                 self._drain()  # an answer left on the wire would pass for the next one
             raise
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gs_propeller.distil.losses import Distillation, Guide
 from torch import Tensor
 
 from gs_propeller.app.asset import RollOut, distillation, first_state, problem, solver_settings
@@ -17,7 +18,6 @@ from gs_propeller.app.guides import Priors
 from gs_propeller.base.camera import relative_cameras
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.picture import load_picture
-from gs_propeller.distil.losses import Distillation, Guide
 from gs_propeller.scenes.gaussians.state import init_ball
 from gs_propeller.solver.picard import solve
 from gs_propeller.solver.ranks import Ranks

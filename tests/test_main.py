@@ -19,7 +19,7 @@ from PIL import Image
 
 import main2_mesh
 import main_propeller
-from gs_propeller.app.config import Config, load
+from gs_propeller.app.config import SECTION_OF, load
 from gs_propeller.app.job import Asset
 from gs_propeller.app.log import Progress
 from gs_propeller.base.files import load_tensors
@@ -50,6 +50,8 @@ SMALL = [
     "min_opacity=0.095",
     "refine_steps=2",
     "refine_batch=2",
+    "updates_per_evaluation=1",
+    "refine_updates_per_evaluation=1",
     "threads=1",
     "device=cpu",
 ]
@@ -424,7 +426,7 @@ def test_cuda_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_and_dry_run(program: object, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["--help"]) == 0  # type: ignore[attr-defined]
     shown = capsys.readouterr().out
-    for name in Config.__dataclass_fields__:
+    for name in SECTION_OF:
         assert name in shown
     assert program.main(["--config", IMAGE, "--dry-run", "seed=9"]) == 0  # type: ignore[attr-defined]
     assert "seed: 9" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """Configuration: literal text, types, ranges, nearest names."""
 
+import copy
+import pickle
 from dataclasses import fields
 from pathlib import Path
 
@@ -7,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gs_propeller.app.config import Config, help_text, load, to_yaml, updated
+from gs_propeller.app.config import TITLES, Config, Sections, help_text, load, to_yaml, updated
 from gs_propeller.app.devices import group_size
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.names import told_apart
+from gs_propeller.scenes.gaussians.settings import DensifySettings
+from gs_propeller.solver.picard import Settings
 
 IMAGE = str(Path(__file__).parent.parent / "configs" / "image.yaml")
 
@@ -44,10 +48,12 @@ def test_types() -> None:
         ("steps=true x", "a whole number"),
         ("resume=maybe", "true or false"),
         ("steps=0", "below its least value, 1"),
-        ("ema=1.5", "above its largest value, 1"),
-        ("ema=nan", "not nan"),
+        ("window=2000", "above its largest value, 1024"),
+        ("ema=1.5", r"ema must be in 0\.\.1, got 1.5"),
+        ("ema=nan", "got nan"),
+        ("lambda_rgb=nan", "not nan"),
         ("lambda_rgb=inf", "finite"),
-        ("tail=front", "not one of momentum, copy"),
+        ("tail=front", "one of copy, momentum, got 'front'"),
         ("t_min=0.99", "t_min=0.99 is above t_max"),
         ("position_lr_init=0", "must be above 0"),
         ("qqqqqqqqqq=1", "--help lists"),
@@ -57,6 +63,38 @@ def test_types() -> None:
 def test_bad_options_are_named(pair: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         _load(pair)
+
+
+def test_sections_are_the_records_that_modules_take() -> None:
+    config = Config(window=6, steps=40, densify_every=9)
+    assert config.sections.solver == Settings(steps=40, window=6)
+    assert config.sections.density == DensifySettings(densify_every=9)
+    assert (config.window, config.densify_every, config.seed) == (6, 9, 0)
+    records = [getattr(config.sections, f.name) for f in fields(Sections)]
+    names = [f.name for record in records for f in fields(record)]
+    assert len(names) == len(set(names)) == len(config.flat())  # a name belongs to one section
+    assert set(TITLES) == {f.name for f in fields(Sections)}
+    assert config.flat() == {name: getattr(config, name) for name in names}
+
+
+def test_but_makes_another() -> None:
+    one = Config(seed=3)
+    other = one.but(window=4, prompt="a cup")
+    assert (one.window, one.prompt) == (0, "") and (other.window, other.prompt, other.seed) == (4, "a cup", 3)
+    assert one == other.but(window=0, prompt="") and hash(one) == hash(Config(seed=3)) and one != other
+    assert one.but() == one and one != "another thing"
+    assert repr(other) == "Config(prompt='a cup', seed=3, window=4)"
+    assert copy.deepcopy(other) == pickle.loads(pickle.dumps(other)) == other
+    with pytest.raises(UserError, match="unknown option 'windw'; did you mean window"):
+        one.but(windw=3)
+    with pytest.raises(UserError, match="unknown option 'sections'"):
+        Config(sections=3)
+    with pytest.raises(AttributeError, match="immutable"):
+        one.seed = 4
+    with pytest.raises(AttributeError, match="windw"):
+        one.windw  # noqa: B018
+    with pytest.raises(UserError, match=r"ema must be in 0\.\.1, got 2"):
+        one.but(ema=2)
 
 
 def test_files(tmp_path: Path) -> None:
@@ -97,7 +135,7 @@ def test_flags_and_names() -> None:
 
 def test_every_option_is_documented() -> None:
     rows = help_text()
-    assert [row[1] for row in rows] == [f.name for f in fields(Config)]
+    assert [row[1] for row in rows] == list(Config().flat())
     assert all(row[4] for row in rows)
     assert updated(Config(), {"name": None}).name == ""
 

@@ -118,5 +118,7 @@ def test_help_and_a_wrong_word_import_nothing_heavy() -> None:
         f"    assert door.main(['--config', {IMAGE!r}, '--dry-run']) == 0\n"
         "print([m for m in ('torch', 'numba', 'scipy', 'numpy', 'trimesh', 'cv2', 'diffusers') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
     assert done.stdout.splitlines()[-1] == "[]", done.stderr

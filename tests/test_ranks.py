@@ -112,6 +112,8 @@ def program(role: str, path: str) -> None:
     """The other rank, or, under launch, each of them."""
     torch.set_num_threads(1)
     kinds = (Gaussians, Pull if role == "paints" else Evaluation)
+    if "READY" in os.environ:
+        Path(os.environ["READY"]).touch()
     with Ranks(timeout_s=90.0, kinds=kinds) as ranks:
         if ranks.rank > 0:
             if role == "killed":
@@ -161,9 +163,18 @@ def other_rank(
     for name, value in (world | {"GLOO_SOCKET_IFNAME": "lo", "RANK": str(1 - rank)}).items():
         patch.setenv(name, value)
     root = str(Path(__file__).parent.parent)
-    environment = os.environ | {"RANK": str(rank), "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    ready = path.with_name(f"{path.name}.ready")
+    environment = os.environ | {
+        "RANK": str(rank),
+        "PYTHONPATH": root,
+        "OMP_NUM_THREADS": "1",
+        "READY": str(ready),
+    }
     process = subprocess.Popen([sys.executable, __file__, role, str(path)], env=environment)
     try:
+        until = time.monotonic() + 300
+        while not ready.exists() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.05)  # loading takes long on a busy machine, and is no part of any wait below
         yield process
     finally:
         process.kill()

@@ -168,6 +168,8 @@ def test_a_mesh_is_drawn_where_its_rasteriser_is(monkeypatch: pytest.MonkeyPatch
 
 def test_warming_compiles_whatever_a_step_needs() -> None:
     warm()
-    compiled = [getattr(kernels, name) for name in dir(kernels) if hasattr(getattr(kernels, name), "signatures")]
+    compiled = [
+        getattr(kernels, name) for name in dir(kernels) if hasattr(getattr(kernels, name), "signatures")
+    ]
     assert len(compiled) == 9
     assert all(kernel.signatures or kernel is kernels._texel for kernel in compiled)

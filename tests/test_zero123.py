@@ -11,20 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from gs_propeller.app.asset import RollOut, distillation, first_state, problem, solver_settings
+from gs_propeller.app.asset import Logged, problem, scene_of, travellers
 from gs_propeller.app.config import Config
 from gs_propeller.app.guides import Priors
 from gs_propeller.base.camera import relative_cameras
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.picture import load_picture
-from gs_propeller.distil.losses import Distillation, Guide
-from gs_propeller.scenes.gaussians.state import init_ball
+from gs_propeller.distil.pull import Guide, Pull
 from gs_propeller.solver.picard import solve
 from gs_propeller.solver.ranks import Ranks
 from guidance import POCKET, find_prior
 from guidance.zero123 import Zero123
-from tests import tiny_prior
-from tests.test_losses import SCHEDULE
+from tests import tiny_prior, toy_prior
 
 SCALE = 3.0
 
@@ -182,13 +180,13 @@ def _gradient_and_state(prior: Zero123) -> dict[str, Tensor]:
     """One SDS gradient of the cat, and all that a short run over two densifications ends in."""
     config = Config(steps=5, window=2, num_points=60, batch_size=1, densify_from=1, densify_every=2,
                     densify_until=5, reference_size=32, threshold=1.0)  # fmt: skip
-    task = distillation(config, load_picture("data/cat.png"), Priors(prior, None))
-    roll_out, ranks = RollOut(config, task), Ranks()
-    ranks.begin(0, task.compute)
-    first = first_state(config, "cpu")
-    (evaluation,) = task.compute([first.params], [0])
-    window = solve(problem(config, ranks, roll_out), solver_settings(config, 1), first)
-    return window.states[0].tensors() | {"gradient": evaluation.grads.pack()}
+    task = scene_of(config, load_picture("data/cat.png"), Priors(prior, None))
+    first = task.first()
+    (pull,) = task.compute([first.params], [0])
+    with Ranks(kinds=travellers(config)) as ranks:
+        ranks.begin(0, task.compute)
+        window = solve(problem(task, ranks, Logged()), config.sections.solver, first)
+    return window.states[0].tensors() | {"gradient": pull.parts()[0]}
 
 
 def test_the_pocket_prior_is_found_and_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,19 +206,94 @@ def test_the_pocket_prior_is_found_and_moves(tmp_path: Path, monkeypatch: pytest
         find_prior("")
 
 
-def test_slots_batched_into_one_call(prior: Zero123) -> None:
+@pytest.mark.parametrize("travels", ["pictures", "gradients"])
+def test_slots_batched_into_one_call(prior: Zero123, travels: str) -> None:
     """Five scenes, one render and one UNet call, against one by one: products of other shapes round otherwise."""
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    schedule = replace(SCHEDULE, lambda_sds=1.0, steps=40)
-    alone = Distillation(
-        (Guide(prior, prior.embed(picture), 2.0),), picture, picture[:, :1], schedule, seed=2
-    )
-    params = [init_ball(60 + 10 * slot, 0.4, 0, slot).params for slot in range(5)]
+    guides = (Guide(prior, prior.embed(picture), 2.0),)
+    alone = replace(toy_prior.scene(updates=40, travels=travels), guides=guides)
+    params = [alone.first().params.map(lambda x, slot=slot: x[: 20 - slot]) for slot in range(5)]
     one_by_one, at_once = (
         replace(alone, batch_slots=slots).compute(params, range(5, 10)) for slots in (1, 5)
     )
-    for (grads, stats, losses), (twin, twin_stats, twin_losses) in zip(at_once, one_by_one, strict=True):
-        worst = float((grads.pack() - twin.pack()).abs().max() / twin.pack().abs().max())
-        assert worst < 2e-5  # 4e-6
-        assert torch.equal(stats.seen, twin_stats.seen) and torch.equal(stats.radii, twin_stats.radii)
-        assert torch.allclose(losses, twin_losses, rtol=1e-5)
+    for found, twin in zip(at_once, one_by_one, strict=True):
+        for ours, theirs in zip(found.parts(), twin.parts(), strict=True):
+            assert float((ours - theirs).abs().max()) < 2e-5 * float(
+                theirs.abs().max().clamp_min(1e-9)
+            )  # 4e-6
+    assert isinstance(at_once[0], Pull) == (travels == "pictures")
+
+
+def slope(prior: Zero123, space: str, weighting: str, level: int) -> tuple[float, float]:
+    """(what stays of a render's change in the gradient, the encoder's gain), by differences along a smooth random
+    change d of eight pictures: <d, P(R + d) - P(R - d)> / 2 <d, d>, and <E d, E d> / <d, d>."""
+    generator = torch.Generator().manual_seed(3)
+    told = prior.embed(torch.rand(1, 3, 16, 16, generator=generator))
+    images = 0.3 + 0.4 * torch.rand(8, 3, 16, 16, generator=generator)
+    grain = torch.randn(8, 3, 2, 2, generator=generator)
+    d = 0.02 * torch.nn.functional.interpolate(grain, (16, 16), mode="bicubic")
+    cameras = relative_cameras(0.1, torch.linspace(-2, 2, 8), torch.zeros(8))
+    t, noise = torch.full((8,), level), torch.randn(8, *prior.latent_shape, generator=generator)
+    high, low = (
+        prior.sds_grad(images + sign * d, told, cameras, t, noise, 1.0, weighting, space)[0]
+        for sign in (1, -1)
+    )
+    with torch.no_grad():
+        moved = (prior.encode(images + d) - prior.encode(images - d)) / 2
+    size = float(d.square().sum())
+    return float(((high - low) * d).sum()) / (2 * size), float(moved.square().sum()) / size
+
+
+@pytest.mark.parametrize("weighting", ["noise", "clean"])
+@pytest.mark.parametrize("level", [100, 600, 950])
+def test_stiffness_in_pictures_against_differences(prior: Zero123, weighting: str, level: int) -> None:
+    """w (1 - a): with a as the differences have it, the slope."""
+    alpha, sigma = (float(x) for x in prior.alpha_sigma(torch.tensor([level])))
+    weight = 1.0 if weighting == "clean" else sigma * alpha
+    t = torch.tensor([level])
+    found, _ = slope(prior, "pixel", weighting, level)
+    came_through = 1 - found / weight
+    prior.response = {"pixel": [came_through] * 5}
+    try:
+        assert float(prior.stiffness(t, weighting, "pixel", "measured")) == pytest.approx(found, rel=1e-3)
+        assert float(prior.share(t, "pixel", "measured")) == pytest.approx(came_through, abs=1e-6)
+    finally:
+        prior.response = {}
+    assert float(prior.stiffness(t, weighting, "pixel", "none")) == pytest.approx(weight, rel=1e-6)
+    assert float(prior.stiffness(t, weighting, "pixel", "all")) == 0.0
+    for follows in ("abar", "measured"):  # nothing measured: abar
+        stays = float(prior.stiffness(t, weighting, "pixel", follows))
+        assert stays == pytest.approx(weight * (1 - alpha**2), rel=1e-5)
+
+
+@pytest.mark.parametrize("weighting", ["noise", "clean"])
+def test_stiffness_in_latents_against_differences(prior: Zero123, weighting: str) -> None:
+    """A UNet that says nothing has clean latents in closed form: predicting v, abar of a change comes through;
+    predicting the noise, all of it. What stays is the encoder's gain, along this change or on average, times the rest.
+    """
+    last = prior.unet.conv_out
+    before = last.weight.data.clone(), last.bias.data.clone()
+    v = prior.scheduler.config.prediction_type == "v_prediction"
+    try:
+        for value in (last.weight, last.bias):
+            value.data.zero_()
+        for level in (100, 600, 950):
+            found, gain = slope(prior, "latent", weighting, level)
+            told = prior.stiffness(torch.tensor([level]), weighting, "latent", "abar" if v else "all")
+            expected = float(told) * gain / prior.encoder_gain
+            assert abs(found - expected) < 0.03 * gain
+            assert v or float(told) == 0.0
+            assert 0.2 < prior.encoder_gain / gain < 5
+    finally:
+        last.weight.data, last.bias.data = before
+
+
+def test_measured_shares_are_interpolated_over_the_levels(prior: Zero123) -> None:
+    prior.response = {"latent": [0.9, 0.5, 0.1]}
+    try:
+        t = torch.tensor([0, 333, 500, 999])
+        shares = prior.share(t, "latent", "measured").tolist()
+    finally:
+        prior.response = {}
+    expected = [0.9 - 0.8 * x / 999 for x in t.tolist()]
+    assert shares == pytest.approx(expected, abs=1e-6)

@@ -19,6 +19,7 @@ from yaml import YAMLError
 from gs_propeller.app.settings import DeviceSettings, FileSettings, MediaSettings, PriorSettings
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.names import clean
+from gs_propeller.base.options import within
 from gs_propeller.distil.settings import KnownSettings, LevelSettings, PullSettings, ViewSettings
 from gs_propeller.mesh.settings import MeshSettings, RefineSettings
 from gs_propeller.scenes.gaussians.settings import (
@@ -110,6 +111,8 @@ class Config:
             }
         except ValueError as error:
             raise UserError(str(error)) from error
+        for record in records.values():
+            within(record)  # the solver's is no Section: it knows nothing of ours
         made = object.__new__(Config)
         object.__setattr__(made, "sections", replace(self.sections, **records))
         return made

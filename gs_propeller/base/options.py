@@ -31,26 +31,33 @@ def option(
     return field(default=default, metadata=meta)
 
 
+def within(record: Any) -> None:
+    """Raises UserError, naming it, for a field out of its range or not among its choices."""
+    for f in fields(record):
+        value, meta = getattr(record, f.name), f.metadata
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{f.name} must be a finite number, not {value}")
+        unit = f" {meta['unit']}" if meta.get("unit") else ""
+        if meta.get("low") is not None and value < meta["low"]:
+            raise UserError(f"{f.name}={value} is below its least value, {meta['low']:g}{unit}")
+        if meta.get("high") is not None and value > meta["high"]:
+            raise UserError(f"{f.name}={value} is above its largest value, {meta['high']:g}{unit}")
+        if meta.get("above") is not None and not value > meta["above"]:
+            raise UserError(f"{f.name}={value} must be above {meta['above']:g}{unit}")
+        if meta.get("choices") and value not in meta["choices"]:
+            raise UserError(f"{f.name}={value} is not one of {', '.join(meta['choices'])}")
+
+
 @dataclass(frozen=True)
 class Section:
     """A record of options. Raises UserError for a value out of range or not among the choices, naming it."""
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value, meta = getattr(self, f.name), f.metadata
-            if meta.get("path") and value.startswith("~"):
+            value = getattr(self, f.name)
+            if f.metadata.get("path") and value.startswith("~"):
                 object.__setattr__(self, f.name, os.path.expanduser(value))
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"{f.name} must be a finite number, not {value}")
-            unit = f" {meta['unit']}" if meta.get("unit") else ""
-            if meta.get("low") is not None and value < meta["low"]:
-                raise UserError(f"{f.name}={value} is below its least value, {meta['low']:g}{unit}")
-            if meta.get("high") is not None and value > meta["high"]:
-                raise UserError(f"{f.name}={value} is above its largest value, {meta['high']:g}{unit}")
-            if meta.get("above") is not None and not value > meta["above"]:
-                raise UserError(f"{f.name}={value} must be above {meta['above']:g}{unit}")
-            if meta.get("choices") and value not in meta["choices"]:
-                raise UserError(f"{f.name}={value} is not one of {', '.join(meta['choices'])}")
+        within(self)
 
     def ordered(self, low: str, high: str) -> None:
         """Raises UserError where the first is above the second."""

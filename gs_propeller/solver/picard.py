@@ -87,7 +87,7 @@ class Settings:
     Raises ValueError for anything else.
     """
 
-    steps: int = field(metadata={"help": "T, optimisation steps"})
+    steps: int = field(metadata={"help": "T, optimisation steps", "low": 1})  # as an option; 0 does nothing
     window: int = field(
         default=1,
         metadata={

@@ -27,7 +27,7 @@ from gs_propeller.app.log import quiet_libraries
 from gs_propeller.base.camera import orbit
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.picture import load_picture
-from gs_propeller.scenes.gaussians.density import distance
+from gs_propeller.distil.pull import Pull
 from gs_propeller.scenes.gaussians.raster import BACKENDS, render
 from gs_propeller.scenes.gaussians.scene import GaussianScene
 from gs_propeller.scenes.gaussians.state import Gaussians, State
@@ -198,16 +198,17 @@ def compiled(bench: Bench) -> Figures:
 
 
 def roll_out(bench: Bench) -> Figures:
-    task, state = bench.task(1), bench.state()
-    (result,) = task.compute([state.params], [0])
-    drift = result.at(state)
-    after, _ = task.update(state, drift)
+    """At the largest batch, the distance of the guess included; mebibytes that a slot's answer has."""
+    task, state = bench.task(max(bench.batches)), bench.state()
+    (pull,) = task.compute([state.params], [0])
+    assert isinstance(pull, Pull)
+    answer = sum(part.numel() * 4 for part in pull.parts())
     return {
         "the asset's size": {
             "gaussians": len(state),
-            "roll_out_ms": bench.ms(lambda: task.update(state, drift)),
-            "distance_ms": bench.ms(lambda: distance(after, state, bench.config.seed)),
+            "roll_out_ms": bench.ms(lambda: (task.mismatch(state, pull), task.update(state, pull))),
             "guess_ms": bench.ms(lambda: task.coast(state)),
+            "answer_mib": round(answer / 2**20, 3),
         }
     }
 
@@ -227,7 +228,7 @@ def window(bench: Bench) -> Figures:
 def window_row(bench: Bench, batch: int, slots: int, serial_ms: float, cheap: Figures) -> Figures:
     whole = partial(bench.task(batch, slots).compute, [bench.state().params] * slots, range(slots))
     together = bench.ms(whole)
-    a_pass = together + slots * (cheap["roll_out_ms"] + cheap["distance_ms"] + cheap["guess_ms"])
+    a_pass = together + slots * (cheap["roll_out_ms"] + cheap["guess_ms"])
     return {
         "slot_ms": round(together / slots, 3),
         "serial_ms": serial_ms,
@@ -240,16 +241,22 @@ def window_row(bench: Bench, batch: int, slots: int, serial_ms: float, cheap: Fi
 def floor(bench: Bench) -> Figures:
     """Repeats of one and the same drift, a few steps into a run."""
     task, state = bench.task(max(bench.batches)), bench.state()
+
+    def pulled(at: State, step: int) -> Pull:
+        (found,) = task.compute([at.params], [step])
+        assert isinstance(found, Pull)
+        return found
+
     for step in range(3):
-        state, _ = task.update(state, task.compute([state.params], [step])[0].at(state))
-    again = [task.compute([state.params], [3])[0] for _ in range(max(2, bench.repeats))]
-    first = again[0].parts()[0]
-    worst = max(float((other.parts()[0] - first).norm() / first.norm()) for other in again[1:])
-    states = [task.update(state, result.at(state))[0] for result in again]
-    apart = max(float(distance(other, states[0], bench.config.seed)) for other in states[1:])
+        state, _ = task.update(state, pulled(state, step))
+    again = [pulled(state, 3) for _ in range(max(2, bench.repeats))]
+    first = again[0].pull
+    worst = max(float((other.pull - first).norm() / first.norm()) for other in again[1:])
+    states = [task.update(state, pull)[0] for pull in again]
+    apart = max(task.mismatch(other, pulled(states[0], 4)) for other in states[1:])
     return {
         "one drift repeated": {
-            "drift_relative": worst,
+            "pull_relative": worst,
             "distance_after_an_update": apart,
             "shipped_threshold": bench.config.threshold,
             "bitwise_equal": worst == 0.0,
@@ -261,7 +268,7 @@ def ranks(bench: Bench) -> Figures:
     batch = max(bench.batches)
     with tempfile.TemporaryDirectory() as folder:
         brief = Path(folder) / "brief.json"
-        config = bench.config.but(batch_size=batch).flat()
+        config = updated(bench.config, {"batch_size": batch}).flat()
         brief.write_text(json.dumps({"config": config, "repeats": bench.repeats}))
         code = launch([__file__, str(brief)], ranks=2)
         if code:
@@ -295,7 +302,7 @@ def shared(brief: Path) -> None:
         None,
     )
     task, state = bench.task(config.batch_size), bench.state()
-    with Ranks(device, timeout_s=300.0, kinds=travellers(config), rollout="shared") as group:
+    with Ranks(device, timeout_s=300.0, kinds=travellers(config)) as group:
         if group.rank > 0:
             group.serve(lambda job: task.compute)
             return

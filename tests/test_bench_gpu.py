@@ -34,7 +34,7 @@ def test_without_a_gpu_it_says_what_it_needs(capsys: pytest.CaptureFixture[str])
 
 
 def test_the_model_of_several_devices_takes_its_figures() -> None:
-    row = {"roll_out_ms": 7.0, "distance_ms": 0.1, "guess_ms": 0.1}
+    row = {"roll_out_ms": 7.0, "guess_ms": 0.1}
     figures = {
         "drift": {"batch 1": {"drift_ms": 1.0}, "batch 16": {"drift_ms": 1400.0}},
         "roll-out": {"the asset's size": row},

@@ -45,7 +45,7 @@ def task() -> Refinement:
     reference = Reference(red * alpha + (1 - alpha), alpha, front)
     settings = RefineSettings(
         refine_steps=STEPS, refine_batch=3, texture_lr=0.03, refine_texels=48, refine_strength_max=0.6,
-        refine_strength_min=0.2, train_geo=False,
+        refine_strength_min=0.2, refine_updates_per_evaluation=1, train_geo=False,
     )  # fmt: skip
     return Refinement(textured, cameras_of, greener, reference, settings, 24)
 

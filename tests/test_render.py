@@ -12,8 +12,9 @@ import trimesh
 from torch import Tensor
 
 from gs_propeller.base.camera import Cameras, orbit
+from gs_propeller.mesh import kernels
 from gs_propeller.mesh.raster import Hits, mesh_device, rasterize
-from gs_propeller.mesh.render import Canvas, render, render_torch, texels_of
+from gs_propeller.mesh.render import Canvas, render, render_torch, texels_of, warm
 from gs_propeller.mesh.surface import Mesh, from_trimesh
 from gs_propeller.mesh.texture import Textured, lookup, sample_texture, unwrap
 
@@ -163,3 +164,12 @@ def test_a_mesh_is_drawn_where_its_rasteriser_is(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr("gs_propeller.mesh.raster.find_spec", lambda name, found=there: found)
         assert mesh_device(torch.device("cuda")).type == expected
         assert mesh_device(torch.device("cpu")).type == "cpu"
+
+
+def test_warming_compiles_whatever_a_step_needs() -> None:
+    warm()
+    compiled = [
+        getattr(kernels, name) for name in dir(kernels) if hasattr(getattr(kernels, name), "signatures")
+    ]
+    assert len(compiled) == 9
+    assert all(kernel.signatures or kernel is kernels._texel for kernel in compiled)

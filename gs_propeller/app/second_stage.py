@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from gs_propeller.app.fingerprint import given_bytes
 from gs_propeller.app.guides import load_priors, picture_of
 from gs_propeller.app.job import solved
 from gs_propeller.app.jobs import jobs_of, work_off
-from gs_propeller.app.log import quiet_libraries, summary
+from gs_propeller.app.log import quiet_libraries, said_if_long, summary
 from gs_propeller.app.refining import (
     TRAVELLERS,
     mesh_file,
@@ -26,6 +27,7 @@ from gs_propeller.app.refining import (
 from gs_propeller.mesh.foreign import Frame
 from gs_propeller.mesh.raster import mesh_device
 from gs_propeller.mesh.refine import Refinement
+from gs_propeller.mesh.render import warm
 from gs_propeller.mesh.texture import Textured
 from gs_propeller.solver import checkpoint
 from gs_propeller.solver.launcher import share_cores
@@ -51,6 +53,10 @@ def refine_assets(jobs: Sequence[Config], quiet: bool = False, made: list[Refine
     share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads)
     device = device_of(config)
     priors = load_priors(config, device, quiet)
+    if mesh_device(device).type == "cpu":  # before the loop: compiling is no part of its pace
+        stream = None if quiet or int(os.environ.get("RANK", 0)) else sys.stderr
+        with said_if_long("compiling the CPU's kernels, once on this machine: a minute or so", stream=stream):
+            warm()
 
     def task_of(index: int) -> tuple[Refinement, Frame]:
         textured, frame = started(jobs[index])
@@ -93,7 +99,7 @@ def _one(
     if not quiet:
         total_s = time.monotonic() - begun_s
         rows = [
-            ("steps", f"{window.start} in {window.passes} passes, {window.evaluations} evaluations"),
+            ("steps", f"{window.states[0].step} in {window.passes} passes, {window.evaluations} evaluations"),
             ("time", f"{seconds:.0f} s solving, {total_s:.0f} s in this call"),
         ]
         summary(

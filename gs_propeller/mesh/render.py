@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gs_propeller.base.camera import Cameras
+from gs_propeller.base.camera import Cameras, orbit
 from gs_propeller.mesh import kernels
 from gs_propeller.mesh.antialias import antialias, barycentrics, edges_of
 from gs_propeller.mesh.raster import Hits, rasterize, seen_by
@@ -104,6 +104,18 @@ def render_torch(
         return image, cover
     both = antialias(torch.cat([image, cover], 1), vertices, mesh.faces, canvas.edges, hits, cameras)
     return both[:, :3], both[:, 3:]
+
+
+def warm() -> None:
+    """Compile every kernel, or load it from the cache, by rendering a triangle. Takes seconds once."""
+    mesh = Mesh(torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0], [0.0, 0.5, 0.0]]), torch.tensor([[0, 1, 2]]))
+    textured = Textured(mesh, mesh.vertices[:, :2].contiguous(), mesh.faces, torch.zeros(4, 4, 3))
+    canvas = Canvas(textured, texels_of(textured, torch.zeros(1, dtype=torch.int64)), True)
+    cameras = orbit([0.0], [0.0], 2.0, 0.857)
+    offsets = torch.zeros(2, 2, 3), torch.zeros(len(canvas.texels), 3), mesh.vertices
+    leaves = [x.clone().requires_grad_() for x in offsets]
+    image, cover = render(canvas, *leaves, cameras, canvas.hits(mesh.vertices, cameras, 16))
+    (image.sum() + cover.sum()).backward()
 
 
 class _Render(torch.autograd.Function):

@@ -34,11 +34,12 @@ class RefineSettings(Section):
     refine_strength_max: float = option(0.95, "noise strength of the first refinement step", "", 0.01, 1)
     refine_strength_min: float = option(0.4, "noise strength of the last", "", 0.01, 1)
     refine_denoise: int = option(
-        20, "denoising steps from noise alone; a strength takes its share", "steps", 1, 1000)
+        8, "denoising steps from noise alone; a strength takes its share. 20 gain nothing on the pocket prior", "steps",
+        1, 1000)
     refine_texels: int = option(
         64, "side of the offset that all views learn: about what the prior resolves", "px", 16, 8192)
     refine_updates_per_evaluation: int = option(
-        1, "Adam steps that one denoising of the views serves; DreamGaussian: 1", "", 1, 1000)
+        2, "Adam steps that one denoising of the views serves; DreamGaussian: 1, at twice the time", "", 1, 1000)
     train_geo: bool = option(True, "refinement moves the mesh's vertices too; DreamGaussian: false")
     geo_lr: float = option(5e-4, "of the vertices, at first; DreamGaussian: 0.0001", "world units", 0)
     lambda_known: float = option(4.0, "of the input view in refinement", "", 0)

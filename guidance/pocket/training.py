@@ -62,7 +62,7 @@ def arguments(description: str, out: str, **defaults: Any) -> argparse.ArgumentP
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path(out), help="folder of checkpoints and shards")
-    parser.add_argument("--minutes", type=float, default=60.0, help="time for this call; a later one goes on")
+    parser.add_argument("--minutes", type=float, default=defaults.get("minutes", 60.0), help="time for this call; a later one goes on")
     parser.add_argument("--until", type=int, default=values["until"], help="the training's last step")
     parser.add_argument(
         "--start", type=Path, default=values["start"], help="a prior's folder that a new training starts from"

@@ -163,9 +163,9 @@ def test_stream_is_reproducible_and_mirrors() -> None:
     one, again = data.shard(3, 2), data.shard(3, 2)
     assert torch.equal(one.images, again.images)
     assert torch.equal(one.poses[:, 0], torch.tensor([[0.0, 0.0, 1.0, 0.0]]).expand(2, 4))
-    mirror = data.mirrored(one)
-    assert torch.equal(mirror.images.flip(-1), one.images)
-    assert torch.equal(mirror.poses[..., 1], -one.poses[..., 1])
+    images, poses = data.mirrored(one.images, one.poses)
+    assert torch.equal(images.flip(-1), one.images)
+    assert torch.equal(poses[..., 1], -one.poses[..., 1])
     seeds = {thing.seed for thing, _ in data.held_out(12)}
     assert max(seeds) < data.TRAIN_SEED
 
@@ -177,10 +177,15 @@ def test_the_stream_encodes_cameras_as_the_guidance_does() -> None:
 
 
 def test_a_view_of_the_stream_is_the_view_of_its_pose() -> None:
-    value = data.shard(0, 1)
-    thing, known = data.member(0, 0)
-    picture = on_white(views(thing, orbit([known.azimuth_rad], [known.elevation_rad], RADIUS, FOV_Y_RAD), 64))
-    assert torch.equal(value.images[0, 0], (picture[0] * 255 + 0.5).to(torch.uint8))
+    """Each object's first picture, or its mirror image: both kinds are in the stream."""
+    value, turned = data.shard(0, 6), []
+    for i in range(6):
+        thing, known = data.member(0, i)
+        camera = orbit([known.azimuth_rad], [known.elevation_rad], RADIUS, FOV_Y_RAD)
+        picture = (on_white(views(thing, camera, 64))[0] * 255 + 0.5).to(torch.uint8)
+        turned.append(not torch.equal(value.images[i, 0], picture))
+        assert torch.equal(value.images[i, 0], picture.flip(-1) if turned[-1] else picture)
+    assert set(turned) == {True, False}
 
 
 def test_timesteps_start_at_high_noise() -> None:

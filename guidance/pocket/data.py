@@ -1,7 +1,7 @@
 """The training stream: objects by seed, each with the view it is known by and the views to be guessed. Two of three
 are meshes of the models' folder where there is one, the others procedural.
 
-B objects in a shard, V views of each (view 0 is the known one), both also mirrored. A shard is a pure
+B objects in a shard, V views of each (view 0 is the known one), half of the objects mirrored. A shard is a pure
 function of its number, so a stream resumes by counting. Validation and test objects have their own seeds.
 """
 
@@ -115,11 +115,14 @@ def shard(number: int, objects: int = OBJECTS) -> Shard:
         cameras = orbit(
             [p.azimuth_rad for p in targets], [p.elevation_rad for p in targets], RADIUS, FOV_Y_RAD
         )
-        images[i] = (on_white(views(thing, cameras, SIZE_PX)) * 255 + 0.5).to(torch.uint8)
-        poses[i] = torch.tensor([relative_pose(known, p) for p in targets])
+        seen = on_white(views(thing, cameras, SIZE_PX))
+        codes = torch.tensor([relative_pose(known, p) for p in targets])
+        if rng.random() < 0.5:
+            seen, codes = mirrored(seen, codes)
+        images[i], poses[i] = (seen * 255 + 0.5).to(torch.uint8), codes
     return Shard(images, poses)
 
 
-def mirrored(value: Shard) -> Shard:
-    """The shard seen in a mirror: pictures flipped, azimuths negated."""
-    return Shard(value.images.flip(-1), value.poses * torch.tensor([1.0, -1.0, 1.0, 1.0]))
+def mirrored(images: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+    """What a mirror shows: pictures [..., S, S] flipped, the azimuths of their codes [..., 4] negated."""
+    return images.flip(-1), poses * torch.tensor([1.0, -1.0, 1.0, 1.0])

@@ -25,8 +25,8 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 FRONTLESS = frozenset(
     f"quaternius_{name}"
     for name in (
-        "crops_pack", "medieval_weapons_pack", "modular_sci_fi_guns_pack", "nature_pack", "rpg_items_pack", "sci-fi_guns",
-        "simple_nature_pack", "survival_pack",
+        "crops_pack", "medieval_weapons_pack", "modular_sci_fi_guns_pack", "nature_pack", "rpg_items_pack",
+        "sci-fi_guns", "simple_nature_pack", "survival_pack",
     )
 ) | {"kaykit_restaurant_bits", "kaykit_prototype_bits", "kenney_graveyard_kit"}  # fmt: skip
 TEXTURED = 0.12  # share of the training objects that carry a pattern or a photograph
@@ -66,7 +66,7 @@ class ColouredMesh:
 
 def models_folder() -> Path | None:
     """The folder of models, None where there is none."""
-    folder = Path(os.environ.get(FOLDER_VARIABLE) or BESIDE)
+    folder = Path(os.environ.get(FOLDER_VARIABLE, BESIDE))
     return folder if any(folder.glob("*.npz")) else None
 
 
@@ -81,15 +81,17 @@ def _packs(folder: Path) -> dict[str, dict[str, NDArray[np.generic]]]:
     return packs
 
 
-@lru_cache(maxsize=8)
 def keys(split: str, folder: Path | None = None) -> tuple[str, ...]:
     """pack/name of every model of a split, in the order of packs and of names in them; none without a folder."""
     place = folder or models_folder()
-    if place is None:
-        return ()
+    return () if place is None else _keys(split, place)
+
+
+@lru_cache(maxsize=8)
+def _keys(split: str, folder: Path) -> tuple[str, ...]:
     return tuple(
         f"{pack}/{name}"
-        for pack, arrays in _packs(place).items()
+        for pack, arrays in _packs(folder).items()
         for name, kind in zip(arrays["names"], arrays["split"], strict=True)
         if kind == split
     )
@@ -120,7 +122,7 @@ def lit(mesh: ColouredMesh, rng: np.random.Generator) -> ColouredMesh:
 
 
 def varied(mesh: ColouredMesh, rng: np.random.Generator) -> ColouredMesh:
-    """Another member of the model's kind: stretched a little, turned where it has no front, recoloured, some textured."""
+    """Another of the model's kind: stretched a little, turned where it has no front, recoloured, some textured."""
     points = mesh.points * np.exp(rng.normal(0, 0.06, 3))
     if mesh.family in FRONTLESS:
         turn = rng.uniform(0, 2 * np.pi)
@@ -136,7 +138,7 @@ def varied(mesh: ColouredMesh, rng: np.random.Generator) -> ColouredMesh:
 
 
 def recoloured(colours: Array, rng: np.random.Generator) -> Array:
-    """[..., 3] in 0..1: as they are in two fifths of the draws, else hues turned, lights and darks moved, or all tinted."""
+    """[..., 3] in 0..1: as they are in two of five draws, else hues turned, lights and darks moved, or all tinted."""
     kind = rng.random()
     if kind < 0.4:
         return colours

@@ -25,7 +25,10 @@ RADIUS = 2.0  # world units from the camera to the origin
 FOV_Y_RAD = math.radians(49.1)  # as the renders that Zero-1-to-3 was trained on
 FILL = 0.8  # share of the picture that the input view's bounding box spans: border ratio 0.2
 AROUND, UPWARD = 28, 16  # facets of a part
-OWN, IMAGE = 6, 7  # paints beyond the patterns: the local coordinates are the colour; a texture lies on the part
+OWN, IMAGE = (
+    6,
+    7,
+)  # paints beyond the patterns: the local coordinates are the colour; a texture lies on the part
 
 Shown = Thing | ColouredMesh
 AnyShown = TypeVar("AnyShown", Thing, ColouredMesh)
@@ -105,16 +108,17 @@ def _of_mesh(mesh: ColouredMesh) -> Surface:
     length = np.linalg.norm(across, axis=1, keepdims=True)
     normals = np.where(length > 1e-12, across / np.maximum(length, 1e-12), [0.0, 1.0, 0.0])
     count = len(mesh.faces)
-    local, part, paints = mesh.colours, np.zeros(count), np.array([[0.0] * 6 + [OWN, 0, 0, 0]])
+    local, part = mesh.colours, np.zeros(count, np.int32)
+    paints = np.array([[0.0] * 6 + [OWN, 0, 0, 0]])
     if mesh.texture.shape[0] > 1:
         local = (mesh.points if mesh.laid is None else mesh.laid)[mesh.faces]
-        part, paints = np.arange(count), np.zeros((count, 10))
+        part, paints = np.arange(count, dtype=np.int32), np.zeros((count, 10))
         paints[:, :3], paints[:, 6] = mesh.colours.mean(1), IMAGE
         paints[:, 7], paints[:, 8] = np.abs(normals).argmax(1), mesh.repeats
     f32 = np.float32
     return Surface(
         corners.reshape(-1, 3).astype(f32), np.repeat(normals, 3, 0).astype(f32), local.reshape(-1, 3).astype(f32),
-        np.arange(3 * count, dtype=np.int32).reshape(-1, 3), part.astype(np.int32), paints.astype(f32),
+        np.arange(3 * count, dtype=np.int32).reshape(-1, 3), part, paints.astype(f32),
         np.ascontiguousarray(mesh.texture, f32), True,
     )  # fmt: skip
 
@@ -294,9 +298,13 @@ def framed(thing: AnyShown, azimuth_rad: float, elevation_rad: float) -> AnyShow
 
     That is what cropping does to an input picture, so the true object and the asset share one frame.
     """
+    return thing.moved(*_fit(outline(thing), azimuth_rad, elevation_rad))
+
+
+def _fit(points: Array, azimuth_rad: float, elevation_rad: float) -> tuple[float, Array]:
+    """(scale, offset [3]) that do so for points [M, 3]."""
     camera = orbit([azimuth_rad], [elevation_rad], RADIUS, FOV_Y_RAD)
     rotation, shift = camera.w2c[0, :3, :3].double().numpy(), camera.w2c[0, :3, 3].double().numpy()
-    points = outline(thing)
     low, high = points.min(0), points.max(0)
     scale = 1.0 / float(np.linalg.norm(high - low))
     offset = -scale * (low + high) / 2
@@ -313,4 +321,4 @@ def framed(thing: AnyShown, azimuth_rad: float, elevation_rad: float) -> AnyShow
         scale, offset = scale * factor, (offset - rotation.T @ centre) * factor
         if k >= 5 and abs(factor - 1.0) < 1e-3:
             break
-    return thing.moved(scale, offset)
+    return scale, offset

@@ -18,18 +18,21 @@ PHOTOGRAPHS = (
     "gravel.png",
 )  # fmt: skip
 
-Picture = NDArray[np.float32]
+Picture = NDArray[np.floating]
 
 
 @lru_cache(maxsize=1)
 def photographs() -> tuple[Picture, ...]:
     """Each [H, W, 3] in 0..1, its shorter side 256; those of the list that the installed package has."""
-    folder, found = Path(skimage.__file__).parent / "data", []
+    folder = Path(skimage.__file__).parent / "data"
+    found: list[Picture] = []
     for name in PHOTOGRAPHS:
         if (folder / name).is_file():
             image = Image.open(folder / name).convert("RGB")
             scale = 256 / min(image.size)
-            image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BOX)
+            image = image.resize(
+                (round(image.width * scale), round(image.height * scale)), Image.Resampling.BOX
+            )
             found.append(np.asarray(image, np.float32) / 255)
     return tuple(found)
 

@@ -29,9 +29,13 @@ from guidance.pocket.training import Log, Options, arguments, keyed
 
 SHARDS = 4  # of the stream, whose views it is trained on
 DETAIL = 0.5  # deviation of the free channels, after scaling: less than 1, so that noise covers them sooner
-FLAT, UNIFORM, PHOTOGRAPHS = 0.06, 0.12, 0.32  # shares of the batch up to which these come; renders fill the rest
+FLAT, UNIFORM, PHOTOGRAPHS = (
+    0.06,
+    0.12,
+    0.32,
+)  # shares of the batch up to which these come; renders fill the rest
 
-Picture = NDArray[np.float32]
+Picture = NDArray[np.floating]
 
 
 def pictures(renders: Tensor, rng: np.random.Generator, size: int) -> Tensor:
@@ -96,10 +100,16 @@ def begun(start: Path) -> tuple[AutoencoderKL, AutoencoderKL]:
     if few == many:
         new.load_state_dict(fresh)
         return new, old
-    both = torch.cat([torch.arange(few), many + torch.arange(few)])  # a posterior's means, then its log variances
+    both = torch.cat(
+        [torch.arange(few), many + torch.arange(few)]
+    )  # a posterior's means, then its log variances
     for name in ("encoder.conv_out", "quant_conv"):
         for part in ("weight", "bias"):
-            fresh[f"{name}.{part}"][both] = _widened(known[f"{name}.{part}"], fresh[f"{name}.{part}"][both], both)
+            fresh[f"{name}.{part}"][both] = _widened(
+                known[f"{name}.{part}"], fresh[f"{name}.{part}"][both], both
+            )
+    fresh["quant_conv.weight"][many + few :] *= 0.1
+    fresh["quant_conv.bias"][many + few :] = -6.0  # free channels begin almost without noise
     kept = torch.arange(few)
     fresh["post_quant_conv.weight"][kept] = _widened(
         known["post_quant_conv.weight"], fresh["post_quant_conv.weight"][kept], kept
@@ -121,27 +131,61 @@ def _widened(known: Tensor, fresh: Tensor, columns: Tensor) -> Tensor:
     return wide
 
 
+class Muon:
+    """Momentum whose step for a convolution is made orthogonal (Jordan et al. 2024, Newton-Schulz of five rounds), for
+    its kernel as a matrix [out, in x 3 x 3]: every direction moves alike, so that few steps go far. All other
+    parameters by AdamW, at `plain` of the rate."""
+
+    def __init__(self, model: nn.Module, lr: float, plain: float = 0.05) -> None:
+        self.kernels = [p for p in model.parameters() if p.ndim == 4]
+        others = [p for p in model.parameters() if p.ndim != 4]
+        self.lr, self.plain, self.speeds = lr, plain, [torch.zeros_like(p) for p in self.kernels]
+        self.adam = torch.optim.AdamW(others, lr=lr * plain, betas=(0.9, 0.99), weight_decay=0.0)
+
+    @torch.no_grad()
+    def step(self, share: float) -> None:
+        """share: of the learning rate."""
+        self.adam.param_groups[0]["lr"] = self.lr * self.plain * share
+        self.adam.step()
+        for p, speed in zip(self.kernels, self.speeds, strict=True):
+            if p.grad is None:
+                continue
+            speed.lerp_(p.grad, 0.1)
+            way = orthogonal(p.grad.lerp(speed, 0.9).flatten(1))
+            p -= self.lr * share * max(1.0, way.shape[0] / way.shape[1]) ** 0.5 * way.reshape(p.shape)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Near the nearest matrix with singular values of one."""
+    x = matrix / (matrix.norm() + 1e-9)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x.T if tall else x
+
+
 def gradient_loss(error: Tensor) -> Tensor:
     """Mean absolute difference of neighbouring errors: edges in their places."""
     across, down = error[..., 1:] - error[..., :-1], error[..., 1:, :] - error[..., :-1, :]
     return across.abs().mean() + down.abs().mean()
 
 
-def train_vae(
-    options: Options, start: Path, log: Log, batch: int = 8, lr: float = 1.2e-3
-) -> AutoencoderKL:
-    """Trains for some minutes, from the VAE of `start`, and keeps the averaged weights in out/vae."""
+def train_vae(options: Options, start: Path, log: Log, batch: int = 8, lr: float = 0.01) -> AutoencoderKL:
+    """Trains for some minutes, from out/vae or else the VAE of `start`, and keeps the averaged weights in out/vae."""
     torch.manual_seed(options.seed)
     vae, old = begun(start)
+    if (options.out / "vae" / "config.json").exists():
+        vae = AutoencoderKL.from_pretrained(options.out / "vae", torch_dtype=torch.float32)
     few, scale = int(old.config.latent_channels), float(old.config.scaling_factor)
     shards = [cached_shard(options.out / "shards", k) for k in range(SHARDS)]
     renders = torch.cat([s.images.flatten(0, 1) for s in shards])
     average = copy.deepcopy(vae)
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.0)
+    optimiser = Muon(vae, lr)
     begun_s, step, share = time.time(), 0, 0.0
     while share < 1.0:
         share = min((time.time() - begun_s) / 60 / options.minutes, 1.0)
-        optimiser.param_groups[0]["lr"] = lr * min(1.0, (step + 1) / 20) * (1.0 - share) ** 0.7
         rng = np.random.default_rng([options.seed, step])
         x = pictures(renders, rng, batch) * 2 - 1
         posterior = vae.encode(x).latent_dist
@@ -152,18 +196,29 @@ def train_vae(
         with torch.no_grad():
             wanted = old.encode(x[: batch // 2]).latent_dist.mode()
         held = F.mse_loss(posterior.mean[: batch // 2, :few], wanted) * scale**2
-        loss = error.abs().mean() + 2.0 * error.square().mean() + 0.5 * gradient_loss(error) + 1e-4 * kl + 0.3 * held
-        optimiser.zero_grad(set_to_none=True)
+        loss = (
+            error.abs().mean()
+            + 2.0 * error.square().mean()
+            + 0.5 * gradient_loss(error)
+            + 1e-4 * kl
+            + 0.3 * held
+        )
+        vae.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
+        optimiser.step(min(1.0, (step + 1) / 20) * (1.0 - share))
         with torch.no_grad():
             for a, b in zip(average.parameters(), vae.parameters(), strict=True):
                 a.lerp_(b, 1 - (step + 1) / (step + 12))
         if step % 10 == 0 or share == 1.0:
-            psnr = -10 * torch.log10((error / 2).square().mean()).item()
+            psnr = -10 * (error / 2).square().mean((1, 2, 3)).clamp_min(1e-8).log10().mean().item()
             log.write(
-                stage="vae", step=step, psnr_db=psnr, kl=kl.item(), held=held.item(), elapsed_s=time.time() - begun_s
+                stage="vae",
+                step=step,
+                psnr_db=psnr,
+                kl=kl.item(),
+                held=held.item(),
+                elapsed_s=time.time() - begun_s,
             )
         step += 1
     even_out(average, renders[:: max(1, len(renders) // 512)], few, scale)

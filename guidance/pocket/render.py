@@ -309,7 +309,7 @@ def _fit(points: Array, azimuth_rad: float, elevation_rad: float) -> tuple[float
     scale = 1.0 / float(np.linalg.norm(high - low))
     offset = -scale * (low + high) / 2
     half = math.tan(FOV_Y_RAD / 2)
-    for k in range(40):  # a contraction, slow for long objects that point at the camera
+    for k in range(60):  # a contraction, by half steps where it swings: long objects that point at the camera
         seen = (points * scale + offset) @ rotation.T + shift
         plane = seen[:, :2] / seen[:, 2:] / half
         first, last = plane.min(0), plane.max(0)
@@ -318,6 +318,8 @@ def _fit(points: Array, azimuth_rad: float, elevation_rad: float) -> tuple[float
             [*(first + last) / 2 * RADIUS * half, (seen[:, 2].min() + seen[:, 2].max()) / 2 - RADIUS]
         )
         factor = FILL / span
+        if k >= 12:
+            factor, centre = math.sqrt(factor), centre / 2
         scale, offset = scale * factor, (offset - rotation.T @ centre) * factor
         if k >= 5 and abs(factor - 1.0) < 1e-3:
             break

@@ -34,8 +34,8 @@ def colour_error(vae: AutoencoderKL, images: Tensor) -> float:
 
 
 def pull_cosine(vae: AutoencoderKL, images: Tensor, others: Tensor) -> Tensor:
-    """[M]: cosine of one step's change of `images`, towards the latents of `others` through the encoder, with the change
-    towards `others` themselves."""
+    """[M]: cosine of one step's change of `images`, towards the latents of `others` through the encoder, with the
+    change towards `others` themselves."""
     x = (images * 2 - 1).requires_grad_(True)
     with torch.no_grad():
         wanted = vae.encode(others * 2 - 1).latent_dist.mode()

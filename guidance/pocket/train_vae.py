@@ -29,11 +29,8 @@ from guidance.pocket.training import Log, Options, arguments, keyed
 
 SHARDS = 4  # of the stream, whose views it is trained on
 DETAIL = 0.5  # deviation of the free channels, after scaling: less than 1, so that noise covers them sooner
-FLAT, UNIFORM, PHOTOGRAPHS = (
-    0.06,
-    0.12,
-    0.32,
-)  # shares of the batch up to which these come; renders fill the rest
+# Shares of a batch up to which these come; renders fill the rest.
+FLAT, UNIFORM, PHOTOGRAPHS = 0.05, 0.1, 0.25
 
 Picture = NDArray[np.floating]
 
@@ -172,7 +169,7 @@ def gradient_loss(error: Tensor) -> Tensor:
     return across.abs().mean() + down.abs().mean()
 
 
-def train_vae(options: Options, start: Path, log: Log, batch: int = 8, lr: float = 0.01) -> AutoencoderKL:
+def train_vae(options: Options, start: Path, log: Log, batch: int = 8, lr: float = 0.003) -> AutoencoderKL:
     """Trains for some minutes, from out/vae or else the VAE of `start`, and keeps the averaged weights in out/vae."""
     torch.manual_seed(options.seed)
     vae, old = begun(start)

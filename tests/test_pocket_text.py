@@ -46,6 +46,11 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert int(run["run.step"]) == steps[1] + 2
 
 
+def test_no_shipped_file_is_a_link() -> None:
+    """Links are lost in a zip and in some checkouts."""
+    assert not [path for path in POCKET_TEXT.parent.rglob("*") if path.is_symlink()]
+
+
 def test_the_shipped_text_prior_is_the_recorded_one() -> None:
     record = json.loads((POCKET_TEXT / "training.json").read_text())
     for name, checksum in record["sha256"].items():

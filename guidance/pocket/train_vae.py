@@ -149,7 +149,7 @@ class Muon:
                 continue
             speed.lerp_(p.grad, 0.1)
             way = orthogonal(p.grad.lerp(speed, 0.9).flatten(1))
-            p -= self.lr * share * max(1.0, way.shape[0] / way.shape[1]) ** 0.5 * way.reshape(p.shape)
+            p.sub_(self.lr * share * max(1.0, way.shape[0] / way.shape[1]) ** 0.5 * way.reshape(p.shape))
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

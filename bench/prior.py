@@ -6,8 +6,8 @@ models is there (guidance/pocket/meshes.py); at several numbers of steps: one st
 which distillation follows; more steps draw one of what may be, sharper, and in PSNR farther from the truth. Beside it,
 in the same run, rivals that draw nothing: the known view unchanged, the mean training view, and the training object
 whose known view is nearest, mirror images included, turned as asked. And what the VAE alone keeps of the true views,
-and of real pictures framed as the program frames them. LPIPS is measured where its weights are in the cache. Prints tables,
-writes a contact sheet, then one JSON object.
+and of real pictures framed as the program frames them. LPIPS is measured where its weights are in the cache. Prints
+tables, writes a contact sheet, then one JSON object.
 """
 
 from __future__ import annotations

@@ -111,6 +111,8 @@ def begun(start: Path) -> tuple[AutoencoderKL, AutoencoderKL]:
     fresh["post_quant_conv.weight"][kept] = _widened(
         known["post_quant_conv.weight"], fresh["post_quant_conv.weight"][kept], kept
     )
+    fresh["post_quant_conv.weight"][few:, :few] = 0.0
+    fresh["post_quant_conv.bias"][few:] = 0.0
     fresh["post_quant_conv.bias"][kept] = known["post_quant_conv.bias"]
     fresh["decoder.conv_in.weight"] *= 0.1  # the free channels say little at first
     fresh["decoder.conv_in.weight"][:, kept] = known["decoder.conv_in.weight"]

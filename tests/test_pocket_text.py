@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import retrieval
+from bench import retrieval, text
 from guidance import POCKET_TEXT
 from guidance.pocket import stream, text_stream, train_text, training
 from guidance.pocket.score_text import fixed_sample
@@ -83,3 +83,13 @@ def test_the_shipped_judge_knows_its_captions() -> None:
     for name, checksum in record["sha256"].items():
         assert hashlib.sha256((retrieval.POCKET_JUDGE / name).read_bytes()).hexdigest() == checksum
     assert abs(retrieval.accuracy(retrieval.load_judge(), 2) - record["top1_of_30"]) < 0.15
+
+
+def test_the_nouns_are_judged_among_all_sixty_and_kept_apart() -> None:
+    """Today's kept runs stay valid: a job among the first thirty has the key it had."""
+    assert len(set(text.PROMPTS + text.NOUN_PROMPTS)) == 60
+    one = text.Job("a pink star", "sds")
+    old = hashlib.sha256(json.dumps(["m", "a pink star", "sds", []]).encode()).hexdigest()[:24]
+    assert one.key("m") == old
+    wider = text.Job("a pink star", "sds", among=text.PROMPTS + text.NOUN_PROMPTS)
+    assert wider.key("m") != old

@@ -15,7 +15,7 @@ from torch import Tensor
 from guidance.pocket.data import shard
 from guidance.pocket.stream import encode
 
-OBJECTS = 128  # of the stream's first shard, all views: a thousand renders
+OBJECTS = 48  # of the stream's first shard, all views: four hundred renders
 
 Weights = dict[str, Tensor]
 

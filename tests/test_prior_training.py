@@ -153,7 +153,7 @@ def test_a_branch_cools_down_beside_its_run(tmp_path: Path) -> None:
     rates.clear()
     training.descend(cooled, model, average, optimiser, run, loss_of, log)
     assert len(rates) == 5
-    shares = [training.learning_share(step, 0, 11, 5) for step in range(6, 11)]
+    shares = [training.learning_share(step, -300, 11, 5) for step in range(6, 11)]
     assert shares == sorted(shares, reverse=True)
     assert (options.out / training.CHECKPOINT).read_bytes() == kept
     training.branched(options.out, cooled.out, 9)  # a second call goes on with the first's branch

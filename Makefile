@@ -12,11 +12,14 @@ run: setup
 
 setup: $(STAMP)
 
-# pip is asked once; the compiled kernels' cache is warm afterwards.
+# pip is asked once; the compiled kernels' cache is warm afterwards. The pinned packages have wheels for these Pythons.
+FITS := import sys; v = sys.version_info; (3, 11) <= v[:2] <= (3, 13) or \
+	sys.exit("Python 3.11 to 3.13 is needed, this is %d.%d: make run PYTHON=python3.12" % (v[0], v[1]))
 $(STAMP): requirements.txt requirements-dev.txt
+	@test -x $(BIN)/python || $(PYTHON) -c '$(FITS)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
-	$(BIN)/python -c "from gs_propeller.raster_cpu import warm; warm()"
+	$(BIN)/python -c "from gs_propeller.scenes.gaussians.raster_cpu import warm; warm()"
 	touch $@
 
 # What the tests of written files need beyond Python: a machine without npm, or where chromium is missing and

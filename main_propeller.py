@@ -3,63 +3,38 @@
     python main_propeller.py --config configs/image.yaml input=data/cat.png
     python main_propeller.py --config configs/text.yaml prompt="a red cube on a blue cylinder"
 
-Read downwards: arguments, ranks, and for each asset solve, mesh, save. `torchrun main_propeller.py ...` spans
-machines; a folder or a pattern as input is a queue of pictures, worked off by groups of ranks.
+A door: arguments here, the work in app/first_stage.py, imported once they are read. `torchrun main_propeller.py ...`
+spans machines; a folder or a pattern as input is a queue of pictures, worked off by groups of ranks.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gs_propeller import checkpoint
-from gs_propeller.asset import distillation
-from gs_propeller.command import run
-from gs_propeller.config import Config
-from gs_propeller.devices import device_of, group_size, rank_count
-from gs_propeller.errors import UserError
-from gs_propeller.guides import Priors, find_priors, keep, load_priors, notes, picture_of
-from gs_propeller.job import Asset, distilling, finished, saved, solved
-from gs_propeller.launcher import share_cores
-from gs_propeller.log import quiet_libraries
-from gs_propeller.losses import Distillation
-from gs_propeller.picture import picture_files
-from gs_propeller.ranks import Compute, Ranks
-from gs_propeller.raster_cpu import set_threads
+from gs_propeller.app.command import run
+from gs_propeller.app.config import Config
+
+if TYPE_CHECKING:
+    from gs_propeller.app.job import Asset
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code, see command.py; 2 also where one of many pictures was skipped."""
-    return run(__file__, argv, _checked, lambda config: work_off(jobs_of(config)))
+    return run(__file__, argv, _checked, _made)
 
 
 def _checked(config: Config) -> None:
-    """What is wrong with the input is said once, not by every rank. Raises UserError."""
-    jobs = jobs_of(config)
-    group_size(config, rank_count(config), len(jobs))
-    if len(jobs) == 1:
-        picture_of(jobs[0])
-    find_priors(config)
+    from gs_propeller.app.first_stage import checked
+
+    checked(config)
 
 
-def jobs_of(config: Config) -> list[Config]:
-    """A configuration for each picture, or for the prompt. Raises UserError."""
-    find_priors(config)
-    if not config.input:
-        return [config]
-    files = picture_files(config.input)
-    if len(files) == 1:
-        return [replace(config, input=files[0])]
-    stems = [Path(file).stem for file in files]
-    names = [
-        stem if stems.count(stem) == 1 else Path(file).name for file, stem in zip(files, stems, strict=True)
-    ]
-    prefix = f"{config.name}-" if config.name else ""
-    return [replace(config, input=file, name=prefix + name) for file, name in zip(files, names, strict=True)]
+def _made(config: Config) -> int:
+    from gs_propeller.app.first_stage import jobs_of, make_assets
+
+    return make_assets(jobs_of(config, announce=True))
 
 
 def make_asset(config: Config, quiet: bool = False) -> Asset:
@@ -68,76 +43,11 @@ def make_asset(config: Config, quiet: bool = False) -> Asset:
     Its files are written to config.run_folder. The other ranks of a launch work until rank 0 has no more to ask,
     and end there (SystemExit). Raises UserError.
     """
+    from gs_propeller.app.first_stage import make_assets
+
     assets: list[Asset] = []
-    work_off([config], quiet, assets)
+    make_assets([config], quiet, assets)
     return assets[0]
-
-
-def work_off(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset] | None = None) -> int:
-    """Every job, by groups of ranks from one queue; the exit code. A bad picture among several is skipped."""
-    begun_s, config = time.monotonic(), jobs[0]
-    if len(jobs) == 1:
-        picture_of(config)  # before the seconds that loading takes
-    quiet_libraries()
-    device = device_of(config)
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    set_threads(share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads))
-    priors = load_priors(config, device, quiet)
-
-    learnt: list[Distillation] = []
-
-    def prepared(index: int) -> Compute:
-        for earlier in learnt:
-            keep(earlier.guides)
-        learnt[:] = [distillation(jobs[index], picture_of(jobs[index]), priors)]
-        return learnt[0].compute
-
-    skipped, group = 0, group_size(config, processes, len(jobs))
-    deal_seed = config.seed if config.loss == "vsd" else None
-    with Ranks(device, config.timeout_s, group, deal_seed=deal_seed) as ranks:
-        if ranks.rank > 0:
-            try:
-                ranks.serve(prepared)
-            finally:
-                for last in learnt:
-                    keep(last.guides)
-            raise SystemExit(0)
-        while (index := ranks.claim()) < len(jobs):
-            try:
-                asset = _one(jobs[index], index, len(jobs), ranks, priors, begun_s, quiet)
-            except (UserError, FloatingPointError) as error:
-                if len(jobs) == 1:
-                    raise
-                print(f"skipped {jobs[index].input}: {error}", file=sys.stderr)
-                skipped += 1
-                continue
-            if assets is not None and asset is not None:
-                assets.append(asset)
-            begun_s = time.monotonic()
-        return 2 if ranks.all_done(skipped) else 0
-
-
-def _one(
-    config: Config, index: int, jobs: int, ranks: Ranks, priors: Priors, begun_s: float, quiet: bool
-) -> Asset | None:
-    """One asset on this group of ranks; None where it was there already."""
-    picture = picture_of(config)
-    for note in [] if quiet else notes(config, picture, priors):
-        print(f"note: {note}", file=sys.stderr)
-    with checkpoint.lock(config.run_folder):
-        if jobs > 1 and finished(config):
-            print(f"{config.run_name}: done before, in {config.run_folder}")
-            return None
-        task = distillation(config, picture, priors)
-        ranks.begin(index, task.compute)
-        stage = distilling(config, ranks, task, checkpoint.given_bytes(config))
-        try:
-            window, seconds = solved(config, stage, ranks.device, quiet)
-        finally:
-            keep(task.guides)
-        if jobs == 1:
-            ranks.close()  # the others need not wait for the mesh
-        return saved(config, window, picture, time.monotonic() - begun_s, seconds, quiet)
 
 
 if __name__ == "__main__":

@@ -32,9 +32,10 @@ from bench.truth import (
     psnr_db,
     save_png,
 )
-from gs_propeller.asset import Viewer, first_state
-from gs_propeller.config import Config, load, updated
-from gs_propeller.texture import shade
+from gs_propeller.app.asset import Viewer
+from gs_propeller.app.config import Config, load, updated
+from gs_propeller.mesh.texture import shade
+from gs_propeller.scenes.gaussians.state import init_ball
 from guidance.pocket.data import TEST_SEED, VALIDATION_SEED
 from main_propeller import make_asset
 
@@ -86,7 +87,8 @@ def score(
 
     image, alpha = asset.viewer.views(cameras, SCORE_PX)
     note("", image, alpha)
-    note("blob_", *Viewer(first_state(config, "cpu").params, config).views(cameras, SCORE_PX))
+    ball = init_ball(config.num_points, config.init_radius, config.sh_degree, config.seed)
+    note("blob_", *Viewer(ball.params, config).views(cameras, SCORE_PX))
     with torch.no_grad():
         drawn = shade(asset.textured, cameras, SCORE_PX)
     note("mesh_", *drawn)

@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from gs_propeller.errors import UserError
-from gs_propeller.io import load_tensors
+from gs_propeller.base.errors import UserError
+from gs_propeller.base.files import load_tensors
 from tests import tiny_prior
 
 NOTICED_WITHIN_S = 60.0

@@ -35,10 +35,10 @@ from rich.table import Table
 from bench import published
 from bench.gpu_parts import PARTS, Bench, Figures
 from bench.scaling import Costs, loop_s, serial_s
-from gs_propeller.config import load, updated
-from gs_propeller.devices import device_of
-from gs_propeller.guides import load_view_prior
-from gs_propeller.log import quiet_libraries
+from gs_propeller.app.config import load, updated
+from gs_propeller.app.devices import device_of
+from gs_propeller.app.guides import load_view_prior
+from gs_propeller.app.log import quiet_libraries
 
 SMALL = {"num_points": 60, "reference_size": 32, "render_size": 32}  # beside the tiny prior
 

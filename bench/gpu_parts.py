@@ -16,23 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gs_propeller.distil.losses import Distillation
 from torch import Tensor
 
 from bench.scaling import message_s, middle
-from gs_propeller.asset import RollOut, distillation, first_state
-from gs_propeller.camera import orbit
-from gs_propeller.config import Config, updated
-from gs_propeller.densify import distance
-from gs_propeller.devices import device_of
-from gs_propeller.errors import UserError
-from gs_propeller.gaussians import Gaussians, State
-from gs_propeller.guides import Priors, load_view_prior
-from gs_propeller.launcher import launch
-from gs_propeller.log import quiet_libraries
-from gs_propeller.losses import Distillation
-from gs_propeller.picture import load_picture
-from gs_propeller.ranks import Ranks
-from gs_propeller.raster import BACKENDS, render
+from gs_propeller.app.asset import RollOut, distillation, first_state
+from gs_propeller.app.config import Config, updated
+from gs_propeller.app.devices import device_of
+from gs_propeller.app.guides import Priors, load_view_prior
+from gs_propeller.app.log import quiet_libraries
+from gs_propeller.base.camera import orbit
+from gs_propeller.base.errors import UserError
+from gs_propeller.base.picture import load_picture
+from gs_propeller.scenes.gaussians.density import distance
+from gs_propeller.scenes.gaussians.raster import BACKENDS, render
+from gs_propeller.scenes.gaussians.state import Gaussians, State
+from gs_propeller.solver.launcher import launch
+from gs_propeller.solver.ranks import Ranks
 from guidance.zero123 import Zero123
 from tests import raster_twin as twin
 

@@ -36,9 +36,9 @@ from bench.truth import (
     psnr_db,
     save_png,
 )
-from gs_propeller.camera import orbit
-from gs_propeller.mesh import Mesh
-from gs_propeller.texture import shade
+from gs_propeller.base.camera import orbit
+from gs_propeller.mesh.surface import Mesh
+from gs_propeller.mesh.texture import shade
 from guidance.pocket.data import TEST_SEED, VALIDATION_SEED
 from guidance.pocket.meshes import NO_TEXTURE, ColouredMesh
 from guidance.pocket.objects import Thing

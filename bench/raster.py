@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from gs_propeller import raster_cpu
-from gs_propeller.camera import Cameras, orbit
-from gs_propeller.gaussians import Gaussians
-from gs_propeller.raster import render
+from gs_propeller.base.camera import Cameras, orbit
+from gs_propeller.scenes.gaussians import raster_cpu
+from gs_propeller.scenes.gaussians.raster import render
+from gs_propeller.scenes.gaussians.state import Gaussians
 from tests import raster_twin as twin
 
 CAMERA = orbit([0.3], [0.2], 2.0, math.radians(49.1))
@@ -98,7 +98,7 @@ def gsplat_projection(inputs: Gaussians, camera: Cameras, size: int) -> list[Ten
 
 
 def our_projection(inputs: Gaussians, camera: Cameras, size: int) -> list[Tensor]:
-    means2d, splats, _, _ = raster_cpu.splat(inputs, camera, (size, size))
+    means2d, splats, _, _ = raster_cpu.splat(inputs, [(camera, (size, size), torch.zeros(3))])
     return [means2d, splats[..., :3], splats[..., 7]]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from gs_propeller.camera import orbit
+from gs_propeller.base.camera import orbit
 from guidance.pocket.captions import articled, build_tokenizer, said, save_tokenizer
 from guidance.pocket.data import SIZE_PX
 from guidance.pocket.families import make

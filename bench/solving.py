@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,14 +25,15 @@ from bench.truth import (
     psnr_db,
     save_png,
 )
-from gs_propeller.asset import RollOut, Viewer, distillation, first_state, problem, solver_settings
-from gs_propeller.config import Config, load, updated
-from gs_propeller.gaussians import Drift, State
-from gs_propeller.guides import Priors, picture_of
-from gs_propeller.log import quiet_libraries
-from gs_propeller.losses import Distillation
-from gs_propeller.picard import Problem, Report, Settings, Window, solve
-from gs_propeller.ranks import Ranks
+from gs_propeller.app.asset import Logged, Viewer, problem, scene_of, slots_at_once, travellers
+from gs_propeller.app.config import Config, load, updated
+from gs_propeller.app.guides import Priors, picture_of
+from gs_propeller.app.log import quiet_libraries
+from gs_propeller.scenes.gaussians.scene import GaussianScene
+from gs_propeller.scenes.gaussians.state import State
+from gs_propeller.solver import picard
+from gs_propeller.solver.picard import Problem, Report, Settings, Window, solve
+from gs_propeller.solver.ranks import Ranks
 from guidance import find_prior, find_text_prior
 from guidance.stable_diffusion import StableDiffusion
 from guidance.zero123 import Zero123
@@ -39,8 +41,8 @@ from guidance.zero123 import Zero123
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished run: passes and drifts it took, seconds in the loop, PSNR and IoU of 16 novel views, PSNR of
-    the input view, states accepted by each pass."""
+    """A finished run: the solver's steps, passes and drifts it took, seconds in the loop, PSNR and IoU of 16 novel
+    views, PSNR of the input view, states accepted by each pass, the last threshold."""
 
     steps: int
     passes: int
@@ -50,6 +52,7 @@ class Trial:
     novel_iou: float
     input_psnr_db: float
     accepted: tuple[int, ...]
+    last_threshold: float
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,13 @@ class Setup:
     """One picture ready to be solved in this process."""
 
     config: Config
-    task: Distillation
-    roll_out: RollOut
-    problem: Problem[State, Drift]
+    scene: GaussianScene
+    logged: Logged
+    problem: Problem[State, Any]
     settings: Settings
 
     def first(self) -> State:
-        return first_state(self.config, "cpu")
+        return self.scene.first()
 
 
 @cache
@@ -88,40 +91,62 @@ def configured(case: Case, pairs: dict[str, object]) -> Config:
 
 def prepared(config: Config, ranks: Ranks | None = None) -> Setup:
     """ranks: None computes every slot here."""
-    task = distillation(config, picture_of(config), shipped_priors(not config.input))
-    roll_out = RollOut(config, task)
-    here = ranks or Ranks()
-    here.begin(0, task.compute)
-    return Setup(config, task, roll_out, problem(config, here, roll_out), solver_settings(config, here.world))
+    scene = scene_of(config, picture_of(config), shipped_priors(not config.input))
+    here = ranks or Ranks(kinds=travellers(config), at_once=slots_at_once(config, torch.device("cpu")))
+    here.begin(0, scene.compute)
+    logged = Logged()
+    settings = replace(config.sections.solver, steps=scene.steps).among(here.world)
+    return Setup(config, scene, logged, problem(scene, here, logged), settings)
 
 
-def solved(config: Config) -> tuple[Window[State], float]:
-    """(the last window, seconds in the loop) of a configuration, in this process."""
-    setup = prepared(config)
+@dataclass(frozen=True)
+class Solved:
+    """The last window, seconds in the loop, and how many states each pass accepted."""
 
-    def on_pass(window: Window[State], report: Report[Drift]) -> None:
-        setup.roll_out.losses.logged(report)
-
-    begun_s = time.perf_counter()
-    window = solve(setup.problem, setup.settings, setup.first(), on_pass)
-    return window, time.perf_counter() - begun_s
+    window: Window[State]
+    seconds: float
+    accepted: tuple[int, ...]
 
 
-def run(case: Case, pairs: dict[str, object]) -> Trial:
-    """From the first state to the last step, in this process, and its score."""
-    setup = prepared(configured(case, pairs))
+def solving(setup: Setup) -> Solved:
+    """From the first state to the last step, in this process."""
     accepted: list[int] = []
 
-    def on_pass(window: Window[State], report: Report[Drift]) -> None:
-        setup.roll_out.losses.logged(report)
+    def on_pass(window: Window[State], report: Report[Any]) -> None:
+        setup.logged.rows(report)
         accepted.append(report.accepted)
 
     begun_s = time.perf_counter()
     window = solve(setup.problem, setup.settings, setup.first(), on_pass)
-    seconds = time.perf_counter() - begun_s
-    novel, iou, known = scored(case, setup.config, window.states[0])
+    return Solved(window, time.perf_counter() - begun_s, tuple(accepted))
+
+
+def run(case: Case, pairs: dict[str, object], classic: bool = False) -> Trial:
+    """A whole run of the loop and its score. classic: by Eq. 5's iteration, for settings that never change N."""
+    setup = prepared(configured(case, pairs))
+    if classic:
+        setup = replace(setup, problem=picard.classic(setup.problem, _step_between, _stepped))
+    done = solving(setup)
+    novel, iou, known = scored(case, setup.config, done.window.states[0])
     return Trial(
-        setup.settings.steps, window.passes, window.evaluations, seconds, novel, iou, known, tuple(accepted)
+        setup.settings.steps, done.window.passes, done.window.evaluations, done.seconds, novel, iou, known,
+        done.accepted, done.window.threshold,
+    )  # fmt: skip
+
+
+def _step_between(new: State, old: State) -> dict[str, torch.Tensor]:
+    was = old.tensors()
+    return {name: value - was[name] for name, value in new.tensors().items() if name != "lineage"}
+
+
+def _stepped(state: State, step: dict[str, torch.Tensor]) -> State:
+    """A sum of steps that were taken elsewhere may leave a second moment below nought."""
+    after = {name: value + step.get(name, 0) for name, value in state.tensors().items()}
+    return State.from_tensors(
+        {
+            name: value.clamp_min(0) if name.startswith("exp_avg_sq") else value
+            for name, value in after.items()
+        }
     )
 
 

@@ -121,7 +121,7 @@ class Job:
 def mark() -> str:
     """Of the weights and the settings that decide a run and its score."""
     from bench.retrieval import POCKET_JUDGE
-    from gs_propeller.config import load
+    from gs_propeller.app.config import load
     from guidance import POCKET_TEXT
 
     sums = [json.loads((f / "training.json").read_text())["sha256"] for f in (POCKET_TEXT, POCKET_JUDGE)]
@@ -131,10 +131,10 @@ def mark() -> str:
 
 def work(one: Job) -> Figures:
     """A run in a process of its own, on one thread: passes, and what the judges say of its views."""
-    from bench.solving import solved
+    from bench.solving import prepared, solving
     from bench.truth import save_png
-    from gs_propeller.asset import Viewer
-    from gs_propeller.config import load, updated
+    from gs_propeller.app.asset import Viewer
+    from gs_propeller.app.config import load, updated
 
     on_one_thread()
     with tempfile.TemporaryDirectory() as folder:
@@ -147,13 +147,15 @@ def work(one: Job) -> Figures:
             **dict(one.pairs),
         }
         config = updated(base, pairs)
-        window, seconds = solved(config)
+        setup = prepared(config)
+        finished = solving(setup)
+        window, seconds = finished.window, finished.seconds
     viewer = Viewer(window.states[0].params, config)
     turns = [360.0 * k / VIEWS for k in range(VIEWS)]
     views = viewer.views(viewer.cameras(turns, [ELEVATION_DEG] * VIEWS), 128)[0].clamp(0, 1)
     SHEETS.mkdir(parents=True, exist_ok=True)
     save_png(str(strip(one)), torch.cat(list(views[:: VIEWS // 4]), 2))
-    result: Figures = {"steps": config.steps, "passes": window.passes, "seconds": seconds}
+    result: Figures = {"steps": setup.settings.steps, "passes": window.passes, "seconds": seconds}
     for judge_name, judge in judges().items():
         right = judge.chosen(views, list(one.among)) == one.among.index(one.prompt)
         result[judge_name] = float(right.float().mean())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gs_propeller.camera import Cameras, orbit
+from gs_propeller.base.camera import Cameras, orbit
 from guidance.pocket.cat import POSE as CAT_POSE
 from guidance.pocket.cat import cat
 from guidance.pocket.data import Pose, held_out, held_out_models

@@ -8,6 +8,7 @@ are RGB over white in 0..1. Nothing random is drawn here: timesteps and noise ar
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -19,9 +20,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gs_propeller.errors import UserError
+from gs_propeller.base.errors import UserError
 from guidance.folder import local_folder, network
 
+RESPONSE = "response.json"  # of a prior's folder: what bench/response.py measured
 SHORT_BYTES = 8 * 2**30  # GPU memory below which attention is sliced
 
 
@@ -53,9 +55,11 @@ class LatentDiffusion(ABC):
             ) from error
         for module in (self.unet, self.vae, *others):
             module.to(self.device).eval().requires_grad_(False)
-        if self.device.type == "cuda":  # convolutions in half precision are written for this order
-            self.unet.to(memory_format=torch.channels_last)
-            self.vae.to(memory_format=torch.channels_last)
+        # convolutions are written for this order, on CUDA in half precision and on a CPU, where it saves a tenth
+        self.unet.to(memory_format=torch.channels_last)
+        self.vae.to(memory_format=torch.channels_last)
+        response = place / RESPONSE
+        self.response: list[float] = json.loads(response.read_text())["share"] if response.is_file() else []
         self.alphas = self.scheduler.alphas_cumprod.to(self.device)
         self.levels = len(self.alphas)
 
@@ -181,6 +185,31 @@ class LatentDiffusion(ABC):
             pixels = pixels + grad
             residual = residual + grad.square().sum((1, 2, 3)) / 2
         return pixels, residual, latents
+
+    def stiffness(self, t: Tensor, weighting: str, space: str, follows: str) -> Tensor:
+        """[V] how much of a render's change stays in the gradient of `sds_grad`, per unit of it: w (1 - a), w the
+        weight of the residual between pictures and a `share`. Between latents none is counted: the gradient that comes
+        back through an encoder hardly knows of a change (2 % of one, with the pocket VAE)."""
+        alpha, sigma = (x.reshape(-1) for x in self.alpha_sigma(t))
+        weight = torch.ones_like(sigma) if weighting == "clean" else sigma * alpha
+        return weight * (1 - self.share(t, space, follows))
+
+    def share(self, t: Tensor, space: str, follows: str) -> Tensor:
+        """[V] a in 0..1, the share of a render's change that comes through to the prior's clean picture: about 0 at
+        high noise and about 1 at low.
+
+        follows: "none" or "all" of it, "abar" (the squared signal share of the noised picture), or "measured", from the
+        folder's RESPONSE (bench/response.py), else abar. Between latents it is all.
+        """
+        if space == "latent":
+            return torch.ones(len(t), device=self.device)
+        if follows == "measured" and self.response:
+            shares = torch.as_tensor(self.response, device=self.device)  # of levels, evenly from 0 to 1
+            at = t.to(self.device).float() / (self.levels - 1) * (len(shares) - 1)
+            low = at.floor().long().clamp(max=len(shares) - 2)
+            return shares[low] + (at - low) * (shares[low + 1] - shares[low])
+        signal = self.alpha_sigma(t)[0].reshape(-1).square()
+        return {"none": torch.zeros_like(signal), "all": torch.ones_like(signal)}.get(follows, signal)
 
     @torch.no_grad()
     def refine(

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from gs_propeller.errors import UserError
+from gs_propeller.base.errors import UserError
 
 _DATA = Path(__file__).resolve().parent.parent / "data"
 POCKET, POCKET_TEXT = _DATA / "zero123-pocket", _DATA / "text-pocket"
@@ -192,7 +192,7 @@ def weights_of(names: Iterable[str], half: bool) -> Weights | None:
 def parts_of(folder: Path) -> list[str]:
     """The parts that should have weights: those of model_index.json, or where there is none, those with a config."""
     index = folder / "model_index.json"
-    named = json.loads(index.read_text()) if index.is_file() else {}
+    named = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
     names = [name for name, kind in named.items() if isinstance(kind, list) and all(kind)]
     names = names or [config.parent.name for config in folder.glob("*/config.json")]
     return sorted(name for name in names if name not in UNUSED + WEIGHTLESS)

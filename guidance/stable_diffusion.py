@@ -8,6 +8,8 @@ al. 2022), which is what keeps a face from growing on every side. The camera cod
 from __future__ import annotations
 
 import re
+import unicodedata
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +43,11 @@ class Directions:
         "overhead view",
     )
 
+    @property
+    def endings(self) -> tuple[str, ...]:
+        """What a prompt goes on with for each name."""
+        return tuple(f", {name}" for name in self.names)
+
     def __call__(self, azimuths_rad: Tensor, elevations_rad: Tensor) -> Tensor:
         """[V] indices into names."""
         turn = torch.rad2deg(torch.atan2(azimuths_rad.sin(), azimuths_rad.cos()))
@@ -49,6 +56,12 @@ class Directions:
         side = torch.where(turn.abs() <= half, 0, side)
         side = torch.where(turn.abs() >= 180 - half, 3, side)
         return torch.where(torch.rad2deg(elevations_rad) >= self.overhead_deg, 4, side)
+
+
+def words_of(sentence: str) -> list[str]:
+    """Its words in small letters: letters, marks and digits of any script that stand together; each emoji is one."""
+    kinds = [(letter, unicodedata.category(letter)) for letter in sentence.lower() if letter != "\ufe0f"]
+    return "".join(x if kind[0] in "LMN" else f" {x} " if kind == "So" else " " for x, kind in kinds).split()
 
 
 @dataclass(frozen=True)
@@ -78,20 +91,45 @@ class StableDiffusion(LatentDiffusion):
         self.tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
         self.encoder = network(CLIPTextModel, Path(source), "text_encoder", self.dtype, "dtype")
         words = Path(source) / WORDS
-        self.words = words.read_text().split() if words.exists() else []
+        self.words = words.read_text(encoding="utf-8").split() if words.exists() else []
+        self.length = int(self.encoder.config.max_position_embeddings)
         return [self.encoder]
 
     def unseen(self, sentence: str) -> list[str]:
-        """The sentence's words that this prior was never trained with; none where it keeps no list of them."""
-        found = re.findall(r"[a-z]+", sentence.lower())
+        """The sentence's words, of any script, and emojis, that this prior was never trained with; none where it keeps
+        no list of them."""
+        found = words_of(sentence)
         return [word for word in dict.fromkeys(found) if self.words and word not in self.words]
+
+    def fitted(self, sentence: str, endings: Sequence[str] = ("",)) -> tuple[str, str]:
+        """(what is read, what is not) of a sentence that goes on with any of these endings, which are never cut.
+
+        Where it is too long for the encoder, it ends after a word, or a letter where there is but one word.
+        """
+
+        def too_long(kept: str) -> bool:
+            texts = [kept + ending for ending in endings]
+            return max(len(ids) for ids in self.tokenizer(texts, verbose=False).input_ids) > self.length
+
+        def over(letters: int) -> bool:
+            return too_long(sentence[:letters].rstrip(" ,;"))
+
+        if not too_long(sentence):
+            return sentence, ""
+        words = [found.start() for found in re.finditer(r"\s+", sentence)]
+        last = bisect_left(words, True, key=over) - 1
+        end = words[last] if last >= 0 else bisect_left(range(len(sentence)), True, key=over) - 1
+        return sentence[:end].rstrip(" ,;"), sentence[end:].strip()
 
     @torch.no_grad()
     def tokens(self, sentences: Sequence[str]) -> Tensor:
-        """Their embeddings [len(sentences), T, E]; what is longer than the encoder reads is cut off."""
-        length = int(self.encoder.config.max_position_embeddings)
+        """Their embeddings [len(sentences), T, E]; what is longer than the encoder reads is cut off: see `fitted`."""
         ids = self.tokenizer(
-            list(sentences), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+            list(sentences),
+            padding="max_length",
+            truncation=True,
+            max_length=self.length,
+            return_tensors="pt",
         ).input_ids
         return self.encoder(ids.to(self.device)).last_hidden_state
 
@@ -104,8 +142,9 @@ class StableDiffusion(LatentDiffusion):
     ) -> Prompted:
         """What the views are conditioned on; elevation_rad: of the view that camera codes are relative to."""
         directions = directions or Directions()
-        sentences = [f"{prompt}, {name}" for name in directions.names]
-        given, without = self.tokens(sentences), self.tokens([negative_prompt])
+        prompt = self.fitted(prompt, directions.endings)[0]
+        given = self.tokens([prompt + ending for ending in directions.endings])
+        without = self.tokens([self.fitted(negative_prompt)[0]])
         return Prompted(given, without, directions, elevation_rad)
 
     def output(

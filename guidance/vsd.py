@@ -103,6 +103,16 @@ class Variational:
         self.learn(latents, conditioning, cameras)
         return pixels, residual
 
+    def stiffness(self, t: Tensor, weighting: str, space: str, follows: str) -> Tensor:
+        """[V] as LatentDiffusion.stiffness, of the part between pictures; two scores of the same noisy latents follow a
+        change alike, so that between latents nothing of it is left."""
+        stiff = self.prior.stiffness(t, weighting, "pixel", follows)
+        return stiff if space == "pixel" else torch.zeros_like(stiff)
+
+    def share(self, t: Tensor, space: str, follows: str) -> Tensor:
+        """[V] of the part between pictures; between latents all of a change comes through."""
+        return self.prior.share(t, space, follows)
+
     def learn(self, clean: Tensor, conditioning: Any, cameras: Tensor) -> float:
         """One step of the denoising loss on latents [V, C, L, L] of renders; returns it. Timesteps and noise are drawn
         from (seed, number of the update)."""

@@ -136,4 +136,4 @@ def _normalisation(folder: Path, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Empty where there is no such file. Raises ValueError where it is not JSON."""
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

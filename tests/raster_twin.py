@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from gs_propeller.camera import Cameras
-from gs_propeller.gaussians import Gaussians
+from gs_propeller.base.camera import Cameras
+from gs_propeller.scenes.gaussians.state import Gaussians
 
 TILE = 16
 

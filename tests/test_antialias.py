@@ -9,10 +9,10 @@ import torch
 import trimesh
 from torch import Tensor
 
-from gs_propeller.antialias import antialias, barycentrics, edges_of
-from gs_propeller.camera import orbit
-from gs_propeller.mesh import Mesh, from_trimesh
-from gs_propeller.mesh_raster import rasterize
+from gs_propeller.base.camera import orbit
+from gs_propeller.mesh.antialias import antialias, barycentrics, edges_of
+from gs_propeller.mesh.raster import rasterize
+from gs_propeller.mesh.surface import Mesh, from_trimesh
 
 FOV = math.radians(49.1)
 CAMERAS = orbit([0.3, 2.0], [0.2, -0.4], 2.0, FOV)

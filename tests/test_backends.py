@@ -19,16 +19,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from gs_propeller import gaussians as records
-from gs_propeller.camera import Cameras, orbit
-from gs_propeller.config import Config
-from gs_propeller.devices import device_of
-from gs_propeller.errors import UserError
-from gs_propeller.gaussians import Gaussians, neighbour_distance
-from gs_propeller.mesh import Mesh
-from gs_propeller.mesh_raster import rasterize
-from gs_propeller.raster import Rendered, render, render_slots
-from gs_propeller.raster_cuda import _render_gsplat, _render_inria, installed
+from gs_propeller.app.config import Config
+from gs_propeller.app.devices import device_of
+from gs_propeller.base.camera import Cameras, orbit
+from gs_propeller.base.errors import UserError
+from gs_propeller.mesh.raster import rasterize
+from gs_propeller.mesh.surface import Mesh
+from gs_propeller.scenes.gaussians import state as records
+from gs_propeller.scenes.gaussians.raster import Rendered, render, render_slots
+from gs_propeller.scenes.gaussians.raster_cuda import _render_gsplat, _render_inria, installed
+from gs_propeller.scenes.gaussians.state import Gaussians, neighbour_distance
 from tests import raster_twin as twin
 
 FOV = math.radians(49.1)

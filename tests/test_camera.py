@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gs_propeller.camera import Cameras, orbit
+from gs_propeller.base.camera import Cameras, orbit
 
 FOV = math.radians(49.1)
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -12,11 +17,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from gs_propeller import checkpoint
-from gs_propeller.config import Config
-from gs_propeller.errors import UserError
-from gs_propeller.gaussians import State, init_ball
-from gs_propeller.picard import Window
+from gs_propeller.app.config import SECTION_OF, Config
+from gs_propeller.app.fingerprint import FREE, fingerprint
+from gs_propeller.base.errors import UserError
+from gs_propeller.base.files import atomic
+from gs_propeller.scenes.gaussians.state import State, init_ball
+from gs_propeller.solver import checkpoint
+from gs_propeller.solver.picard import Window
 
 
 def _window() -> Window:
@@ -44,6 +51,12 @@ def test_another_run_s_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="other options or another picture"):
         checkpoint.restore(tmp_path / checkpoint.FILE, "other", State.from_tensors)
     whole = (tmp_path / checkpoint.FILE).read_bytes()
+    mark = fingerprint(Config(steps=3), b"cat")
+    checkpoint.save(tmp_path / checkpoint.FILE, _window(), mark, 0.0)
+    other = fingerprint(Config(steps=2, lambda_rgb=1), b"dog")
+    said = r"a run with lambda_rgb=10000.0 \(here 1\), steps=3 \(here 2\), another file as the picture or mesh; add"
+    with pytest.raises(UserError, match=said):
+        checkpoint.restore(tmp_path / checkpoint.FILE, other, State.from_tensors)
     for torn in (b"torn", whole[: len(whole) // 2]):
         (tmp_path / checkpoint.FILE).write_bytes(torn)
         with pytest.raises(UserError, match="resume=false"):
@@ -52,15 +65,75 @@ def test_another_run_s_checkpoint_is_refused(tmp_path: Path) -> None:
 
 def test_what_makes_another_run() -> None:
     base = Config(input="a.png")
-    mark = checkpoint.fingerprint(base, b"picture")
-    assert checkpoint.fingerprint(replace(base, seed=1), b"picture") != mark
-    assert checkpoint.fingerprint(replace(base, steps=7), b"picture") != mark
-    assert checkpoint.fingerprint(base, b"another") != mark
-    free = replace(
-        base, ranks=4, window=8, threads=3, texture_size=512, outdir="elsewhere", input="./a.png", name="b"
+    mark = fingerprint(base, b"picture")
+    assert fingerprint(base.but(seed=1), b"picture") != mark
+    assert fingerprint(base.but(steps=7), b"picture") != mark
+    assert fingerprint(base, b"another") != mark
+    free = base.but(
+        ranks=4, window=8, threads=3, texture_size=512, outdir="elsewhere", input="./a.png", name="b"
     )
-    assert checkpoint.fingerprint(free, b"picture") == mark
-    assert set(Config.__dataclass_fields__) >= checkpoint.FREE
+    assert fingerprint(free, b"picture") == mark
+    assert set(SECTION_OF) >= FREE
+
+
+def test_a_run_of_more_steps_goes_on(tmp_path: Path) -> None:
+    mark = fingerprint(Config(steps=5), b"")
+    checkpoint.save(tmp_path / checkpoint.FILE, _window(), mark, 0.0)
+    longer = fingerprint(Config(steps=9), b"")
+    assert checkpoint.restore(tmp_path / checkpoint.FILE, longer, State.from_tensors) is not None
+    for other in (Config(steps=4), Config(steps=9, seed=1)):
+        assert checkpoint.differing(mark, fingerprint(other, b"")) is not None
+    assert checkpoint.differing(mark, json.dumps({"steps": "nine"})) is not None
+
+
+def test_in_a_thread_signals_stay_with_the_program() -> None:
+    """A web server runs its jobs in threads, where Python lets nobody handle signals."""
+    before, said = signal.getsignal(signal.SIGINT), []
+
+    def job() -> None:
+        with checkpoint.interrupts() as stop, checkpoint.terms_as_interrupts():
+            said.append(stop.asked)
+
+    thread = threading.Thread(target=job)
+    thread.start()
+    thread.join()
+    assert said == [False]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_lock_without_fcntl(tmp_path: Path) -> None:
+    """As on Windows, whose own module is stood in for by one that keeps what it was asked."""
+    program = """
+import sys, types, torch
+sys.modules["fcntl"] = None  # what is imported from here on is on Windows
+taken = []
+def locking(handle, mode, size):
+    if taken: raise OSError(36, "Resource deadlock avoided")
+    taken.append((mode, size))
+sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
+from pathlib import Path
+from gs_propeller.base.errors import UserError
+from gs_propeller.solver import checkpoint
+with checkpoint.lock(Path(sys.argv[1])):
+    try:
+        with checkpoint.lock(Path(sys.argv[1])): pass
+    except UserError as error:
+        print(taken, error)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.startswith("[(2, 1)] another run is at work"), done.stderr
+
+
+def test_files_are_flushed_through_a_handle_that_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[int] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: modes.append(fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE)
+    )
+    with atomic(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    assert modes == [os.O_RDWR]
 
 
 def _hold(folder: str, pipe: Connection) -> None:

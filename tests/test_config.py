@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gs_propeller.config import Config, help_text, load, to_yaml, updated
-from gs_propeller.devices import group_size
-from gs_propeller.errors import UserError
+from gs_propeller.app.config import Config, help_text, load, to_yaml, updated
+from gs_propeller.app.devices import group_size
+from gs_propeller.base.errors import UserError
+from gs_propeller.base.names import told_apart
 
 IMAGE = str(Path(__file__).parent.parent / "configs" / "image.yaml")
 
@@ -121,3 +122,58 @@ def test_groups_come_out_even(group: int, ranks: int, pictures: int, size: int) 
 def test_uneven_groups_are_refused() -> None:
     with pytest.raises(UserError, match="group=3 does not divide the 8 ranks"):
         group_size(Config(group=3), 8, 1)
+
+
+def test_names_of_runs() -> None:
+    assert Config(input="my cat.png").run_name == Config(name="my cat").run_name == "my-cat"
+    assert Config(prompt="\N{CAT FACE}\N{VARIATION SELECTOR-16} \N{ROCKET}").run_name == "cat-face-rocket"
+    assert Config(prompt="\N{SNOWMAN}\N{EMOJI MODIFIER FITZPATRICK TYPE-3}").run_name == "snowman"
+    hindi = "\u0939\u093f\u0928\u094d\u0926\u0940"  # with vowel signs, which are no letters
+    assert Config(prompt=hindi).run_name == hindi
+    assert len(Config(prompt="\U00020000" * 99).run_name.encode()) <= 120
+    for name in ("..", "a/b", "a\\b", "-", "?"):
+        with pytest.raises(UserError, match="cannot be a folder's name"):
+            Config(name=name)
+
+
+def test_files_of_one_name_are_told_apart() -> None:
+    assert told_apart(["shots/cat/rgba.png", "shots/dog/rgba.png"]) == ["cat-rgba", "dog-rgba"]
+    assert told_apart(["x/cat/img/a.png", "x/dog/img/a.png", "b.png"]) == ["cat-img-a", "dog-img-a", "b"]
+    assert told_apart(["a.png", "a.jpg", "A b.png"]) == ["a.png", "a.jpg", "A-b"]
+    assert told_apart(["p/Cat.png", "q/cat.png"]) == ["p-Cat", "q-cat"]
+    mixed = told_apart(["p/a.png", "p/a.jpg", "q/a.png"])
+    assert mixed == ["p-a.png", "p-a.jpg", "q-a.png"]
+    for files in (["my cat.png", "my-cat.png"], ["p/a.png", "q/a.png", "p-a.png"]):
+        with pytest.raises(UserError, match=r"rename one of them"):
+            told_apart(files)
+
+
+def test_a_home_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    config = _load("input=~/a.png", "outdir=~/runs", "mesh=~/a.glb", "prior=~/weights")
+    assert (config.input, config.mesh, config.prior) == (
+        "/somewhere/a.png",
+        "/somewhere/a.glb",
+        "/somewhere/weights",
+    )
+    assert config.run_folder == Path("/somewhere/runs/a")
+    assert Config(input="~/a.png").input == "/somewhere/a.png"
+
+
+def test_a_value_without_quotes() -> None:
+    with pytest.raises(UserError, match=r'wants quotes: prompt="a red \.\.\.'):
+        _load("prompt=a", "red", "cube")
+    with pytest.raises(UserError, match=r'wants quotes: input="my photo\.png \.\.\.'):
+        _load("input=my", "photo.png")
+    with pytest.raises(UserError, match="key=value"):
+        _load("steps=3", "red")
+
+
+def test_a_shipped_configuration_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load(["--config", "configs/text.yaml"])[0].t_min == 0.1
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "text.yaml").write_text("t_min: 0.3")  # the nearer one first
+    assert load(["--config", "configs/text.yaml"])[0].t_min == 0.3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,21 +16,16 @@ import trimesh
 from PIL import Image
 from safetensors.torch import save_file
 
-from gs_propeller.errors import UserError
-from gs_propeller.gaussians import Gaussians
-from gs_propeller.io import (
-    atomic,
-    load_mesh,
-    load_ply,
-    load_tensors,
-    save_glb,
-    save_obj,
-    save_ply,
-    save_tensors,
-)
-from gs_propeller.media import contact_sheet, turntable
-from gs_propeller.mesh import from_trimesh
-from gs_propeller.texture import Textured, unwrap
+from gs_propeller.base.errors import UserError
+from gs_propeller.base.files import atomic, load_tensors, save_tensors
+from gs_propeller.base.media import contact_sheet, turntable
+from gs_propeller.mesh.foreign import load_mesh
+from gs_propeller.mesh.io import save_glb, save_obj
+from gs_propeller.mesh.surface import from_trimesh
+from gs_propeller.mesh.texture import Textured, unwrap
+from gs_propeller.scenes.gaussians.ply import Y_DOWN, half_turn, load_ply, save_ply
+from gs_propeller.scenes.gaussians.state import Gaussians
+from tests import raster_twin
 
 
 def _random(degree: int) -> Gaussians:
@@ -98,13 +94,34 @@ def test_splats_come_back_and_an_outside_reader_agrees(degree: int, tmp_path: Pa
     for (name, x), (_, y) in zip(scene.items(), again.items(), strict=True):
         assert torch.equal(x, y), name
     outside = gsply.plyread(str(tmp_path / "a.ply"))
-    assert np.array_equal(outside.means, scene.means.numpy())
+    assert np.array_equal(outside.means, scene.means.numpy() * (-1, -1, 1))  # y down
     assert np.array_equal(outside.scales, scene.log_scales.numpy())
-    assert np.array_equal(outside.quats, scene.quats.numpy())
     assert np.array_equal(np.ravel(outside.opacities), scene.logit_opacities.numpy())
     assert np.array_equal(np.reshape(outside.sh0, (37, 3)), scene.sh_dc[:, 0].numpy())
+    # turned as viewers turn it, each splat has its own axes and its own colour from every side again
+    turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
+    found = turn @ raster_twin.rotations(torch.from_numpy(np.array(outside.quats)))
+    assert torch.allclose(found, raster_twin.rotations(scene.quats), atol=1e-6)  # measured 1e-7
     if degree:
-        assert np.array_equal(np.reshape(outside.shN, (37, -1, 3)), scene.sh_rest.numpy())
+        rest = torch.from_numpy(np.reshape(outside.shN, (37, -1, 3)).copy())
+        direction = torch.nn.functional.normalize(
+            torch.randn(37, 3, generator=torch.Generator().manual_seed(9)), dim=1
+        )
+        basis, turned = (
+            raster_twin.harmonics(d)[:, 1 : rest.shape[1] + 1, None] for d in (direction, direction @ turn)
+        )
+        ours, theirs = (basis * scene.sh_rest).sum(1), (turned * rest).sum(1)
+        assert torch.allclose(ours, theirs, atol=1e-5)  # measured 1e-6
+
+
+def test_older_splats_are_read_as_they_were_written(tmp_path: Path) -> None:
+    scene = _random(1)
+    save_ply(tmp_path / "a.ply", half_turn(scene, back=True))
+    body = (tmp_path / "a.ply").read_bytes()
+    assert body.count(Y_DOWN.encode() + b"\n") == 1
+    (tmp_path / "old.ply").write_bytes(body.replace(Y_DOWN.encode() + b"\n", b""))
+    for (name, x), (_, y) in zip(scene.items(), load_ply(tmp_path / "old.ply").items(), strict=True):
+        assert torch.equal(x, y), name
 
 
 def test_plys_that_are_no_splats(tmp_path: Path) -> None:
@@ -151,10 +168,15 @@ def test_glb_says_how_light_behaves_and_normals_face_out(tmp_path: Path) -> None
 def test_meshes_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run main_propeller"):
         load_mesh(tmp_path / "none.obj")
-    trimesh.creation.box().export(tmp_path / "plain.obj")
+    save_ply(tmp_path / "splat.ply", _random(0))
     (tmp_path / "junk.glb").write_text("junk")
-    for name in ("plain.obj", "junk.glb"):
-        with pytest.raises(UserError, match="not a textured"):
+    (tmp_path / "mesh.usd").write_text("junk")
+    for name, said in (
+        ("splat.ply", "of a splat, give the .glb"),
+        ("junk.glb", "not a mesh"),
+        ("mesh.usd", "not a"),
+    ):
+        with pytest.raises(UserError, match=said):
             load_mesh(tmp_path / name)
 
 
@@ -169,6 +191,36 @@ def test_turntable_plays_and_pads_odd_sides(tmp_path: Path) -> None:
     assert np.all(np.diff(read[:, 10, 10, 0].astype(int)) > 30)
     with pytest.raises(ValueError, match="frames must be"):
         turntable(tmp_path / "b.mp4", torch.zeros(0, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("frames", "side"), [(3, 32), (150, 256)]
+)  # ffmpeg finds out at its end, and on the way
+def test_a_film_on_a_full_disk(frames: int, side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                               capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    before = tempfile.mkstemp
+
+    def full(**named: str) -> tuple[int, str]:
+        handle, name = before(**named)
+        Path(name).unlink()
+        Path(name).symlink_to("/dev/full")
+        return handle, name
+
+    monkeypatch.setattr(tempfile, "mkstemp", full)
+    with pytest.raises(UserError) as caught:
+        turntable(tmp_path / "a.mp4", torch.rand(frames, 3, side, side))
+    assert str(caught.value).startswith(f"cannot write {tmp_path / 'a.mp4'}: No space left on device;")
+    assert capfd.readouterr().err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_machine_without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*args: object, **named: object) -> None:
+        raise RuntimeError("No ffmpeg exe could be found.\nMore.")
+
+    monkeypatch.setattr("imageio_ffmpeg.write_frames", nothing)
+    with pytest.raises(UserError, match=r"No ffmpeg exe.*turntable_frames=0"):
+        turntable(tmp_path / "a.mp4", torch.rand(2, 3, 32, 32))
 
 
 def test_contact_sheet_places_views(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gs_propeller.gaussians import (
+from gs_propeller.base.randomness import keyed_generator, normals, splitmix64
+from gs_propeller.scenes.gaussians.lineage import NOBODY
+from gs_propeller.scenes.gaussians.state import (
     ANCESTORS,
     Drift,
     Gaussians,
@@ -17,8 +19,6 @@ from gs_propeller.gaussians import (
     init_ball,
     neighbour_distance,
 )
-from gs_propeller.lineage import NOBODY
-from gs_propeller.randomness import keyed_generator, normals, splitmix64
 from tests.toy_scene import scene
 
 WORD = (1 << 64) - 1

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from gs_propeller import log
-from gs_propeller.errors import UserError
+from gs_propeller.app import log
+from gs_propeller.base.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+IMAGE = str(ROOT / "configs" / "image.yaml")
 
 
 class Terminal(io.StringIO):
@@ -90,3 +96,27 @@ def test_summary_shows_whole_paths() -> None:
     shown = "".join(stream.getvalue().split())
     assert "done" in shown
     assert path in shown.replace("│", "")
+
+
+def test_what_takes_long_is_said() -> None:
+    for spent_s, said in ((0.3, "compiling\n"), (0.0, "")):
+        stream = io.StringIO()
+        with log.said_if_long("compiling", after_s=0.1, stream=stream):
+            time.sleep(spent_s)
+        time.sleep(0.2)  # nor is it said afterwards
+        assert stream.getvalue() == said
+    with log.said_if_long("compiling", after_s=0.0, stream=None):
+        time.sleep(0.05)
+
+
+def test_help_and_a_wrong_word_import_nothing_heavy() -> None:
+    program = (
+        "import sys, main_propeller, main2_mesh\n"
+        "for door in (main_propeller, main2_mesh):\n"
+        "    assert door.main(['--help']) == 0\n"
+        f"    assert door.main(['--config', {IMAGE!r}, 'stepz=3']) == 2\n"
+        f"    assert door.main(['--config', {IMAGE!r}, '--dry-run']) == 0\n"
+        "print([m for m in ('torch', 'numba', 'scipy', 'numpy', 'trimesh', 'cv2', 'diffusers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr

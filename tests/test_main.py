@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,10 +19,13 @@ from PIL import Image
 
 import main2_mesh
 import main_propeller
-from gs_propeller.config import Config, load
-from gs_propeller.gaussians import State
-from gs_propeller.io import load_mesh, load_ply, load_tensors
-from gs_propeller.log import Progress
+from gs_propeller.app.config import Config, load
+from gs_propeller.app.job import Asset
+from gs_propeller.app.log import Progress
+from gs_propeller.base.files import load_tensors
+from gs_propeller.mesh.foreign import load_mesh
+from gs_propeller.scenes.gaussians.ply import load_ply
+from gs_propeller.scenes.gaussians.state import State
 from tests import tiny_prior
 
 ROOT = Path(__file__).parent.parent
@@ -184,6 +188,11 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     assert main_propeller.main([*words, "lambda_rgb=1"]) == 2
     assert "resume=false" in capsys.readouterr().err
     assert main_propeller.main([*words, "lambda_rgb=1", "resume=false"]) == 0
+    assert main_propeller.main([*words, "lambda_rgb=1", "steps=14"]) == 0  # more of the same: it goes on
+    assert state_of(tmp_path / "thing", 14).step == 14
+    assert "distil 13/14" in capsys.readouterr().err
+    assert main_propeller.main([*words, "lambda_rgb=1"]) == 2
+    assert "steps=14 (here 12)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -217,6 +226,31 @@ def test_refinement(serial: Path, prior: str, picture: str, capsys: pytest.Captu
     assert main2_mesh.main([*words, f"mesh={serial / 'thing.glb'}", "turntable_frames=0"]) == 0
     assert main2_mesh.main([*words, "mesh=nowhere.obj"]) == 2
     assert "no mesh nowhere.obj" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_mesh_of_another_program_is_refined_where_it_is(
+    prior: str, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two materials, a hundred times our size, far off: so it comes back, and a mesh of something else is refused."""
+    scene = trimesh.Scene()
+    for height, colour in ((10.0, [255, 0, 0, 255]), (-10.0, [0, 0, 255, 255])):
+        box = trimesh.creation.box([30.0, 24.0, 20.0]).subdivide().apply_translation([500.0, height, 0.0])
+        box.visual.vertex_colors = np.tile(colour, (len(box.vertices), 1))
+        scene.add_geometry(box)
+    scene.export(tmp_path / "other.glb")
+    words = _words(prior, picture, tmp_path, f"mesh={tmp_path / 'other.glb'}", "turntable_frames=0")
+    assert main2_mesh.main(words) == 0
+    refined = load_mesh(tmp_path / "thing" / "thing_refined.glb")
+    assert len(refined.mesh.faces) == 2 * 48
+    assert np.allclose(refined.mesh.vertices.numpy().mean(0), [500, 0, 0], atol=1.0)
+    assert np.allclose(np.ptp(refined.mesh.vertices.numpy(), axis=0), [30, 44, 20], atol=1.5)
+    red, blue = (refined.texture[..., k].mean() for k in (0, 2))
+    assert red > 0.3 and blue > 0.3
+    trimesh.creation.box([60.0, 1.0, 1.0]).export(tmp_path / "bar.stl")
+    assert main2_mesh.main([*words, f"mesh={tmp_path / 'bar.stl'}"]) == 2
+    error = capsys.readouterr().err
+    assert "hardly overlap" in error and "Traceback" not in error
 
 
 def _refined(folder: Path) -> tuple[torch.Tensor, list[tuple[float, float]]]:
@@ -313,9 +347,36 @@ def test_many_pictures(serial: Path, prior: str, pictures: Path, tmp_path: Path,
 
 
 @pytest.mark.slow
+def test_pictures_of_one_name(prior: str, pictures: Path, tmp_path: Path) -> None:
+    """Both stages of a queue, in folders that tell the pictures apart; the second skips what has no mesh."""
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rgba.png").write_bytes((pictures / "one.png").read_bytes())
+    words = _words(
+        prior, str(tmp_path / "*" / "rgba.png"), tmp_path / "runs", "steps=2", "turntable_frames=0"
+    )
+    assert main_propeller.main(words) == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["cat-rgba", "dog-rgba"]
+    assert (tmp_path / "runs" / "cat-rgba" / "cat-rgba_input.png").exists()
+    done = run_command([*words, "ranks=2"], "main2_mesh.py")
+    assert done.returncode == 0, done.stderr
+    for name in ("cat-rgba", "dog-rgba"):
+        assert (tmp_path / "runs" / name / f"{name}_refined.glb").exists()
+    (tmp_path / "runs" / "cat-rgba" / "cat-rgba.obj").unlink()
+    again = run_command(words, "main2_mesh.py")
+    assert again.returncode == 2 and "Traceback" not in again.stderr
+    assert "skipped" in again.stderr and "cat" in again.stderr
+    assert again.stdout.count("refined before") == 1
+
+
+@pytest.mark.slow
 def test_the_python_interface(prior: str, picture: str, tmp_path: Path) -> None:
     config = load(_words(prior, picture, tmp_path, "steps=3", "turntable_frames=0"))[0]
-    asset = main_propeller.make_asset(config, quiet=True)
+    made: list[Asset] = []
+    thread = threading.Thread(target=lambda: made.append(main_propeller.make_asset(config, quiet=True)))
+    thread.start()  # as a web server does
+    thread.join()
+    (asset,) = made
     assert asset.state.step == 3
     image, alpha = asset.viewer.views(asset.viewer.cameras([0, 90], [0, 30]), 40)
     assert image.shape == (2, 3, 40, 40)

@@ -10,11 +10,11 @@ import pytest
 import torch
 import trimesh
 
-from gs_propeller.camera import orbit
-from gs_propeller.errors import UserError
-from gs_propeller.gaussians import Gaussians, init_ball
-from gs_propeller.mesh import Mesh, clean, density_grid, extract, from_trimesh, solid, vertex_normals
-from gs_propeller.mesh_raster import rasterize
+from gs_propeller.base.camera import orbit
+from gs_propeller.base.errors import UserError
+from gs_propeller.mesh.raster import rasterize
+from gs_propeller.mesh.surface import Mesh, clean, density_grid, extract, from_trimesh, solid, vertex_normals
+from gs_propeller.scenes.gaussians.state import Gaussians, init_ball
 
 FOV = math.radians(49.1)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench.mesh import seen
-from gs_propeller.camera import orbit
+from gs_propeller.base.camera import orbit
 from guidance.pocket import data, meshes, model_captions, textures
 from guidance.pocket.meshes import ColouredMesh
 from guidance.pocket.objects import PALETTE

@@ -3,7 +3,7 @@
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -11,15 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from gs_propeller.densify import coast, distance, scaled_distance, update
-from gs_propeller.gaussians import Drift, State
-from gs_propeller.lineage import COPY, FIRST_HALF, NOBODY
-from gs_propeller.picard import (
+from gs_propeller.scenes.gaussians.density import coast, distance, scaled_distance, update
+from gs_propeller.scenes.gaussians.lineage import COPY, FIRST_HALF, NOBODY
+from gs_propeller.scenes.gaussians.state import Drift, State
+from gs_propeller.solver.picard import (
     Problem,
     Report,
     Settings,
     Window,
-    accepted,
     adapted,
     advance,
     classic,
@@ -154,7 +153,7 @@ def test_gaussians_that_split_and_die(tail: str) -> None:
     parents = {row[1][0] for state in states for row in state.lineage.tolist() if row[0][1] % 4 in (1, 2)}
     assert len(everyone - set(last[:, 0, 0].tolist()) - parents) > 0  # pruned, not split
     assert any(resets(before, after) for before, after in itertools.pairwise(states))
-    for window in (1, 2, 5, 8):
+    for window in (2, 8) if tail == "copy" else (1, 5):
         done = solve(problem, exact(steps=STEPS, window=window, tail=tail), scene(24))
         for name, tensor in done.states[0].tensors().items():
             assert torch.equal(tensor, states[-1].tensors()[name]), f"{name}, window {window}"
@@ -237,8 +236,22 @@ def test_follows_the_listing(window: int, threshold: float, ema: float, aggregat
         ([math.inf], 1e300, 1),
     ],
 )
-def test_skip(errors: list[float], threshold: float, skip: int) -> None:
-    assert accepted(errors, threshold) == skip
+@pytest.mark.parametrize("told", ["distance", "mismatch"])
+def test_skip(errors: list[float], threshold: float, skip: int, told: str) -> None:
+    """skip = min({j : error_j > e} + {p}), whoever says what error_j is."""
+    p = len(errors)
+    assert skip == min({j for j in range(1, p + 1) if not errors[j - 1] <= threshold} | {p})
+    count = Problem[int, int](
+        lambda states, steps: list(steps),
+        lambda state, drift: drift + 1,
+        lambda new, old: errors[new - 1] if 0 < new <= p else 0.0,
+        mismatch=(lambda state, drift: errors[state - 1]) if told == "mismatch" else None,
+    )
+    settings = Settings(p, p, threshold, ema=1.0, tail="copy")
+    window, report = advance(init(0, count, settings), count, settings)
+    assert report.accepted == skip and window.start == skip and report.slots == p
+    shown = errors[: p - 1] if told == "mismatch" else errors  # the last state has no drift
+    assert str(report.errors) == str(tuple(shown))
 
 
 @pytest.mark.parametrize("errors", [[3.0], [5.0, 1.0], [9.0, 1.0, 4.0], [8.0, 1.0, 3.0, 2.0]])
@@ -265,6 +278,101 @@ def test_momentum_tail_guesses_a_steady_path() -> None:
     assert float(momentum.states[0]) == float(copy.states[0]) == 40.0
     assert momentum.passes == 5
     assert copy.passes > 5
+
+
+# ---- a distance told by drifts, and slots told of ahead
+
+
+def by_mismatch(
+    heard: list[tuple[Tensor, int]] | None = None, streamed: bool = True
+) -> Problem[Tensor, tuple[Tensor, Tensor]]:
+    """The ODE, its drifts with the state that they were taken at; heard: what is told ahead."""
+
+    def evaluate(states: Sequence[Tensor], steps: Sequence[int]) -> Iterable[tuple[Tensor, Tensor]]:
+        made = ((x, H * slope(x, step)) for x, step in zip(states, steps, strict=True))
+        return made if streamed else list(made)
+
+    return Problem(
+        evaluate,
+        lambda x, drift: x + drift[1],
+        lambda new, old: math.nan,  # never asked
+        lambda x: 1.02 * x,
+        lambda x, drift: float((x - drift[0]).square().mean()),
+        None if heard is None else lambda x, step: heard.append((x, step)),
+    )
+
+
+@pytest.mark.parametrize("tail", ["copy", "momentum"])
+@pytest.mark.parametrize("window", [1, 2, 5, 8, 50])
+def test_mismatch_at_threshold_0_is_the_serial_loop(window: int, tail: str) -> None:
+    done = solve(by_mismatch(), exact(steps=40, window=window, tail=tail), X0)
+    assert torch.equal(done.states[0], euler(40)) and done.passes <= 40
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1e-7, 1e-5])
+def test_mismatch_takes_the_steps_that_the_distance_takes(threshold: float) -> None:
+    """Where both measure the same, but for the window's last state, which has no drift to tell."""
+    passes: list[list[tuple[int, int]]] = []
+    for problem in (ODE, by_mismatch()):
+        seen: list[tuple[int, int]] = []
+        solve(
+            problem,
+            exact(threshold, steps=37, window=6),
+            X0,
+            lambda _, r, seen=seen: seen.append((r.start, r.accepted)),
+        )  # type: ignore[misc]
+        passes.append(seen)
+    assert passes[0] == passes[1]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("tail", ["copy", "momentum"])
+@pytest.mark.parametrize("threshold", [0.0, 1e-6, 1e9])
+@pytest.mark.parametrize("told", ["mismatch", "distance"])
+def test_what_is_told_is_what_the_next_call_holds(
+    threshold: float, tail: str, told: str, streamed: bool
+) -> None:
+    """In order, the very states; and while a pass is streamed, as soon as its first refusal is known."""
+    heard: list[tuple[Tensor, int]] = []
+    calls: list[list[tuple[Tensor, int]]] = []
+    early: list[int] = []
+    problem = by_mismatch(heard, streamed)
+
+    def evaluate(states: Sequence[Tensor], steps: Sequence[int]) -> Iterable[tuple[Tensor, Tensor]]:
+        wanted = list(zip(states, steps, strict=True))
+        assert len(heard) == (len(wanted) if calls else 0)
+        for (x, s), (y, t) in zip(heard, wanted, strict=False):
+            assert x is y and s == t
+        calls.append(wanted)
+        heard.clear()
+        yield from list(problem.evaluate(states, steps))
+        early.append(len(heard))  # told before the last drift's roll-out was over
+
+    task = replace(problem, evaluate=evaluate)
+    if told == "distance":
+        task = replace(task, mismatch=None, distance=ODE.distance)
+    settings = Settings(31, 6, threshold, ema=1.0, tail=tail)
+    done = solve(task, settings, X0)
+    assert not heard and done.passes == len(calls)
+    assert done.evaluations == sum(len(call) for call in calls)
+    assert any(early) == (threshold < 1e9)
+
+
+def test_a_pass_uses_each_drift_before_it_asks_for_the_next() -> None:
+    order: list[str] = []
+
+    def evaluate(states: Sequence[Tensor], steps: Sequence[int]) -> Iterable[Tensor]:
+        for x, step in zip(states, steps, strict=True):
+            order.append(f"drift {step}")
+            yield H * slope(x, step)
+
+    def update(x: Tensor, drift: Tensor) -> Tensor:
+        order.append("update")
+        return x + drift
+
+    task = Problem(evaluate, update, ODE.distance, ODE.coast)
+    advance(init(X0, task, exact(steps=3, window=3)), task, exact(steps=3, window=3))
+    assert order == ["drift 0", "update", "drift 1", "update", "drift 2", "update"]
 
 
 # ---- the window
@@ -343,7 +451,7 @@ def test_begins_later() -> None:
     ("wrong", "message"),
     [
         ({"steps": -1}, "steps must be at least 0, got -1"),
-        ({"window": 0}, "window must be at least 1, got 0"),
+        ({"window": -1}, "window must be at least 0, got -1"),
         ({"threshold": -1e-9}, "threshold must be"),
         ({"threshold": math.nan}, "threshold must be"),
         ({"ema": 1.1}, "ema must be in 0..1"),
@@ -366,6 +474,9 @@ def test_windows_refuse() -> None:
         init(X0, Problem(ODE.evaluate, ODE.update, ODE.distance), settings)
     with pytest.raises(ValueError, match="no steps left after step 9"):
         advance(init(X0, ODE, settings, start=9), ODE, settings)
+    with pytest.raises(ValueError, match="a window of 0 is no window"):
+        init(X0, ODE, Settings(9, 0))
+    assert Settings(9, 0).among(4).window == 4 and Settings(9, 2).among(4).window == 2
     short: Problem[Tensor, Tensor] = Problem(lambda states, steps: [], ODE.update, ODE.distance, ODE.coast)
     with pytest.raises(ValueError, match="1 states were to be evaluated, 0 drifts came back"):
         solve(short, settings, X0)

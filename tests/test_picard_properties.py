@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gs_propeller.picard import Problem, Report, Settings, Window, resume, solve
+from gs_propeller.solver.picard import Problem, Report, Settings, Window, resume, solve
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ toys = st.builds(
     seed=st.integers(0, 999),
 )
 windows, tails = st.integers(1, 12), st.sampled_from(["copy", "momentum"])
-many = settings(max_examples=150, deadline=None, derandomize=True)
+many = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 def exact(toy: Toy, window: int, tail: str) -> Settings:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from gs_propeller.errors import UserError
-from gs_propeller.picture import load_picture, picture_files
+from gs_propeller.base.errors import UserError
+from gs_propeller.base.photo import WORK_PX, read_rgba
+from gs_propeller.base.picture import load_picture, passed_over, picture_files, save_picture
 
 S = 128
 
@@ -33,7 +36,7 @@ def test_transparency_is_taken_centred_and_scaled(tmp_path: Path) -> None:
     )  # 0.8 * 128, and half of it
     assert abs(rows.min() + rows.max() - (S - 1)) <= 1
     assert abs(cols.min() + cols.max() - (S - 1)) <= 1
-    assert picture.note == ""
+    assert picture.notes == ()
     inside = picture.rgb[:, picture.mask[0] > 0.99]
     assert np.allclose(inside.mean(1).numpy() * 255, (240, 140, 40), atol=1.5)
     assert float(picture.rgb[:, picture.mask[0] < 0.01].min()) > 0.99
@@ -72,7 +75,7 @@ def test_formats_agree(kind: str, tmp_path: Path) -> None:
         Image.fromarray(grey).save(path)
         got = load_picture(path, S)
         assert abs(float(got.rgb[:, S // 2, S // 2].mean()) - 9000 / 65535) < 0.02
-        assert "GrabCut" in got.note
+        assert "GrabCut" in got.notes[0]
         return
     else:
         path = tmp_path / "a.jpg"
@@ -102,7 +105,7 @@ def test_background_is_cut_away(tmp_path: Path) -> None:
     truth = (y - S / 2) ** 2 + (x - S / 2) ** 2 < (0.4 * S) ** 2
     found = picture.mask[0].numpy() > 0.5
     assert (truth & found).sum() / (truth | found).sum() > 0.95  # measured 0.985
-    assert "GrabCut" in picture.note
+    assert "GrabCut" in picture.notes[0]
 
 
 def _bad(tmp_path: Path, kind: str) -> Path:
@@ -170,3 +173,201 @@ def test_a_folder_and_a_pattern_mean_their_pictures(tmp_path: Path) -> None:
     for nothing in (str(tmp_path / "*.gif"), str(tmp_path / "z*.png")):
         with pytest.raises(UserError, match="no picture in pattern"):
             picture_files(nothing)
+
+
+def _photo(
+    height: int = 120, width: int = 160, box: tuple[int, int, int, int] = (30, 90, 50, 110)
+) -> NDArray:
+    """A blue block on a noisy grey wall, uint8 RGB."""
+    rng = np.random.default_rng(0)
+    photo = np.clip(190 + rng.normal(0, 4, (height, width, 3)), 0, 255).astype(np.uint8)
+    top, bottom, left, right = box
+    photo[top:bottom, left:right] = (30, 60, 160)
+    return photo
+
+
+def _overlap(mask: NDArray, height: int, width: int) -> float:
+    """IoU of a mask [S, S] with the centred rectangle that an object of that shape fills."""
+    scale = 0.8 * len(mask) / max(height, width)
+    y, x = np.abs(np.mgrid[: len(mask), : len(mask)] + 0.5 - len(mask) / 2)
+    truth, found = (y < scale * height / 2) & (x < scale * width / 2), mask > 0.5
+    return float((truth & found).sum() / (truth | found).sum())
+
+
+@pytest.mark.parametrize("kind", ["rounded corners", "one stray pixel", "ragged frame"])
+def test_transparency_that_is_no_cut_out_is_cut_out(kind: str, tmp_path: Path) -> None:
+    rgba = np.dstack([_photo(), np.full((120, 160), 255, np.uint8)])
+    if kind == "rounded corners":
+        y, x = np.mgrid[:120, :160]
+        off_y, off_x = np.maximum(8 - np.minimum(y, 119 - y), 0), np.maximum(8 - np.minimum(x, 159 - x), 0)
+        rgba[off_y**2 + off_x**2 > 64] = 0
+    elif kind == "one stray pixel":
+        rgba[3, 5, 3] = 0
+    else:  # more transparent than that, but what is opaque is the picture's own rectangle
+        rgba[:4, ::2, 3] = 0
+        rgba[40:60, 120:140, 3] = 0
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    picture = load_picture(tmp_path / "a.png", S)
+    assert _overlap(picture.mask[0].numpy(), 60, 60) > 0.95  # measured 0.98 and more
+    assert "no cut-out" in picture.notes[0]
+
+
+def test_a_tight_crop_is_a_cut_out(tmp_path: Path) -> None:
+    y, x = np.mgrid[:90, :120]
+    inside = ((y - 44.5) / 45) ** 2 + ((x - 59.5) / 60) ** 2 < 1
+    rgba = np.dstack([np.full((90, 120, 3), 90, np.uint8), np.where(inside, 255, 0).astype(np.uint8)])
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    assert load_picture(tmp_path / "a.png", S).notes == ()
+
+
+def test_a_stray_pixel_does_not_frame_the_object(tmp_path: Path) -> None:
+    Image.fromarray(_rgba()).save(tmp_path / "a.png")
+    rgba = _rgba()
+    rgba[88, 2] = 255
+    Image.fromarray(rgba).save(tmp_path / "b.png")
+    plain, stray = load_picture(tmp_path / "a.png", S), load_picture(tmp_path / "b.png", S)
+    assert plain.mask.equal(stray.mask) and plain.rgb.equal(stray.rgb)
+    assert "1 specks off the object" in stray.notes[0]
+
+
+def test_two_shoes_are_both_kept(tmp_path: Path) -> None:
+    rgba = _rgba()
+    rgba[50:70, 10:20] = 255
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    picture = load_picture(tmp_path / "a.png", S)
+    assert _overlap(np.ones((S, S)) * (picture.mask[0].numpy().any(1)[:, None]), 60, 90) > 0.5
+    assert picture.notes == ()
+
+
+def test_a_faint_object_is_an_object(tmp_path: Path) -> None:
+    rgba = _rgba()
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    rgba[..., 3] = np.where(rgba[..., 3] > 0, 102, 0)
+    Image.fromarray(rgba).save(tmp_path / "b.png")
+    solid, faint = load_picture(tmp_path / "a.png", S), load_picture(tmp_path / "b.png", S)
+    assert solid.mask.equal(faint.mask)
+    assert float((solid.rgb - faint.rgb).abs().max()) < 1e-6
+    assert "alpha about 0.40" in faint.notes[0]
+    rgba[..., 3] = np.where(rgba[..., 3] > 0, 255, 77)  # a soft shadow beside it is none
+    rgba[:, :40, 3] = 0
+    Image.fromarray(rgba).save(tmp_path / "c.png")
+    assert load_picture(tmp_path / "c.png", S).mask.gt(0.5).equal(solid.mask.gt(0.5))
+
+
+def _display_p3() -> bytes:
+    """A matrix profile as phones embed it: P3's primaries adapted to D50, sRGB's curve."""
+
+    def number(value: float) -> bytes:
+        return struct.pack(">i", round(value * 65536))
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ " + bytes(4) + b"".join(number(v) for v in values)
+
+    name = b"Display P3"
+    curve = b"para" + bytes(4) + struct.pack(">HH", 3, 0)
+    curve += b"".join(number(v) for v in (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045))
+    tags = {
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", len(name) + 1) + name + bytes(1 + 4 + 4 + 2 + 1 + 67),
+        b"wtpt": xyz(0.9642, 1.0, 0.8249),
+        b"rXYZ": xyz(0.515102, 0.241182, -0.001050),
+        b"gXYZ": xyz(0.291965, 0.692236, 0.041885),
+        b"bXYZ": xyz(0.157153, 0.066582, 0.784378),
+        b"rTRC": curve,
+        b"gTRC": curve,
+        b"bTRC": curve,
+    }
+    table, data, at = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
+    for key, body in tags.items():
+        body += bytes(-len(body) % 4)
+        table += key + struct.pack(">II", at + len(data), len(body))
+        data += body
+    header = struct.pack(">I4sI", at + len(data), b"lcms", 0x02400000) + b"mntrRGB XYZ " + bytes(12) + b"acsp"
+    header = header.ljust(68, bytes(1)) + number(0.9642) + number(1.0) + number(0.8249)
+    return header.ljust(128, bytes(1)) + table + data
+
+
+@pytest.mark.parametrize("kind", ["png", "rgba.png", "palette.png", "jpg"])
+def test_colour_profiles_are_followed(kind: str, tmp_path: Path) -> None:
+    image = Image.new("RGB", (32, 32), (230, 60, 40))
+    image = (
+        image.quantize(2) if kind == "palette.png" else image.convert("RGBA" if kind == "rgba.png" else "RGB")
+    )
+    path = tmp_path / f"a.{kind}"
+    image.save(path, icc_profile=_display_p3(), **({"quality": 100} if kind == "jpg" else {}))
+    rgba, notes = read_rgba(path)
+    slack = 2 if kind == "jpg" else 0.01
+    assert np.allclose(rgba[16, 16, :3] * 255, (250, 31, 14), atol=slack)
+    assert notes == ()
+    image.save(path, icc_profile=b"torn")
+    assert "taken for sRGB" in read_rgba(path)[1][0]
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "16 bit"])
+def test_large_photographs_are_read_small_and_once(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / ("a.jpg" if kind == "jpg" else "a.png")
+    image = Image.fromarray(_photo()).resize((4800, 3600), Image.Resampling.BICUBIC)
+    if kind == "16 bit":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    image.save(path)
+    largest: list[int] = []
+    before = np.asarray
+
+    def watched(*args: object, **kwargs: object) -> NDArray:
+        array = before(*args, **kwargs)
+        if kwargs.get("dtype") is np.float32 and kind != "16 bit":
+            largest.append(array.shape[0] * array.shape[1])
+        return array
+
+    monkeypatch.setattr(np, "asarray", watched)
+    rgba, _ = read_rgba(path)
+    assert max(rgba.shape) == WORK_PX
+    assert max(largest, default=0) <= WORK_PX**2
+    monkeypatch.undo()
+    if kind != "16 bit":
+        first = load_picture(path, S)
+        assert _overlap(first.mask[0].numpy(), 60, 60) > 0.95
+        assert load_picture(path, S) is first
+        Image.fromarray(_rgba()).save(path.with_suffix(".png"))
+        path.with_suffix(".png").replace(path)
+        assert load_picture(path, S) is not first  # another file under the name
+
+
+def test_heic_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    for name in ("a.heic", "a.jpg"):  # some programs rename them
+        (tmp_path / name).write_bytes(struct.pack(">I", 24) + b"ftypheic" + bytes(100))
+        with pytest.raises(UserError, match="pip install pillow-heif"):
+            load_picture(tmp_path / name)
+
+
+def test_what_a_folder_holds_besides_is_named(tmp_path: Path) -> None:
+    for name in ("a.jfif", "b.bmp", "c.tif", "d.TIFF", "e.heic", "notes.txt", "raw.dng", ".DS_Store"):
+        (tmp_path / name).touch()
+    assert [Path(file).name for file in picture_files(str(tmp_path))] == [
+        "a.jfif", "b.bmp", "c.tif", "d.TIFF", "e.heic",
+    ]  # fmt: skip
+    assert passed_over(str(tmp_path)) == ["notes.txt", "raw.dng"]
+    assert passed_over(str(tmp_path / "*.tif")) == []
+
+
+def test_doubtful_cut_outs_are_warned_of(tmp_path: Path) -> None:
+    for name, box, said in (
+        ("border", (30, 120, 50, 110), "touches the border"),
+        ("small", (50, 70, 70, 90), "% of the picture"),
+        ("good", (30, 90, 50, 110), ""),
+    ):
+        Image.fromarray(_photo(box=box)).save(tmp_path / f"{name}.png")
+        warned = load_picture(tmp_path / f"{name}.png").notes[1:]  # the first: that it was searched for
+        assert [said in note for note in warned] == ([True] if said else []), warned
+
+
+def test_what_the_program_sees_is_written(tmp_path: Path) -> None:
+    Image.fromarray(_photo()).save(tmp_path / "a.png")
+    picture = load_picture(tmp_path / "a.png", S)
+    save_picture(tmp_path / "a_input.png", picture)
+    seen = np.asarray(Image.open(tmp_path / "a_input.png"), dtype=np.float32) / 255
+    assert np.allclose(seen[..., 3], picture.mask[0].numpy(), atol=0.5 / 255)
+    over_white = seen[..., :3] * seen[..., 3:] + 1 - seen[..., 3:]
+    assert np.allclose(over_white, picture.rgb.permute(1, 2, 0).numpy(), atol=1.01 / 255)

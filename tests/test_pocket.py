@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gs_propeller.camera import orbit, relative_cameras
+from gs_propeller.base.camera import orbit, relative_cameras
 from guidance import POCKET, POCKET_TEXT
 from guidance.pocket import data, meshes, stream, train, train_vae, training, translate
 from guidance.pocket.cat import cat, picture

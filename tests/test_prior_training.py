@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from gs_propeller.errors import UserError
+from gs_propeller.base.errors import UserError
 from guidance import POCKET_TEXT
 from guidance.pocket import score_vae, train, train_vae, training, translate
 from guidance.pocket.model import build_unet, build_vae

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bench import published
-from gs_propeller.camera import orbit, relative_cameras
-from gs_propeller.config import Config
-from gs_propeller.errors import UserError
+from gs_propeller.app.config import Config
+from gs_propeller.base.camera import orbit, relative_cameras
+from gs_propeller.base.errors import UserError
 from guidance import POCKET, find_prior, folder
 from guidance.zero123 import Zero123
 from tests.test_zero123 import slow_sds

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from gs_propeller import raster_cpu
-from gs_propeller.camera import Cameras, orbit
-from gs_propeller.errors import UserError
-from gs_propeller.gaussians import Gaussians
-from gs_propeller.raster import Rendered, render
+from gs_propeller.base.camera import Cameras, orbit
+from gs_propeller.base.errors import UserError
+from gs_propeller.scenes.gaussians import raster_cpu
+from gs_propeller.scenes.gaussians.raster import Rendered, render, render_groups
+from gs_propeller.scenes.gaussians.state import Gaussians
 from tests import raster_twin as twin
 
 FOV = math.radians(49.1)
@@ -27,6 +27,7 @@ ALPHA_TOLERANCE = 2e-6  # 6.4e-7
 DEPTH_TOLERANCE = 4e-6  # 1.3e-6
 MEANS2D_TOLERANCE = 1e-7  # 4.5e-8, of the largest entry
 GRADIENT_TOLERANCE = 5e-6  # 1.6e-6, of the field's largest entry
+SUM_TOLERANCE = 3e-7  # 1.2e-7
 FINITE_TOLERANCE = 4e-8  # 1.3e-8
 PEAK_BYTES = 1_200_000  # 550,000; without a bound 4,800,000
 BACKGROUND = torch.tensor([[0.9, 0.4, 0.1], [0.0, 1.0, 0.5]])
@@ -186,6 +187,30 @@ def test_views_together_equal_views_one_by_one() -> None:
         alone = render(scene, VIEWS[v : v + 1], SIZE, BACKGROUND[v])
         for name in ("image", "alpha", "depth", "radii_px", "means2d"):
             assert torch.equal(getattr(together, name)[v], getattr(alone, name)[0]), name
+
+
+def test_groups_equal_renders_one_by_one() -> None:
+    """Of different sizes, backgrounds and numbers of views: the same pictures, and the gradients' sum."""
+    scene, camera = hard_scene(1, 5), orbit([1.0], [0.1], 2.2, FOV)
+    asked = [(VIEWS, SIZE, BACKGROUND), (camera, 33, BACKGROUND[0]), (VIEWS, 16, BACKGROUND[1])]
+    ours, apart = leaves(scene), leaves(scene)
+    together = render_groups(ours, asked)
+    alone = [render(apart, *group) for group in asked]
+    for one, other in zip(together, alone, strict=True):
+        for name in ("image", "alpha", "depth", "radii_px", "means2d"):
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+    for views in (together, alone):  # no loss on the last group, none on the second's depth and image
+        picture = cotangents(1)[0]
+        ((views[0].image * picture).sum() + views[0].depth.sum() + views[1].alpha.square().sum()).backward()
+    for one, other in zip(together[:2], alone[:2], strict=True):
+        assert torch.equal(one.means2d.grad, other.means2d.grad)
+    assert together[2].means2d.grad is None or not together[2].means2d.grad.any()
+    for (name, mine), (_, reference) in zip(ours.items(), apart.items(), strict=True):
+        assert relative(mine.grad, reference.grad) < SUM_TOLERANCE, name
+
+
+def test_no_groups_are_no_pictures() -> None:
+    assert render_groups(twin.ball(3, 0, 0), []) == []
 
 
 def test_a_small_budget_changes_nothing_but_memory(monkeypatch: pytest.MonkeyPatch) -> None:

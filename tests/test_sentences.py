@@ -9,7 +9,7 @@ import pytest
 
 import main2_mesh
 import main_propeller
-from gs_propeller.io import load_mesh
+from gs_propeller.mesh.foreign import load_mesh
 from guidance.folder import POCKET_TEXT
 from tests import tiny_prior
 from tests.test_main import EXACT, ROOT, SMALL, run_command, same, state_of, stop_after

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from bench import published
-from gs_propeller.camera import relative_cameras
-from gs_propeller.config import Config
-from gs_propeller.errors import UserError
-from gs_propeller.guides import load_priors
+from gs_propeller.app.config import Config
+from gs_propeller.app.guides import Priors, load_priors, notes
+from gs_propeller.base.camera import relative_cameras
+from gs_propeller.base.errors import UserError
 from guidance import POCKET_TEXT, find_text_prior
 from guidance.folder import TEXT, missing
 from guidance.pocket import captions, text_stream
@@ -325,3 +325,32 @@ def test_a_cached_text_prior_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
     assert priors.zero123 is None and priors.text is not None and priors.first is priors.text
     (place / "text_encoder" / "config.json").unlink()
     assert missing(place, TEXT.parts) == ["text_encoder"]
+
+
+def test_a_long_sentence_is_cut_and_never_the_view(folder: Path) -> None:
+    for prior in (StableDiffusion(folder), StableDiffusion(POCKET_TEXT)):
+        long = " ".join(["a red cube on a blue cylinder,"] * 20)
+        for sentence in (long, "x" * 500, "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 200):
+            kept, cut = prior.fitted(sentence, Directions().endings)
+            assert 0 < len(kept) < len(sentence) and cut and sentence.endswith(cut)
+            assert sentence.startswith(kept)
+            told = prior.embed(sentence)
+            for ending, given in zip(Directions().endings, told.given, strict=True):
+                assert torch.equal(given, prior.tokens([kept + ending])[0])
+                ids = prior.tokenizer(kept + ending).input_ids
+                assert len(ids) <= prior.length
+            assert len({tuple(row.flatten().tolist()) for row in told.given}) == 5
+        kept, cut = prior.fitted(long, Directions().endings)
+        assert f"{kept} {cut}".replace(",", "") == long.replace(",", "")  # at a word
+        longer = long[: len(long) - len(cut) + len(cut.split()[0])]
+        assert max(len(prior.tokenizer(longer + e).input_ids) for e in Directions().endings) > prior.length
+        assert prior.fitted("a red cube", Directions().endings) == ("a red cube", "")
+
+
+def test_words_of_any_script_are_named() -> None:
+    prior, russian = StableDiffusion(POCKET_TEXT), "\u043a\u0440\u0430\u0441\u043d\u044b\u0439"
+    hindi = "\u0939\u093f\u0928\u094d\u0926\u0940"
+    said = prior.unseen(f"A red {russian} {hindi} cube, na\u00efve 3d \N{SNOWMAN}\ufe0f!")
+    assert said == [russian, hindi, "na\u00efve", "3d", "\N{SNOWMAN}"]
+    lines = notes(Config(prompt=f"a {russian} " + "cube " * 99), None, Priors(None, prior))
+    assert russian in lines[0] and "leaves out: cube" in lines[1]

@@ -9,10 +9,10 @@ import torch
 import trimesh
 from torch import Tensor
 
-from gs_propeller.camera import Cameras, orbit
-from gs_propeller.mesh import Mesh, from_trimesh
-from gs_propeller.mesh_raster import rasterize
-from gs_propeller.texture import (
+from gs_propeller.base.camera import Cameras, orbit
+from gs_propeller.mesh.raster import rasterize
+from gs_propeller.mesh.surface import Mesh, from_trimesh
+from gs_propeller.mesh.texture import (
     Reference,
     Textured,
     bake,

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 import main_propeller
-from gs_propeller.gaussians import State
-from gs_propeller.io import load_tensors
+from gs_propeller.base.files import load_tensors
+from gs_propeller.scenes.gaussians.state import State
 from tests import tiny_prior
 from tests.test_main import IMAGE, ROOT, SMALL
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import shutil
 import subprocess
 import threading
@@ -22,14 +23,20 @@ import torch
 import trimesh
 from PIL import Image
 
-from gs_propeller.camera import orbit
-from gs_propeller.io import save_glb
-from gs_propeller.mesh import from_trimesh
-from gs_propeller.texture import Textured, shade, unwrap
+from gs_propeller.base.camera import orbit
+from gs_propeller.mesh.io import save_glb
+from gs_propeller.mesh.surface import from_trimesh
+from gs_propeller.mesh.texture import Textured, shade, unwrap
+from gs_propeller.scenes.gaussians.ply import save_ply
+from gs_propeller.scenes.gaussians.state import Gaussians
+from tests import raster_twin
 
 WEB = Path(__file__).parent / "web"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NODE = shutil.which("node")
+SPLATS = shutil.which(
+    "splat-transform", path=f"{WEB}/node_modules/.bin{os.pathsep}{os.environ.get('PATH', '')}"
+)
 installed = (WEB / "node_modules").is_dir()
 needs_node = pytest.mark.skipif(not (NODE and installed), reason="node or tests/web/node_modules is missing")
 needs_browser = pytest.mark.skipif(
@@ -57,6 +64,40 @@ def test_the_validator_finds_nothing_wrong(textured: Textured, tmp_path: Path) -
     issues = json.loads(done.stdout)
     assert issues["numErrors"] == 0, issues["messages"]
     assert issues["numWarnings"] == 0, issues["messages"]
+
+
+@pytest.mark.skipif(not SPLATS, reason="@playcanvas/splat-transform is not installed")
+def test_a_splat_viewer_stands_it_up(tmp_path: Path) -> None:
+    """PlayCanvas turns a .ply of 3DGS for its own world, where y is up: that must be ours, as the .glb shows it."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(5, 3), (5, 3), (5, 4), (5,), (5, 1, 3), (5, 3, 3)]
+    scene = Gaussians(*(torch.randn(shape, generator=generator) for shape in shapes))
+    save_ply(tmp_path / "a.ply", scene)
+    subprocess.run(
+        [str(SPLATS), "-w", "a.ply", "a.glb"], cwd=tmp_path, capture_output=True, check=True, timeout=60
+    )
+    data = (tmp_path / "a.glb").read_bytes()
+    size = int.from_bytes(data[12:16], "little")
+    head, body = json.loads(data[20 : 20 + size]), data[28 + size :]
+    attributes = head["meshes"][0]["primitives"][0]["attributes"]
+
+    def values(name: str, columns: int) -> np.ndarray:
+        accessor = head["accessors"][attributes[name]]
+        begin = head["bufferViews"][accessor["bufferView"]].get("byteOffset", 0) + accessor.get(
+            "byteOffset", 0
+        )
+        return np.frombuffer(body, "<f4", 5 * columns, begin).reshape(5, columns)
+
+    found = values("POSITION", 3)
+    order = np.abs(found[:, None] - scene.means.numpy()[None]).sum(2).argmin(1)
+    assert np.allclose(found, scene.means.numpy()[order], atol=1e-5)
+    axes = raster_twin.rotations(
+        torch.from_numpy(values("KHR_gaussian_splatting:ROTATION", 4)[:, [3, 0, 1, 2]].copy())
+    )
+    assert torch.allclose(axes, raster_twin.rotations(scene.quats)[order], atol=1e-4)
+    for k in range(3):
+        told = values(f"KHR_gaussian_splatting:SH_DEGREE_1_COEF_{k}", 3)
+        assert np.allclose(told, scene.sh_rest[order, k].numpy(), atol=1e-4)
 
 
 @contextmanager

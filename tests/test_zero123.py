@@ -11,16 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from gs_propeller.asset import RollOut, distillation, first_state, problem, solver_settings
-from gs_propeller.camera import relative_cameras
-from gs_propeller.config import Config
-from gs_propeller.errors import UserError
-from gs_propeller.gaussians import init_ball
-from gs_propeller.guides import Priors
-from gs_propeller.losses import Distillation, Guide
-from gs_propeller.picard import solve
-from gs_propeller.picture import load_picture
-from gs_propeller.ranks import Ranks
+from gs_propeller.app.asset import RollOut, distillation, first_state, problem, solver_settings
+from gs_propeller.app.config import Config
+from gs_propeller.app.guides import Priors
+from gs_propeller.base.camera import relative_cameras
+from gs_propeller.base.errors import UserError
+from gs_propeller.base.picture import load_picture
+from gs_propeller.distil.losses import Distillation, Guide
+from gs_propeller.scenes.gaussians.state import init_ball
+from gs_propeller.solver.picard import solve
+from gs_propeller.solver.ranks import Ranks
 from guidance import POCKET, find_prior
 from guidance.zero123 import Zero123
 from tests import tiny_prior

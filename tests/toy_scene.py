@@ -5,18 +5,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gs_propeller.adam import AdamSettings
-from gs_propeller.densify import DensifySettings
-from gs_propeller.gaussians import Evaluation, Gaussians, State, StepStats, start
-from gs_propeller.randomness import keyed_generator
+from gs_propeller.base.randomness import keyed_generator
+from gs_propeller.scenes.gaussians.settings import AdamSettings, DensifySettings
+from gs_propeller.scenes.gaussians.state import Evaluation, Gaussians, State, StepStats, start
 
 ADAM = AdamSettings(position_lr_init=0.002, position_lr_steps=40, opacity_lr=0.2)
 DENSITY = DensifySettings(
-    start=4,
-    end=52,
-    every=5,
-    reset_every=23,
-    grad_threshold=1.5,
+    densify_from=4,
+    densify_until=52,
+    densify_every=5,
+    opacity_reset_every=23,
+    densify_grad_threshold=1.5,
     split_scale=0.25,
     max_scale=0.9,
     max_radius=0.95,

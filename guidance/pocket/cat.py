@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from gs_propeller.camera import orbit
+from gs_propeller.base.camera import orbit
 from guidance.pocket.data import Pose
 from guidance.pocket.objects import BLACK, CONE, SOLID, STRIPES, Paint, Thing, blob, euler, named, tube
 from guidance.pocket.render import FOV_Y_RAD, RADIUS, framed, views

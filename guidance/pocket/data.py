@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gs_propeller.camera import orbit
+from gs_propeller.base.camera import orbit
 from guidance.pocket import meshes
 from guidance.pocket.families import FAMILIES, make
 from guidance.pocket.meshes import ColouredMesh

@@ -1,6 +1,6 @@
 """Procedural objects: unions of tapered superquadrics with painted patterns.
 
-P parts. World: y up, front +z, as gs_propeller.camera. Every object is a function of its family and seed,
+P parts. World: y up, front +z, as gs_propeller.base.camera. Every object is a function of its family and seed,
 carries the caption that describes it, and knows its inside, so that views and volumes can be scored.
 A part maps its unit superquadric |x|^(2/e2) + |z|^(2/e2) ... = 1 (axis y) to the world by
 p = centre + rotation @ (radii * taper(u)), where taper scales x and z by (1 + k u_y).

@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gs_propeller.camera import Cameras, orbit
+from gs_propeller.base.camera import Cameras, orbit
 from guidance.pocket.meshes import NO_TEXTURE, ColouredMesh
 from guidance.pocket.objects import Array, Thing
 

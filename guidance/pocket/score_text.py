@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gs_propeller.camera import orbit, relative_cameras
+from gs_propeller.base.camera import orbit, relative_cameras
 from guidance.pocket.captions import articled
 from guidance.pocket.families import make
 from guidance.pocket.render import FOV_Y_RAD, RADIUS, on_white, views

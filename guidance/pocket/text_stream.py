@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gs_propeller.camera import orbit
+from gs_propeller.base.camera import orbit
 from guidance.pocket.captions import SPOKEN, articled, said
 from guidance.pocket.data import SIZE_PX, TRAIN_SEED
 from guidance.pocket.families import make

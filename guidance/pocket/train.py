@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor
 
-from gs_propeller.errors import UserError
+from gs_propeller.base.errors import UserError
 from guidance.pocket.data import SIZE_PX
 from guidance.pocket.families import FAMILIES
 from guidance.pocket.meshes import BESIDE, FOLDER_VARIABLE, TRAIN, keys

@@ -1,0 +1,156 @@
+"""An asset in the making: the problem that a picture or a sentence poses, and what is made of its solution.
+
+N Gaussians, V views. This is where the configuration meets the parts; none of them reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gs_propeller.app.config import Config
+from gs_propeller.app.guides import Priors, guides
+from gs_propeller.base.camera import Cameras
+from gs_propeller.base.picture import Picture
+from gs_propeller.distil.draw import camera_deg
+from gs_propeller.distil.known import Known
+from gs_propeller.distil.pull import Pull
+from gs_propeller.mesh.raster import rasterize
+from gs_propeller.mesh.surface import Mesh, extract
+from gs_propeller.mesh.texture import Reference, Textured, bake
+from gs_propeller.scenes.gaussians.raster import render
+from gs_propeller.scenes.gaussians.scene import GaussianScene
+from gs_propeller.scenes.gaussians.state import Evaluation, Gaussians, State
+from gs_propeller.solver.picard import Problem, Report
+from gs_propeller.solver.ranks import Ranks
+
+NOTHING = torch.zeros(0)
+
+
+def scene_of(config: Config, picture: Picture | None, priors: Priors) -> GaussianScene:
+    """The distillation of this picture or prompt under these priors; the same on every rank."""
+    s, device = config.sections, priors.first.device
+    known = None
+    if picture is not None:
+        known = Known.of(picture.rgb.to(device), picture.mask.to(device), s.known.reference_size)
+    return GaussianScene(
+        guides(config, picture, priors), known, s.solver.steps, s.files.seed, s.views, s.levels, s.pull, s.known,
+        s.ball, s.adam, s.density, s.regularisers, s.scene, s.devices.raster, slots_at_once(config, device),
+    )  # fmt: skip
+
+
+def slots_at_once(config: Config, device: torch.device) -> int:
+    """Slots of a rank in one call. One by one a CPU loses nothing, and no bit depends on who computes a slot."""
+    return int(config.batch_slots) or (1 if device.type == "cpu" else config.window or 1)
+
+
+def travellers(config: Config) -> tuple[Any, Any]:
+    """The classes of what goes to the ranks and of what comes back."""
+    return Gaussians, Pull if config.travels == "pictures" else Evaluation
+
+
+class Logged:
+    """Of the updates last rolled out, what the log shows of them beside the drift's own losses: [L] by step, until the
+    log has them."""
+
+    def __init__(self) -> None:
+        self.by_step: dict[int, Tensor] = {}
+
+    def rolling(self, update: Callable[[Any, Any], tuple[Any, Tensor]], step_of: Callable[[Any], int]) -> Any:
+        """update(state, drift) -> state, its losses kept."""
+
+        def rolled(state: Any, drift: Any) -> Any:
+            after, self.by_step[step_of(state)] = update(state, drift)
+            return after
+
+        return rolled
+
+    def rows(self, report: Report[Any]) -> list[Tensor]:
+        """The dear and the cheap losses of each accepted step; older ones are forgotten."""
+        rows = [
+            torch.cat([drift.losses, self.by_step.get(report.start + k, NOTHING).to(drift.losses)])
+            for k, drift in enumerate(report.drifts)
+        ]
+        self.by_step = {k: v for k, v in self.by_step.items() if k >= report.start + report.accepted}
+        return rows
+
+
+def problem(scene: GaussianScene, ranks: Ranks, logged: Logged) -> Problem[State, Any]:
+    """What the solver integrates; the dear part runs on all ranks."""
+    by_render = scene.pictures and scene.settings.distance == "render"
+    every = scene.settings.updates_per_evaluation
+    return Problem(
+        ranks.evaluate,
+        logged.rolling(scene.update, lambda state: state.step // every),
+        scene.distance,
+        scene.coast,
+        scene.mismatch if by_render else None,
+        ranks.expect,
+    )
+
+
+def orbit_camera(config: Config, azimuths_deg: Sequence[float], elevations_deg: Sequence[float]) -> Cameras:
+    """V cameras at the configuration's distance; azimuth 0 is the input view's, elevations are absolute."""
+    return camera_deg(config.sections.views, azimuths_deg, elevations_deg)
+
+
+def reference_of(config: Config, picture: Picture | None) -> Reference | None:
+    """The input picture, if there is one, with the camera that took it."""
+    if picture is None:
+        return None
+    return Reference(picture.rgb[None], picture.mask[None], orbit_camera(config, [0.0], [config.elevation]))
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """Renders a solution from where its configuration puts the cameras."""
+
+    gaussians: Gaussians
+    config: Config
+
+    def cameras(self, azimuths_deg: Sequence[float], elevations_deg: Sequence[float]) -> Cameras:
+        """V cameras; azimuth 0 is the input view's, elevations are absolute."""
+        return orbit_camera(self.config, azimuths_deg, elevations_deg).to(self.gaussians.means.device)
+
+    @torch.no_grad()
+    def views(self, cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
+        """(image [V, 3, S, S] over white, alpha [V, 1, S, S])."""
+        white = torch.ones(3, device=self.gaussians.means.device)
+        rendered = render(self.gaussians, cameras, size, white, backend=self.config.raster)
+        return rendered.image, rendered.alpha
+
+    def turntable(self, frames: int, size: int) -> Tensor:
+        """[F, 3, S, S]: once round at the input's elevation, starting from its view."""
+        azimuths = [360.0 * k / frames for k in range(frames)]
+        return self.views(self.cameras(azimuths, [self.config.elevation] * frames), size)[0].clamp(0, 1).cpu()
+
+
+def orbit_angles(count: int) -> tuple[list[float], list[float]]:
+    """(azimuths, elevations) [V] degrees that see all sides: a spiral over three heights."""
+    return [360.0 * k / count for k in range(count)], [(0.0, 30.0, -30.0, 65.0)[k % 4] for k in range(count)]
+
+
+def textured_mesh(viewer: Viewer, picture: Picture | None) -> Textured:
+    """Mesh and texture of a solution: the density threshold that fits the renders, colours from all round."""
+    config = viewer.config
+    gaussians = Gaussians(*(tensor.detach().cpu() for _, tensor in viewer.gaussians.items()))
+    judged = orbit_camera(config, [0, 60, 120, 180, 240, 300, 0, 90], [config.elevation] * 6 + [60, -40])
+    alphas = viewer.views(judged.to(viewer.gaussians.means.device), 96)[1][:, 0].cpu() > 0.5
+
+    def silhouettes(mesh: Mesh) -> float:
+        seen = rasterize(mesh, judged, 96).mask
+        return float((seen & alphas).sum() / (seen | alphas).sum().clamp_min(1))
+
+    mesh = extract(gaussians, config.mesh_resolution, config.mesh_faces, silhouettes)
+
+    def render_views(cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
+        image, alpha = viewer.views(cameras.to(viewer.gaussians.means.device), size)
+        return image.cpu(), alpha.cpu()
+
+    cameras = orbit_camera(config, *orbit_angles(config.bake_views))
+    reference = reference_of(config, picture)
+    return bake(mesh, render_views, cameras, config.texture_size, config.bake_size, reference)

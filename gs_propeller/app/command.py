@@ -1,0 +1,64 @@
+"""What the two commands share: arguments, help, the launch of local ranks, exit codes.
+
+Nothing heavy is imported before the arguments are read: a wrong one is answered at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gs_propeller.app.config import Config, load, to_yaml
+from gs_propeller.app.log import show_help
+from gs_propeller.base.errors import Interrupted, RankError, UserError
+
+INTERRUPTED = 130
+
+
+def run(
+    program: str, argv: Sequence[str] | None, check: Callable[[Config], None], work: Callable[[Config], int]
+) -> int:
+    """Runs `work` here, or in as many local ranks as the configuration means; returns the exit code.
+
+    program: the script's path; argv: its arguments, None: the process's own. check(config) raises UserError before
+    ranks are launched. 0: done; 2: bad input; 3: a rank was lost, or a gradient was not finite; 130: Ctrl-C or TERM.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        config, flags = load(words)
+        if flags.help:
+            show_help(Path(program).name)
+        elif flags.dry_run:
+            print(to_yaml(config), end="")
+        else:
+            return _done([str(Path(program).resolve()), *words], config, check, work)
+    except UserError as error:
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (RankError, FloatingPointError) as error:
+        single = not config.input or Path(config.input).is_file()
+        folder = config.run_folder if single else Path(config.outdir)
+        kept = f"the last checkpoint is kept in {folder}: the same command goes on from it"
+        print(f"error: {error}\n{kept}", file=sys.stderr)
+        return 3
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _done(
+    words: Sequence[str], config: Config, check: Callable[[Config], None], work: Callable[[Config], int]
+) -> int:
+    from gs_propeller.app.devices import rank_count
+    from gs_propeller.solver.checkpoint import terms_as_interrupts
+    from gs_propeller.solver.launcher import launch, under_launcher
+
+    if under_launcher() or rank_count(config) == 1:
+        with terms_as_interrupts():
+            return work(config)
+    check(config)
+    return launch(words, rank_count(config), config.threads)

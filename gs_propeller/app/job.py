@@ -1,0 +1,180 @@
+"""One asset's job on the ranks of a group: solve, going on from a checkpoint, then mesh, texture and files."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from gs_propeller.app.asset import Logged, Viewer, problem, textured_mesh
+from gs_propeller.app.config import Config, to_yaml
+from gs_propeller.app.fingerprint import fingerprint, given_bytes
+from gs_propeller.app.log import Metrics, Progress, summary
+from gs_propeller.base.errors import Interrupted
+from gs_propeller.base.files import atomic
+from gs_propeller.base.media import contact_sheet, turntable
+from gs_propeller.base.picture import Picture
+from gs_propeller.mesh.io import save_glb, save_obj
+from gs_propeller.mesh.texture import Textured
+from gs_propeller.scenes.gaussians.ply import save_ply
+from gs_propeller.scenes.gaussians.scene import LOSSES, GaussianScene
+from gs_propeller.scenes.gaussians.state import State
+from gs_propeller.solver import checkpoint
+from gs_propeller.solver.picard import Problem, Report, Settings, Window, resume, solve
+from gs_propeller.solver.ranks import Ranks
+
+S = TypeVar("S", bound=Any)  # a state: it has tensors() and to(device)
+D = TypeVar("D")
+
+
+@dataclass(frozen=True)
+class Asset:
+    """What a run gives back: the solution's state, its viewer, the textured mesh, and every file by name."""
+
+    state: State
+    viewer: Viewer
+    textured: Textured
+    files: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class Stage(Generic[S, D]):
+    """One run of the solver in a folder: what is integrated and how, and under which names it is kept and shown.
+
+    first: the state of step 0. mark: what a checkpoint must have been made with. read: a state from a checkpoint's
+    tensors. losses: names of the [L] that logged gives for each step of a report. rows: of a state, for the log. every:
+    updates that a step of the solver stands for.
+    """
+
+    title: str
+    problem: Problem[S, D]
+    settings: Settings
+    first: S
+    mark: str
+    read: Callable[[dict[str, Tensor]], S]
+    losses: Sequence[str]
+    logged: Callable[[Report[D]], list[Tensor]]
+    rows: Callable[[S], int]
+    checkpoint: str = checkpoint.FILE
+    metrics: str = "metrics.jsonl"
+    options: str = "config.yaml"
+    every: int = 1
+
+
+def distilling(config: Config, ranks: Ranks, scene: GaussianScene, given: bytes) -> Stage[State, Any]:
+    """The first stage. given: the picture's bytes, none for a prompt alone."""
+    logged = Logged()
+    return Stage(
+        "distil",
+        problem(scene, ranks, logged),
+        replace(config.sections.solver, steps=scene.steps).among(ranks.world),
+        scene.first(ranks.device),
+        fingerprint(config, given),
+        State.from_tensors,
+        LOSSES,
+        logged.rows,
+        lambda state: len(state.params),
+        every=scene.settings.updates_per_evaluation,
+    )
+
+
+def solved(config: Config, stage: Stage[S, D], device: torch.device, quiet: bool) -> tuple[Window[S], float]:
+    """(the last window, seconds spent in the loop), going on from the folder's checkpoint where there is one."""
+    folder, settings, task = config.run_folder, stage.settings, stage.problem
+    file = folder / stage.checkpoint
+    found = checkpoint.restore(file, stage.mark, stage.read) if config.resume else None
+    window, spent_s = found or (Window((stage.first,), 0, settings.threshold), 0.0)
+    with atomic(folder / stage.options) as temporary:
+        temporary.write_text(to_yaml(config), encoding="utf-8")
+    states = [state.to(device) for state in window.states]
+    total = stage.every * settings.steps
+    window = resume(states, window.start, window.threshold, task, settings, window.passes, window.evaluations)
+    metrics = Metrics(folder / stage.metrics, window.start * stage.every)
+    begun_s = saved_s = time.monotonic()
+    stream = None if quiet else sys.stderr
+    with (
+        checkpoint.interrupts() as stop,
+        Progress(stage.title, total, window.start * stage.every, stream) as progress,
+    ):
+
+        def on_pass(now: Window[S], report: Report[D]) -> None:
+            nonlocal saved_s
+            elapsed_s = spent_s + time.monotonic() - begun_s
+            shown = metrics.write_pass(
+                report,
+                stage.logged(report),
+                stage.losses,
+                now.passes,
+                stage.rows(now.states[0]),
+                elapsed_s,
+                stage.every,
+            )
+            progress.update(now.start * stage.every, **shown)
+            if stop.asked or time.monotonic() - saved_s > config.checkpoint_every_s:
+                checkpoint.save(file, now, stage.mark, elapsed_s)
+                saved_s = time.monotonic()
+            if stop.asked:
+                raise Interrupted(
+                    f"stopped at step {now.start * stage.every}; the same command goes on from there"
+                )
+
+        try:
+            window = solve(task, settings, window, on_pass)
+        finally:
+            metrics.close()
+    spent_s += time.monotonic() - begun_s
+    checkpoint.save(file, window, stage.mark, spent_s)
+    return window, spent_s
+
+
+def finished(config: Config) -> bool:
+    """Whether the folder holds this very job's asset already. Raises UserError for another job's checkpoint."""
+    mark = fingerprint(config, given_bytes(config))
+    last = config.run_folder / checkpoint.FILE
+    found = checkpoint.restore(last, mark, State.from_tensors) if config.resume else None
+    mesh = config.run_folder / f"{config.run_name}.glb"
+    done = found is not None and found[0].start == -(-config.steps // config.updates_per_evaluation)
+    return done and mesh.exists() and mesh.stat().st_mtime >= last.stat().st_mtime
+
+
+def saved(
+    config: Config,
+    window: Window[State],
+    picture: Picture | None,
+    total_s: float,
+    solve_s: float,
+    quiet: bool,
+) -> Asset:
+    """Mesh, texture and every file of the asset."""
+    begun_s = time.monotonic()
+    folder, name = config.run_folder, config.run_name
+    viewer = Viewer(window.states[0].params, config)
+    files = {kind: folder / f"{name}.{kind}" for kind in ("ply", "obj", "glb", "png")}
+    files["png"] = folder / f"{name}_sheet.png"  # NAME.png is the texture of NAME.obj
+    save_ply(files["ply"], viewer.gaussians)
+    textured = textured_mesh(viewer, picture)
+    save_obj(files["obj"], textured)
+    save_glb(files["glb"], textured)
+    contact_sheet(files["png"], viewer.turntable(8, config.turntable_size))
+    if config.turntable_frames:
+        files["mp4"] = folder / f"{name}.mp4"
+        turntable(files["mp4"], viewer.turntable(config.turntable_frames, config.turntable_size), config.fps)
+    if not quiet:
+        mesh_s = time.monotonic() - begun_s
+        rows = [
+            ("steps", f"{window.start} in {window.passes} passes, {window.evaluations} evaluations"),
+            ("Gaussians", f"{len(viewer.gaussians)}"),
+            ("mesh", f"{len(textured.mesh.faces)} faces"),
+            (
+                "time",
+                f"{solve_s:.0f} s solving, {mesh_s:.0f} s mesh and files, {total_s + mesh_s:.0f} s in this call",
+            ),
+        ]
+        summary(f"{name}: done", rows + [(kind, str(path)) for kind, path in files.items()])
+    return Asset(window.states[0], viewer, textured, files)

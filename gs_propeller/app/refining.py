@@ -1,0 +1,150 @@
+"""The second stage's job: the problem that a mesh poses under its priors, how it is solved, and the result's files.
+
+V views, S their side in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gs_propeller.app.asset import Logged, orbit_camera, reference_of
+from gs_propeller.app.config import Config, load
+from gs_propeller.app.fingerprint import SECOND_STAGE, fingerprint
+from gs_propeller.app.guides import Priors, picture_of, told
+from gs_propeller.app.job import Stage
+from gs_propeller.base.camera import Cameras, relative_cameras
+from gs_propeller.base.media import contact_sheet, turntable
+from gs_propeller.base.picture import Picture
+from gs_propeller.base.randomness import keyed_generator
+from gs_propeller.distil.draw import camera_of
+from gs_propeller.distil.pull import Pull
+from gs_propeller.mesh import refine
+from gs_propeller.mesh.foreign import Frame, load_mesh, placed
+from gs_propeller.mesh.io import save_glb, save_obj
+from gs_propeller.mesh.raster import mesh_device
+from gs_propeller.mesh.refine import Offsets, Refinement, RefineState, refine_angles
+from gs_propeller.mesh.texture import Textured, shade
+from gs_propeller.solver.picard import Problem
+from gs_propeller.solver.ranks import Ranks
+
+TRAVELLERS = Offsets, Pull  # the classes of what goes to the ranks and of what comes back
+
+
+def mesh_file(config: Config) -> Path:
+    """The mesh to refine."""
+    return Path(config.mesh) if config.mesh else config.run_folder / f"{config.run_name}.obj"
+
+
+def started(config: Config) -> tuple[Textured, Frame]:
+    """(the mesh to refine, put before the cameras; where it was put, if it is not a run's own). Raises UserError."""
+    picture, file = picture_of(config), mesh_file(config)
+    textured = load_mesh(file, config.texture_size)
+    frame = placed(textured, reference_of(config, picture), str(file)) if config.mesh else Frame()
+    return frame.into(textured), frame
+
+
+def refined_before(config: Config) -> bool:
+    """Whether the folder holds this very result already, made from the mesh as it is now."""
+    options = config.run_folder / "refine_config.yaml"
+    result, mesh = config.run_folder / f"{config.run_name}_refined.glb", mesh_file(config)
+    if not (config.resume and options.is_file() and result.is_file() and mesh.is_file()):
+        return False
+    marks = [fingerprint(c, b"", also=SECOND_STAGE) for c in (config, load(["--config", str(options)])[0])]
+    return marks[0] == marks[1] and result.stat().st_mtime >= mesh.stat().st_mtime
+
+
+def refinement(config: Config, textured: Textured, picture: Picture | None, priors: Priors) -> Refinement:
+    """The second stage's problem of this mesh under these priors; the same on every rank. The picture's prior refines
+    where there is a picture, else the text prior."""
+    s, prior, guide = config.sections, priors.first, told(config, picture, priors)[0]
+    scale = s.refine.refine_guidance if priors.zero123 is not None else s.refine.refine_text_guidance
+    level = s.views.elevation_rad
+    low, high = (level + x for x in s.views.novel_elevations_rad)
+
+    def angles(step: int) -> tuple[Tensor, Tensor]:
+        return refine_angles(step, s.refine.refine_batch, low, high, s.files.seed)
+
+    def cameras_of(step: int) -> Cameras:
+        return camera_of(s.views, *angles(step))
+
+    def targets_of(step: int, images: Tensor, strength: float) -> Tensor:
+        generator = keyed_generator(s.files.seed, step, "refine noise")
+        noise = torch.randn(len(images), *prior.latent_shape, generator=generator)
+        codes = relative_cameras(level, *angles(step)).to(prior.device)
+        images = images.to(prior.device)
+        steps = s.refine.refine_denoise
+        refined = prior.refine(images, guide.conditioning, codes, noise, strength, steps, scale)
+        # The change that the prior makes, not its picture: what the VAE loses by itself is no reason to
+        # change the texture, and detail finer than its pixels stays (DreamGaussian takes the picture).
+        with torch.no_grad():
+            change = refined - prior.decode(prior.encode(images))
+        change = F.interpolate(change, images.shape[-2:], mode="bilinear", align_corners=False)
+        return (images + change).clamp(0, 1)
+
+    device = mesh_device(prior.device)
+    reference = reference_of(config, picture)
+    return Refinement(
+        textured.to(device),
+        cameras_of,
+        targets_of,
+        None if reference is None else reference.to(device),
+        s.refine,
+        2 * prior.size_px,
+    )
+
+
+def refining(config: Config, ranks: Ranks, task: Refinement, given: bytes) -> Stage[RefineState, Pull]:
+    """The second stage. given: the bytes of the picture and of the mesh that it starts from."""
+    logged, s = Logged(), config.sections
+    settings = replace(s.solver, steps=task.steps, threshold=s.refine.refine_threshold)
+    return Stage(
+        "refine",
+        problem(task, ranks, logged, s.scene.distance),
+        settings.among(ranks.world),
+        task.first(),
+        fingerprint(config, given, also=SECOND_STAGE),
+        RefineState.from_tensors,
+        refine.LOSSES,
+        logged.rows,
+        lambda state: len(state.params),
+        "refine_checkpoint.safetensors",
+        "refine_metrics.jsonl",
+        "refine_config.yaml",
+        task.every,
+    )
+
+
+def problem(task: Refinement, ranks: Ranks, logged: Logged, by: str) -> Problem[RefineState, Pull]:
+    """What the solver integrates; the dear part runs on all ranks. by: the distance of a guess; "scaled" is "paper"."""
+    return Problem(
+        ranks.evaluate,
+        logged.rolling(task.update, lambda state: state.step // task.every),
+        refine.distance,
+        task.coast,
+        task.mismatch if by == "render" else None,
+        ranks.expect,
+    )
+
+
+def saved(config: Config, refined: Textured, frame: Frame) -> dict[str, Path]:
+    """Every file of the refined asset; the mesh in the scale and place of the file that it came from."""
+    folder, name = config.run_folder, config.run_name
+    files = {kind: folder / f"{name}_refined.{kind}" for kind in ("obj", "glb")}
+    files["png"] = folder / f"{name}_refined_sheet.png"
+    save_obj(files["obj"], frame.back(refined))
+    save_glb(files["glb"], frame.back(refined))
+
+    def around(count: int) -> Tensor:
+        cameras = orbit_camera(config, [360.0 * k / count for k in range(count)], [config.elevation] * count)
+        return shade(refined, cameras, config.turntable_size)[0]
+
+    contact_sheet(files["png"], around(8))
+    if config.turntable_frames:
+        files["mp4"] = folder / f"{name}_refined.mp4"
+        turntable(files["mp4"], around(config.turntable_frames), config.fps)
+    return files

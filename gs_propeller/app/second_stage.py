@@ -1,0 +1,102 @@
+"""The second stage on this process's ranks: for each asset solve, save."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from gs_propeller.app.config import Config
+from gs_propeller.app.devices import device_of, group_size, rank_count
+from gs_propeller.app.fingerprint import given_bytes
+from gs_propeller.app.guides import load_priors, picture_of
+from gs_propeller.app.job import solved
+from gs_propeller.app.jobs import jobs_of, work_off
+from gs_propeller.app.log import quiet_libraries, summary
+from gs_propeller.app.refining import (
+    TRAVELLERS,
+    mesh_file,
+    refined_before,
+    refinement,
+    refining,
+    saved,
+    started,
+)
+from gs_propeller.mesh.foreign import Frame
+from gs_propeller.mesh.raster import mesh_device
+from gs_propeller.mesh.refine import Refinement
+from gs_propeller.mesh.texture import Textured
+from gs_propeller.solver import checkpoint
+from gs_propeller.solver.launcher import share_cores
+from gs_propeller.solver.ranks import Ranks
+
+Refined = tuple[Textured, dict[str, Path]]
+
+
+def checked(config: Config) -> None:
+    """What is wrong with the input is said once, not by every rank. Raises UserError."""
+    jobs = jobs_of(config)
+    group_size(config, rank_count(config), len(jobs))
+    if len(jobs) == 1:
+        started(jobs[0])
+
+
+def refine_assets(jobs: Sequence[Config], quiet: bool = False, made: list[Refined] | None = None) -> int:
+    """Every job, by groups of ranks from one queue; the exit code. What cannot be used among several is skipped."""
+    begun_s, config = time.monotonic(), jobs[0]
+    if len(jobs) == 1:  # before the seconds that loading takes
+        started(config)
+    quiet_libraries()
+    share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads)
+    device = device_of(config)
+    priors = load_priors(config, device, quiet)
+
+    def task_of(index: int) -> tuple[Refinement, Frame]:
+        textured, frame = started(jobs[index])
+        return refinement(jobs[index], textured, picture_of(jobs[index]), priors), frame
+
+    def one(index: int) -> None:
+        nonlocal begun_s
+        if len(jobs) > 1 and refined_before(jobs[index]):
+            print(f"{jobs[index].run_name}: refined before, in {jobs[index].run_folder}")
+            return
+        result = _one(jobs[index], index, *task_of(index), ranks, len(jobs) == 1, begun_s, quiet)
+        if made is not None:
+            made.append(result)
+        begun_s = time.monotonic()
+
+    group = group_size(config, int(os.environ.get("WORLD_SIZE", 1)), len(jobs))
+    with Ranks(
+        mesh_device(device), config.timeout_s, group, TRAVELLERS, rollout=config.rollout_device
+    ) as ranks:
+        if ranks.rank > 0:
+            ranks.serve(lambda index: task_of(index)[0].compute)
+            raise SystemExit(0)
+        return work_off(jobs, ranks, one)
+
+
+def _one(
+    config: Config, index: int, task: Refinement, frame: Frame, ranks: Ranks, alone: bool, begun_s: float, quiet: bool
+) -> Refined:  # fmt: skip
+    """One asset on this group of ranks. alone: there is no other job."""
+    with checkpoint.lock(config.run_folder):
+        ranks.begin(index, task.compute)
+        given = given_bytes(config) + mesh_file(config).read_bytes()
+        stage = refining(config, ranks, task, given + str(len(task.textured.texture)).encode())
+        window, seconds = solved(config, stage, ranks.device, quiet)
+        if alone:
+            ranks.close()  # the others need not wait for the files
+        refined = task.result(window.states[0])
+        files = saved(config, refined, frame)
+        (config.run_folder / stage.checkpoint).unlink(missing_ok=True)  # done: the next call starts anew
+    if not quiet:
+        total_s = time.monotonic() - begun_s
+        rows = [
+            ("steps", f"{window.start} in {window.passes} passes, {window.evaluations} evaluations"),
+            ("time", f"{seconds:.0f} s solving, {total_s:.0f} s in this call"),
+        ]
+        summary(
+            f"{config.run_name}: texture refined", rows + [(kind, str(path)) for kind, path in files.items()]
+        )
+    return refined, files

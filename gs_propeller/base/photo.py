@@ -1,0 +1,99 @@
+"""A picture file as straight RGBA: any common format, upright, in sRGB, and no larger than is used.
+
+Shrinking comes first: of a photograph of 50 million pixels, what is centred and fitted is a few hundred across.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from gs_propeller.base.errors import UserError
+
+MOST_PIXELS = 100_000_000
+WORK_PX = 2048  # longest side that is kept: an object of a fifth of it still has the pixels that the fit uses
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+Array = NDArray[np.float32]
+
+
+def read_rgba(path: Path) -> tuple[Array, tuple[str, ...]]:
+    """([H, W, 4] straight-alpha RGBA in 0..1, notes), the longest side at most WORK_PX. Raises UserError."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give input= one picture")
+    if not path.is_file():
+        around = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, around, 1, 0.5)
+        raise UserError(f"no picture {path}" + (f"; did you mean {path.parent / near[0]}?" if near else ""))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            _allow_heif(path)
+            with Image.open(path) as opened:
+                width, height = opened.size
+                if width * height > MOST_PIXELS:
+                    raise UserError(
+                        f"{path} has {width} x {height} px; at most {MOST_PIXELS // 10**6} million are read"
+                    )
+                opened.draft(None, (WORK_PX, WORK_PX))  # a JPEG is decoded at a half, a quarter or an eighth
+                opened.load()
+                return _straight(opened, path)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} is not a picture that can be read: {error}") from error
+
+
+def _allow_heif(path: Path) -> None:
+    """Teaches Pillow HEIC, which iPhones write, where that is wanted. Raises UserError where it cannot be."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] != b"ftyp" or head[8:12] not in HEIF_BRANDS:
+        return
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise UserError(
+            f"{path} is a HEIC picture; `pip install pillow-heif` to have it read, or save it as JPEG or PNG"
+        ) from error
+    register_heif_opener()
+
+
+def _straight(image: Image.Image, path: Path) -> tuple[Array, tuple[str, ...]]:
+    if image.mode.startswith("I"):  # 16 bits a channel: Pillow's own conversion would clip at 255
+        grey = np.asarray(ImageOps.exif_transpose(image), dtype=np.float32)
+        grey = grey / (65535.0 if image.mode != "I" or grey.max() > 255 else 255.0)
+        if max(grey.shape) > WORK_PX:
+            scale = WORK_PX / max(grey.shape)
+            grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        return np.stack([grey, grey, grey, np.ones_like(grey)], 2).clip(0, 1), ()
+    profile = image.info.get("icc_profile")
+    if image.mode in ("P", "PA", "1") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    if max(image.size) > WORK_PX:
+        image = image.copy()
+        image.thumbnail((WORK_PX, WORK_PX), Image.Resampling.LANCZOS)  # by itself premultiplied
+    image = ImageOps.exif_transpose(image)
+    image, notes = _in_srgb(image, profile, path) if profile else (image, ())
+    return np.asarray(image.convert("RGBA"), dtype=np.float32) / 255.0, notes
+
+
+def _in_srgb(image: Image.Image, profile: bytes, path: Path) -> tuple[Image.Image, tuple[str, ...]]:
+    """The picture's colours as sRGB has them, from those of the profile that it carries (Display P3, Adobe RGB)."""
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        if ImageCms.getProfileDescription(source).startswith("sRGB"):
+            return image, ()
+        alpha = image.getchannel("A") if "A" in image.getbands() else None
+        bare = image.convert(image.mode[:-1]) if alpha is not None else image
+        told = ImageCms.profileToProfile(bare, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, KeyError):
+        return image, (f"{path}: its colour profile cannot be used; colours are taken for sRGB",)
+    if alpha is not None:
+        told.putalpha(alpha)
+    return told, ()

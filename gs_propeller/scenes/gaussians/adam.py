@@ -1,0 +1,94 @@
+"""Adam as a pure function of the state, and learning rates as pure functions of the step.
+
+beta_1, beta_2, eps as in Adam's paper; m and v are `exp_avg` and `exp_avg_sq`. Steps count from 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gs_propeller.scenes.gaussians.settings import AdamSettings
+from gs_propeller.scenes.gaussians.state import Gaussians, State
+
+
+def position_lr(step: int, settings: AdamSettings) -> float:
+    """Log-linear: init at step 0, final from position_lr_steps on (3DGS's get_expon_lr_func).
+
+    DreamGaussian asks for it at step + 1, since it counts from 1; here step 0 has the full rate.
+    """
+    t = min(step / settings.position_lr_steps, 1.0)
+    log_lr = (1.0 - t) * math.log(settings.position_lr_init) + t * math.log(settings.position_lr_final)
+    return settings.spatial_lr_scale * math.exp(log_lr)
+
+
+def learning_rates(step: int, settings: AdamSettings) -> dict[str, float]:
+    """Learning rate of each field of Gaussians at a step."""
+    return {
+        "means": position_lr(step, settings),
+        "log_scales": settings.scaling_lr,
+        "quats": settings.rotation_lr,
+        "logit_opacities": settings.opacity_lr,
+        "sh_dc": settings.feature_lr,
+        "sh_rest": settings.feature_lr / 20.0,
+    }
+
+
+def first_moment(m: Tensor, grad: Tensor, betas: tuple[float, float]) -> Tensor:
+    return m.lerp(grad, 1.0 - betas[0])
+
+
+def second_moment(v: Tensor, grad: Tensor, betas: tuple[float, float]) -> Tensor:
+    return (v * betas[1]).addcmul(grad, grad, value=1.0 - betas[1])
+
+
+def moved(
+    theta: Tensor, m: Tensor, v: Tensor, lr: float, age: int, betas: tuple[float, float], eps: float
+) -> Tensor:
+    """theta after a step with moments m and v, `age` steps old with this one."""
+    return theta.addcdiv(m, _denominator(v, age, betas, eps), value=-lr / (1.0 - betas[0] ** age))
+
+
+def _denominator(v: Tensor, age: int, betas: tuple[float, float], eps: float) -> Tensor:
+    return (v.sqrt() / math.sqrt(1.0 - betas[1] ** age)).add(eps)
+
+
+def adam_step(state: State, grads: Gaussians, settings: AdamSettings) -> State:
+    """The state after one Adam step, its step one higher. Operation for operation torch.optim.Adam's, on all columns of
+    the packed parameters at once, each with its own rate.
+
+    grads: rows as the state's. A new Gaussian starts with zero moments and the age of all others, as in
+    3DGS, where the step count belongs to the whole tensor.
+    """
+    age = state.step + 1
+    theta, grad = state.params.pack(), grads.pack()
+    m = first_moment(state.exp_avg.pack(), grad, settings.betas)
+    v = second_moment(state.exp_avg_sq.pack(), grad, settings.betas)
+    strides = [
+        -rate / (1.0 - settings.betas[0] ** age)
+        for name, rate in learning_rates(state.step, settings).items()
+        for _ in range(math.prod(getattr(state.params, name).shape[1:]))
+    ]
+    denominator = _denominator(v, age, settings.betas, settings.eps)
+    params = theta.addcdiv(m * torch.tensor(strides, dtype=m.dtype, device=m.device), denominator)
+    return replace(
+        state,
+        params=Gaussians.unpack(params),
+        exp_avg=Gaussians.unpack(m),
+        exp_avg_sq=Gaussians.unpack(v),
+        step=age,
+    )
+
+
+def momentum(state: State, settings: AdamSettings) -> Gaussians:
+    """The gradient that Adam's first moment expects next: m / (1 - beta_1^t), zero at t = 0.
+
+    The bias is taken out, since a mean of few gradients started from zero is too short a step. As a tail,
+    fitting 200 to 600 noisy splats with window 8: 26.39 dB, serial 26.37; m as it stands 26.40, half of it
+    26.37, zero (the moments decaying) 26.30, a copied state 25.93. Past the first steps they hardly differ.
+    """
+    correction = 1.0 - settings.betas[0] ** max(state.step, 1)
+    return Gaussians.unpack(state.exp_avg.pack() / correction)

@@ -1,0 +1,442 @@
+"""Ranks: one program on several devices, each of which takes its share of the window's drifts.
+
+W ranks in a group, slots: the window's states. Several groups may share the processes of a launch, each with its own
+rank 0, taking jobs from one queue. Rank 0 asks and rolls out; the others serve until told to stop. A drift is a
+function of (parameters, step) alone, so the result depends neither on the number of ranks nor on who computes which
+slot nor on when it is asked for: a slot of the next pass may be sent while this one is still rolled out (`expect`), and
+a drift is handed on as soon as it is there. What travels, always between rank 0 and one other, for errors to name:
+    to a rank     ASK, slots, numbers of the table  | step and shapes of each slot | parameters, float32, flat
+               or BEGIN, number of the job, 0
+               or STOP, 0, 0
+    and back      DONE, numbers of the table, 0     | shapes of each result | results, float32, flat
+               or FAILED, bytes, whether a gradient was not finite | the traceback, or what that says, utf-8
+Records of tensors travel (`Record`), whatever they are; no lineage does. All goes through the host's memory, by gloo:
+pictures and parameters are a few megabytes, and a lost rank then never blocks the others' device. Nothing is pickled,
+and every wait ends at the timeout.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gs_propeller.base.errors import RankError
+from gs_propeller.base.randomness import keyed_generator
+from gs_propeller.solver.wire import Record, numbers_in, packed, unpacked
+
+Compute = Callable[
+    [Sequence[Any], Sequence[int]], Sequence[Any]
+]  # a rank's slots, params and steps -> results
+Sent = tuple[dist.Work | None, Tensor]  # a send under way, and the tensor that it still reads
+
+ASK, BEGIN, STOP, DONE, FAILED = range(5)
+ROLLOUTS = ("auto", "shared", "own")
+
+
+class Result(Record, Protocol):
+    """What comes back: at(state) is the drift that the solver is given, of the state that was asked about."""
+
+    def at(self, state: Any) -> Any: ...
+
+
+class Lost(RankError):
+    """A rank died or kept silent: nothing more comes from it."""
+
+
+@dataclass
+class _Group:
+    """Slots that one rank computes in one call, asked for and not all handed on. number: of the group, in the order
+    that they were dealt in. sends: under way (to rank 0 itself: none), None while more slots may come to it. results:
+    None until they are there."""
+
+    number: int
+    rank: int
+    states: list[Any]
+    steps: list[int]
+    sends: list[Sent] | None = None
+    results: Sequence[Result] | None = None
+
+
+class Ranks:
+    """This process among the ranks of its group; alone where no launcher started it. A context manager.
+
+    On rank 0 `begin` says which job comes and `evaluate` is the solver's dear call; leaving the context stops the
+    others. On the others `serve` returns when it does. timeout_s: of every wait, so longer than any rank's longest
+    computation or loading; also how long the others wait for rank 0's next request. group: ranks in a group, 0: all.
+    kinds: the classes of the parameters and of the results, records both. at_once: slots that a rank computes in one
+    call, fewer where some rank would have none. rollout: "shared", rank 0 computes drifts too; "own", it only rolls
+    out, as the paper has it; "auto", the faster by what a drift and a roll-out step have taken. deal_seed: slots are
+    dealt to the ranks by turns, or where it is given, at random, pass by pass: ranks that learn (VSD) then all see the
+    whole window.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        timeout_s: float = 600.0,
+        group: int = 0,
+        kinds: tuple[Any, Any] | None = None,
+        deal_seed: int | None = None,
+        at_once: int = 1,
+        rollout: str = "auto",
+    ):
+        if timeout_s <= 0.0:
+            raise ValueError(f"timeout_s must be above 0, got {timeout_s}")
+        if rollout not in ROLLOUTS:
+            raise ValueError(f"rollout must be one of {', '.join(ROLLOUTS)}, got '{rollout}'")
+        self.kinds, self.deal_seed, self.at_once, self.rollout = kinds, deal_seed, max(1, at_once), rollout
+        process, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.processes, self.world = processes, group or processes
+        if processes % self.world:
+            raise ValueError(f"{processes} ranks do not split into groups of {group}")
+        self.first = process // self.world * self.world
+        self.parent = os.getppid()  # the launcher
+        self.rank = process - self.first
+        self.compute: Compute = _no_job
+        self.device = torch.device(device)
+        self.claimed = 0
+        self.numbers, self.turns = itertools.count(), itertools.count()
+        self.groups: list[_Group] = []
+        self.share = 1  # slots of a group
+        self.drift_s, self.rollout_s = math.inf, math.inf  # of one slot: the least measured
+        self.store: dist.Store | None = None
+        if processes > 1:
+            timeout = timedelta(seconds=timeout_s)
+            with _lost(0):
+                store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+                self.store = _of_this_start(store, process, processes, timeout_s)
+                dist.init_process_group(
+                    "gloo", store=self.store, rank=process, world_size=processes, timeout=timeout
+                )
+                if self.rank == 0:
+                    self.store.set(f"leader/{self.first}", f"{os.getpid()}@{socket.gethostname()}")
+
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Tell the others to stop, and leave. Twice does no harm."""
+        if not dist.is_initialized():
+            return
+        if self.rank == 0:
+            with suppress(RankError):
+                self._drain()
+            for other in range(1, self.world):
+                try:
+                    dist.send(torch.tensor([STOP, 0, 0]), self.first + other)
+                except RuntimeError:
+                    continue  # it is gone already
+        dist.destroy_process_group()
+
+    def claim(self) -> int:
+        """The number of the next job that no group has taken, from 0; on rank 0 of a group."""
+        if self.store is not None:
+            return int(self.store.add("jobs", 1)) - 1
+        self.claimed += 1
+        return self.claimed - 1
+
+    def all_done(self, skipped: int) -> int:
+        """Jobs skipped by all groups, once every group is done: on the first rank 0; the others' answer is 0.
+
+        A process that ended with an error would have the launcher end all others, so only the first may, and last.
+        """
+        if self.store is None:
+            return skipped
+        self.store.add("skipped", skipped)
+        self.store.add("done", 1)
+        if self.first:
+            return 0
+        while self.store.add("done", 0) < self.processes // self.world:
+            time.sleep(0.1)  # a group that dies takes this process with it: the launcher sees to that
+        return int(self.store.add("skipped", 0))
+
+    def begin(self, job: int, compute: Compute) -> None:
+        """What is asked next belongs to this job; compute: rank 0's own share of it."""
+        self._drain()
+        self.compute = compute
+        for other in range(1, self.world):
+            self._send(torch.tensor([BEGIN, job, 0]), other)
+
+    def expect(self, state: Any, step: int) -> None:
+        """A state and step that the next `evaluate` will hold, in its order: another rank may begin with it now."""
+        if self.deal_seed is None and self.world > 1:
+            self._deal(state, step)
+
+    def evaluate(self, states: Sequence[Any], steps: Sequence[int]) -> Iterator[Any]:
+        """Drifts of all slots, in their order, each as soon as it is there; on rank 0 alone. Raises RankError, or what
+        compute raises, once no answer is left on the wire."""
+        if self.processes > 1 and os.getppid() != self.parent:
+            raise RankError("the launcher died; its ranks end too, before another run takes their place")
+        wanted = list(zip(states, steps, strict=True))
+        asked = [pair for group in self.groups for pair in zip(group.states, group.steps, strict=True)]
+        if len(asked) > len(wanted) or any(
+            x is not y or s != t for (x, s), (y, t) in zip(asked, wanted, strict=False)
+        ):
+            self._drain()  # what was expected is not what is wanted
+            asked = []
+        ranks = self.world - 1 if self._apart() else self.world
+        self.share = max(1, min(self.at_once, -(-len(wanted) // ranks)))
+        self._deal_all(wanted[len(asked) :])
+        where = {step: (group, k) for group in self.groups for k, step in enumerate(group.steps)}
+        try:
+            for state, step in wanted:
+                group, k = where[step]
+                results = self._results(group)
+                if step == group.steps[-1]:
+                    self.groups.remove(group)
+                begun_s = time.monotonic()
+                yield results[k].at(state)
+                self.rollout_s = min(self.rollout_s, time.monotonic() - begun_s)
+        except (Exception, GeneratorExit) as error:
+            if isinstance(error, Lost):
+                self.groups = []  # nothing goes on from here: whoever leaves shall not wait for what never comes
+            else:
+                self._drain()  # an answer left on the wire would pass for the next one
+            raise
+
+    def _deal_all(self, wanted: Sequence[tuple[Any, int]]) -> None:
+        """The rest of a pass is dealt, and all of it asked for."""
+        if self.deal_seed is None:
+            for state, step in wanted:
+                self._deal(state, step)
+        else:
+            places = torch.randperm(
+                len(wanted), generator=keyed_generator(self.deal_seed, wanted[0][1], "deal")
+            )
+            for rank in range(self.world):
+                slots = [slot for slot, place in enumerate(places.tolist()) if place % self.world == rank]
+                for first in range(0, len(slots), self.share):
+                    states, steps = zip(*(wanted[s] for s in slots[first : first + self.share]), strict=True)
+                    self.groups.append(_Group(next(self.numbers), rank, list(states), list(steps)))
+        for group in self.groups:
+            self._ask(group)
+        for rank in set(range(1, self.world)) - {group.rank for group in self.groups}:
+            self._send(torch.tensor([ASK, 0, 0]), rank)  # nothing to do: it shall know that we live
+
+    def _deal(self, state: Any, step: int) -> None:
+        """To the group that is being filled, else to a new one of the rank whose turn it is."""
+        last = self.groups[-1] if self.groups else None
+        if last is None or last.sends is not None or len(last.steps) >= self.share:
+            last = _Group(next(self.numbers), self._whose_turn(), [], [])
+            self.groups.append(last)
+        last.states.append(state)
+        last.steps.append(step)
+        if len(last.steps) >= self.share:
+            self._ask(last)
+
+    def _whose_turn(self) -> int:
+        """Rank 0 comes last in a round, since it is still rolling out when the others could begin."""
+        turn = next(self.turns)
+        return turn % (self.world - 1) + 1 if self._apart() else (turn + 1) % self.world
+
+    def _apart(self) -> bool:
+        """Whether rank 0 leaves the drifts to the others. A drift D and a roll-out step r cost D / W + r a step where
+        it shares; where it does not, r hides behind D / (W - 1)."""
+        if self.world == 1 or self.rollout == "shared" or self.deal_seed is not None:
+            return False
+        known = math.isfinite(self.drift_s + self.rollout_s)
+        return self.rollout == "own" or (
+            known and self.world * (self.world - 1) * self.rollout_s > self.drift_s
+        )
+
+    def _results(self, group: _Group) -> Sequence[Result]:
+        """A group's, computed here or waited for; what this rank has to compute in the same round comes first."""
+        if group.results is None and group.rank:
+            for own in self.groups:
+                if own.rank == 0 and own.results is None and own.number < group.number + self.world:
+                    self._results(own)
+            group.results = self._collect(group)
+        elif group.results is None:
+            begun_s = time.monotonic()
+            group.results = self.compute([state.params for state in group.states], group.steps)
+            self.drift_s = min(self.drift_s, (time.monotonic() - begun_s) / len(group.steps))
+        return group.results
+
+    def _drain(self) -> None:
+        """No answer is under way when this returns, and nothing is asked for."""
+        groups, self.groups = self.groups, []
+        for group in groups:
+            if group.rank and group.sends is not None and group.results is None:
+                with suppress(FloatingPointError):
+                    try:
+                        self._collect(group)
+                    except Lost:
+                        raise
+                    except RankError:
+                        continue  # its compute failed: that was an answer
+
+    def serve(self, prepare: Callable[[int], Compute]) -> None:
+        """Compute what rank 0 asks for, until it says stop. Raises RankError when rank 0 is lost.
+
+        prepare(job) -> compute; what it raises goes to rank 0 with the first answer. Ctrl-C and TERM are rank
+        0's to answer: it ends its pass, which needs this rank, and then says stop.
+        """
+        handlers = {sign: signal.signal(sign, signal.SIG_IGN) for sign in (signal.SIGINT, signal.SIGTERM)}
+        served, sending = threading.Event(), list[Sent]()
+        threading.Thread(target=self._watch, args=(served,), daemon=True).start()
+        try:
+            while True:
+                command, number, columns = self._recv(torch.empty(3, dtype=torch.int64), 0).tolist()
+                if command == STOP:
+                    return
+                if command == BEGIN:
+                    try:
+                        self.compute = prepare(number)
+                    except Exception as error:
+                        self.compute = _failing(error)
+                elif number:
+                    # no wait for rank 0, which may be rolling out: the next slots are under way
+                    sending = [s for s in sending if s[0] is not None and not s[0].is_completed()]
+                    sending += self._answer(number, columns)
+        finally:
+            served.set()
+            for sign, handler in handlers.items():
+                signal.signal(sign, handler)
+
+    def _watch(self, served: threading.Event) -> None:
+        """Ends this process soon after rank 0 has died on the same machine.
+
+        Mostly the wait for its next request fails at once, and says so better; but a connection that breaks at an
+        unlucky moment leaves the wait to its timeout, minutes later.
+        """
+        if self.store is None:
+            return
+        pid, host = self.store.get(f"leader/{self.first}").decode().split("@", 1)
+        while host == socket.gethostname() and not served.wait(1.0):
+            try:
+                os.kill(int(pid), 0)
+            except ProcessLookupError:
+                if not served.wait(3.0):
+                    print(
+                        f"error: rank {self.first} was lost: its process is gone", file=sys.stderr, flush=True
+                    )
+                    os._exit(3)
+            except PermissionError:
+                return  # it lives, as somebody else
+
+    def _ask(self, group: _Group) -> None:
+        """Begin to send a rank its slots: no more of them come to this group."""
+        if group.sends is not None:
+            return
+        if group.rank == 0:
+            group.sends = []
+            return
+        table, body = packed([state.params for state in group.states])
+        header = torch.tensor([ASK, len(group.steps), len(table) + len(group.steps)])
+        messages = [header, torch.cat([torch.tensor(group.steps), table]), body]
+        with _lost(self.first + group.rank):
+            group.sends = [(dist.isend(message, self.first + group.rank), message) for message in messages]
+
+    def _answer(self, slots: int, numbers: int) -> list[Sent]:
+        """A rank's side of one request; the sends of its answer."""
+        table = self._recv(torch.empty(numbers, dtype=torch.int64), 0)
+        steps, shapes = table[:slots].tolist(), table[slots:]
+        body = self._recv(torch.empty(numbers_in(shapes)), 0).to(self.device)
+        assert self.kinds is not None
+        try:
+            results = self.compute(unpacked(shapes, body, self.kinds[0]), steps)
+            shapes, body = packed(results)
+            messages = [torch.tensor([DONE, len(shapes), 0]), shapes, body]
+        except Exception as error:  # whatever it is: rank 0 raises it with this traceback, and decides
+            broken = isinstance(error, FloatingPointError)  # it says all there is to say
+            text = (str(error) if broken else traceback.format_exc()).encode()
+            body = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+            messages = [torch.tensor([FAILED, len(body), int(broken)]), body]
+        with _lost(self.first):
+            return [(dist.isend(message, self.first), message) for message in messages]
+
+    def _collect(self, group: _Group) -> list[Result]:
+        """The answer of a rank. Raises Lost when the rank is, else what it reports."""
+        rank = group.rank
+        assert group.sends is not None and self.kinds is not None
+        with _lost(self.first + rank):
+            for work, _ in group.sends:
+                if work is not None:
+                    work.wait()
+        status, size, broken = self._recv(torch.empty(3, dtype=torch.int64), rank).tolist()
+        if status == FAILED:
+            text = bytes(self._recv(torch.empty(size, dtype=torch.uint8), rank).tolist()).decode()
+            name = f"rank {self.first + rank} of {self.processes}"
+            group.results = []
+            raise FloatingPointError(f"{name}: {text}") if broken else RankError(f"{name} failed:\n{text}")
+        shapes = self._recv(torch.empty(size, dtype=torch.int64), rank)
+        body = self._recv(torch.empty(numbers_in(shapes)), rank).to(self.device)
+        return unpacked(shapes, body, self.kinds[1])
+
+    def _send(self, message: Tensor, rank: int) -> None:
+        with _lost(self.first + rank):
+            dist.send(message, self.first + rank)
+
+    def _recv(self, into: Tensor, rank: int) -> Tensor:
+        with _lost(self.first + rank):
+            dist.recv(into, self.first + rank)
+        return into
+
+
+def _no_job(params: Sequence[Any], steps: Sequence[int]) -> list[Result]:
+    raise RankError("no job has begun")
+
+
+def _failing(error: Exception) -> Compute:
+    """A compute that raises what preparing it raised."""
+
+    def compute(params: Sequence[Any], steps: Sequence[int]) -> list[Result]:
+        raise error
+
+    return compute
+
+
+def _of_this_start(store: dist.Store, process: int, processes: int, timeout_s: float) -> dist.Store:
+    """The part of the launcher's store that belongs to this start of the ranks, after a handshake of them all.
+
+    torchrun restarts ranks on one and the same store, with the dead ones' addresses and counters still in it, and
+    numbers the restarts differently on each node. So every process writes a word of its own, the first gathers
+    the words under a new name, again until each has found its word there, and that name is the prefix.
+    Raises RuntimeError at the timeout.
+    """
+    word = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
+    until = time.monotonic() + timeout_s
+    store.set(f"propeller/word/{process}", word)
+    while time.monotonic() < until:
+        if process == 0:
+            words = [store.get(f"propeller/word/{rank}").decode() for rank in range(processes)]
+            store.set("propeller/start", "\n".join(words))
+            if store.add(f"propeller/seen/{word}", 0) == processes - 1:
+                return dist.PrefixStore(f"propeller/{word}", store)
+        elif store.check(["propeller/start"]):
+            words = store.get("propeller/start").decode().split("\n")
+            if words[process:] and words[process] == word:
+                store.add(f"propeller/seen/{words[0]}", 1)
+                return dist.PrefixStore(f"propeller/{words[0]}", store)
+        time.sleep(0.05)
+    raise RuntimeError(f"not all {processes} ranks came within {timeout_s:.0f} s")
+
+
+@contextmanager
+def _lost(rank: int) -> Iterator[None]:
+    """What torch.distributed raises when the other side died, hangs or was never there, by our name."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].split("] ", 1)[-1].split(". ")[0]
+        message = f"rank {rank} was lost: it died, or was silent for longer than the timeout ({reason})"
+        raise Lost(message) from error

@@ -12,7 +12,8 @@ import torch
 
 from bench.mesh import seen
 from gs_propeller.base.camera import orbit
-from guidance.pocket import data, meshes, model_captions, textures
+from guidance.pocket import captions, data, meshes, model_captions, text_stream, textures
+from guidance.pocket.families import make
 from guidance.pocket.meshes import ColouredMesh
 from guidance.pocket.objects import PALETTE
 from guidance.pocket.render import FOV_Y_RAD, RADIUS, framed, on_white, views
@@ -255,3 +256,21 @@ def test_what_is_seen_of_a_mesh_is_its_outside() -> None:
     )  # measured 0.004: pixels blend nothing at one sample
     counts = np.array([(np.abs(points[:, k] - s * 0.4) < 0.01).sum() for k in range(3) for s in (-1, 1)])
     assert counts.min() > 0.5 * counts.max()
+
+
+def test_the_text_stream_tells_of_models_where_asked(folder: Path) -> None:
+    """Half of the objects, in the words that a tokenizer for them knows; the stream without them is untouched."""
+    plain = [text_stream.told(2, i) for i in range(6)]
+    assert [text for _, text in plain] == [make(*text_stream.member(2, i)).caption for i in range(6)]
+    both = [text_stream.told(2, i, models=True) for i in range(8)]
+    meshes_told = [(thing, text) for thing, text in both if isinstance(thing, ColouredMesh)]
+    assert len(meshes_told) == 4
+    words = set(captions.vocabulary(captions.corpus(with_models=True)))
+    for thing, text in meshes_told:
+        assert thing.key in ("animals/Fox", "animals/Cow")  # "bot" is no noun
+        assert text == model_captions.caption(thing)
+        assert set(text.split()) <= words
+        assert np.abs(thing.points).max() <= text_stream.REACH + 1e-9
+    images, angles = text_stream.drawn(2, 2, models=True)
+    assert images.shape == (2, text_stream.VIEWS, 3, 64, 64)
+    assert torch.equal(angles, text_stream.drawn(2, 2)[1])

@@ -19,7 +19,7 @@ from guidance.stable_diffusion import StableDiffusion
 @pytest.mark.slow
 def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = text_stream.drawn(0, 6)
-    monkeypatch.setattr(text_stream, "drawn", lambda number: small)
+    monkeypatch.setattr(text_stream, "drawn", lambda number, models: small)
     monkeypatch.setattr(stream, "window", lambda step, first: range(1))
     monkeypatch.setattr(training, "LOG_EVERY", 10)
     clock = iter(range(10_000))

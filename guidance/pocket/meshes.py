@@ -121,15 +121,15 @@ def lit(mesh: ColouredMesh, rng: np.random.Generator) -> ColouredMesh:
     return replace(mesh, light=light, ambient=float(rng.uniform(0.55, 0.8)))
 
 
-def varied(mesh: ColouredMesh, rng: np.random.Generator) -> ColouredMesh:
-    """Another of the model's kind: stretched a little, turned where it has no front, recoloured, some textured."""
+def varied(mesh: ColouredMesh, rng: np.random.Generator, textured: float = TEXTURED) -> ColouredMesh:
+    """Another of the model's kind: stretched a little, turned where it has no front, recoloured, a share textured."""
     points = mesh.points * np.exp(rng.normal(0, 0.06, 3))
     if mesh.family in FRONTLESS:
         turn = rng.uniform(0, 2 * np.pi)
         c, s = np.cos(turn), np.sin(turn)
         points = points @ np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])
     mesh = replace(mesh, points=points, colours=recoloured(mesh.colours, rng))
-    if rng.random() < TEXTURED:
+    if rng.random() < textured:
         plain = rng.random() < 0.5  # the texture's own colours, else the model's under its light and dark
         image = texture(rng, grey=not plain)
         colours = np.ones_like(mesh.colours) if plain else mesh.colours

@@ -50,21 +50,21 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 STEPS_BEFORE = 100_000  # the noise levels' warm-up is over: the UNet has been trained
 
 
-def train(options: Options, log: Log) -> None:
-    """Trains until the minutes or the steps are over, saving every few minutes."""
+def train(options: Options, log: Log, models: bool = False) -> None:
+    """Trains until the minutes or the steps are over, saving every few minutes. models: on those too and their words."""
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
     vae = AutoencoderKL.from_pretrained(POCKET_TEXT / "vae", torch_dtype=torch.float32)
     if not (options.out / "tokenizer").exists():
-        save_tokenizer(options.out / "tokenizer", options.out)
+        save_tokenizer(options.out / "tokenizer", options.out, models)
     tokenizer = CLIPTokenizer.from_pretrained(options.out / "tokenizer")
     model, average = TextDenoiser(len(tokenizer)).to(device), TextDenoiser(len(tokenizer)).to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
     run = resumed(options, model, average, optimiser, log) or begun(options, model, average, log)
     alphas = build_scheduler().alphas_cumprod.to(device)
     scale = vae.config.scaling_factor
-    ahead = Ahead(partial(keep_drawn, options.out), options.workers)
-    pool = Pool(run.first_shard, ahead, lambda number: described(options.out, vae, number))
+    ahead = Ahead(partial(keep_drawn, options.out, models=models), options.workers)
+    pool = Pool(run.first_shard, ahead, lambda number: described(options.out, vae, number, models))
 
     def loss_of(step: int) -> Tensor:
         generator = keyed(options.seed + 2, step)
@@ -136,14 +136,18 @@ def export(options: Options, folder: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    given = vars(arguments(__doc__, "build/pocket-text", batch=64).parse_args())
-    folder = given.pop("export")
+    parser = arguments(__doc__, "build/pocket-text", batch=64)
+    parser.add_argument(
+        "--models", action="store_true", help="every second object a model; a new run's folder"
+    )
+    given = vars(parser.parse_args())
+    folder, models = given.pop("export"), given.pop("models")
     options = Options(**given)
     if folder:
         print(json.dumps(export(options, folder), indent=2))
         return
     torch.set_num_threads(options.threads)
-    train(options, Log(options.out / "log.jsonl"))
+    train(options, Log(options.out / "log.jsonl"), models)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ STEPS_BEFORE = 100_000  # the noise levels' warm-up is over: the UNet has been t
 
 
 def train(options: Options, log: Log, models: bool = False) -> None:
-    """Trains until the minutes or the steps are over, saving every few minutes. models: on those too and their words."""
+    """Trains until the minutes or the steps are over, saving every few minutes; models: on those too."""
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
     vae = AutoencoderKL.from_pretrained(POCKET_TEXT / "vae", torch_dtype=torch.float32)

@@ -262,7 +262,8 @@ class Ranks:
         """A group's, computed here or waited for; what this rank has to compute in the same round comes first."""
         if group.results is None and group.rank:
             for own in self.groups:
-                if own.rank == 0 and own.results is None and own.number < group.number + self.world:
+                due = own.sends is not None and own.number < group.number + self.world
+                if own.rank == 0 and own.results is None and due:
                     self._results(own)
             group.results = self._collect(group)
         elif group.results is None:

@@ -34,7 +34,7 @@ class RefineSettings(Section):
     refine_strength_max: float = option(0.95, "noise strength of the first refinement step", "", 0.01, 1)
     refine_strength_min: float = option(0.4, "noise strength of the last", "", 0.01, 1)
     refine_denoise: int = option(
-        8, "denoising steps from noise alone; a strength takes its share. 20 gain nothing on the pocket prior", "steps",
+        5, "denoising steps from noise alone; a strength takes its share. 20 gain nothing on the pocket prior", "steps",
         1, 1000)
     refine_texels: int = option(
         64, "side of the offset that all views learn: about what the prior resolves", "px", 16, 8192)

@@ -1,8 +1,9 @@
 """The whole pipeline against the generator's truth: `python -m bench.asset [--objects 12] [key=value ...]`.
 
-The cat and held-out objects (seeds that the prior never saw). Beside it, in the same run, two trivial rivals:
-the blob that the optimisation starts from, and a billboard, the input silhouette extruded and textured, at
-several depths, of which the best for each measure counts. Prints a table, then one JSON object.
+The cat and held-out objects (seeds that the prior never saw), and apart from them models of the test split, where the
+folder of models is there. Beside it, in the same run, trivial rivals: the blob that the optimisation starts from, the
+input picture unchanged, and a billboard, the input silhouette extruded and textured, at several depths, of which the
+best for each measure counts. Prints a table for each kind, then one JSON object.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.nn import functional as F
 
 from bench.truth import (
     SCORE_PX,
@@ -24,6 +26,7 @@ from bench.truth import (
     billboard,
     cases,
     mask_iou,
+    model_cases,
     novel_angles,
     over_white,
     psnr_db,
@@ -44,6 +47,8 @@ MEASURES = (
     "blob_iou",
     "billboard_psnr_db",
     "billboard_iou",
+    "copy_psnr_db",
+    "copy_iou",
     "mesh_psnr_db",
     "mesh_iou",
 )
@@ -93,6 +98,10 @@ def score(
         result[f"billboard_iou@{depth}"] = mask_iou(slab[1], mask)
     known = asset_cameras(torch.zeros(1), torch.tensor([case.pose.elevation_rad]))
     front = over_white(case.truth(torch.zeros(1), torch.tensor([case.pose.elevation_rad])))
+    shown = F.interpolate(case.picture()[None], (SCORE_PX, SCORE_PX), mode="area").expand(
+        len(truth), -1, -1, -1
+    )
+    note("copy_", over_white(shown), shown[:, 3:])
     result["reference_psnr_db"] = psnr_db(asset.viewer.views(known, SCORE_PX)[0], front)
     picks = slice(0, 16, 2)
     rows = [torch.cat(list(x[picks]), 2) for x in (truth, image, drawn[0])]
@@ -104,6 +113,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--objects", type=int, default=12, help="held-out objects beside the cat")
+    parser.add_argument("--models", type=int, default=12, help="models of the test split")
     parser.add_argument("--config", default="configs/image.yaml")
     parser.add_argument(
         "--validation", action="store_true", help="objects to tune on, apart from the test ones"
@@ -113,9 +123,12 @@ def main() -> None:
     )
     parser.add_argument("pairs", nargs="*", help="key=value")
     given = parser.parse_args()
-    console, rows, sheets = Console(width=120), {}, []
+    console, sheets = Console(width=120), []
+    rows: dict[str, dict[str, float]] = {}
+    objects = cases(given.objects, VALIDATION_SEED if given.validation else TEST_SEED)
+    models = model_cases(given.models, given.validation)
     with tempfile.TemporaryDirectory() as folder:
-        for case in cases(given.objects, VALIDATION_SEED if given.validation else TEST_SEED):
+        for case in (*objects, *models):
             rows[case.name], sheet = score(case, Path(folder), given.pairs, given.config)
             sheets.append(sheet)
             console.print(
@@ -123,32 +136,30 @@ def main() -> None:
             )
     given.sheet.parent.mkdir(parents=True, exist_ok=True)
     save_png(str(given.sheet), torch.cat(sheets, 1))
+    figures = summed({case.name: rows[case.name] for case in objects}, "objects", console)
+    result = {"objects": len(objects), **figures, "cat": {k: round(rows["cat"][k], 3) for k in figures}}
+    if models:
+        found = summed({case.name: rows[case.name] for case in models}, "models", console)
+        result |= {"models": len(models), **{f"models_{key}": value for key, value in found.items()}}
+    print(json.dumps(result))
 
+
+def summed(rows: dict[str, dict[str, float]], kind: str, console: Console) -> dict[str, float]:
+    """The means of all measures, shown with the rows in a table; the billboard's are put into the rows."""
     mean = {key: sum(row[key] for row in rows.values()) / len(rows) for key in next(iter(rows.values()))}
     for measure in ("psnr_db", "iou"):  # the strongest billboard there is, on average over the objects
         best = max(DEPTHS, key=lambda depth: mean[f"billboard_{measure}@{depth}"])
         for row in (*rows.values(), mean):
             row[f"billboard_{measure}"] = row[f"billboard_{measure}@{best}"]
-    table = Table(title=f"{len(rows)} objects, 16 novel views at {SCORE_PX} px")
-    for heading in (
-        "object",
-        "ours dB / IoU",
-        "mesh dB / IoU",
-        "billboard dB / IoU",
-        "blob dB / IoU",
-        "reference dB",
-    ):
+    table = Table(title=f"{len(rows)} {kind}, 16 novel views at {SCORE_PX} px: dB / IoU")
+    prefixes = {"ours": "", "mesh": "mesh_", "billboard": "billboard_", "picture": "copy_", "blob": "blob_"}
+    for heading in ("", *prefixes, "reference dB"):
         table.add_column(heading)
     for name, row in [*rows.items(), ("mean", mean)]:
-        cells = [
-            f"{row[f'{p}psnr_db']:.2f} / {row[f'{p}iou']:.3f}" for p in ("", "mesh_", "billboard_", "blob_")
-        ]
+        cells = [f"{row[f'{p}psnr_db']:.2f} / {row[f'{p}iou']:.3f}" for p in prefixes.values()]
         table.add_row(name, *cells, f"{row['reference_psnr_db']:.2f}")
     console.print(table)
-    figures = {key: round(mean[key], 3) for key in (*MEASURES, "reference_psnr_db")}
-    print(
-        json.dumps({"objects": len(rows), **figures, "cat": {k: round(rows["cat"][k], 3) for k in figures}})
-    )
+    return {key: round(mean[key], 3) for key in (*MEASURES, "reference_psnr_db")}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Novel views straight from the prior, on objects it never saw: `python -m bench.prior [--seen 50] [--unseen 20]`.
 
 DDIM from noise, 8 views all round each object at the prior's own size: held-out objects of the trained families
-(seen) and of families that no training view shows (unseen), at several numbers of steps: one step is the prior's mean,
+(seen), of families that no training view shows (unseen), and models of the test split (models), where the folder of
+models is there (guidance/pocket/meshes.py); at several numbers of steps: one step is the prior's mean,
 which distillation follows; more steps draw one of what may be, sharper, and in PSNR farther from the truth. Beside it,
 in the same run, rivals that draw nothing: the known view unchanged, the mean training view, and the training object
-whose known view is nearest, mirror images included, turned as asked. LPIPS is measured where its weights are in the
-cache. Prints tables, writes a contact sheet, then one JSON object.
+whose known view is nearest, mirror images included, turned as asked. And what the VAE alone keeps of the true views,
+and of real pictures framed as the program frames them. LPIPS is measured where its weights are in the cache. Prints
+tables, writes a contact sheet, then one JSON object.
 """
 
 from __future__ import annotations
@@ -23,15 +25,29 @@ from rich.table import Table
 from safetensors.torch import load_file, save_file
 from skimage.metrics import structural_similarity
 from torch import Tensor
+from torch.nn import functional as F
 
 from bench.truth import save_png
 from gs_propeller.app.log import quiet_libraries
 from gs_propeller.base.camera import orbit
+from gs_propeller.base.picture import load_picture
 from guidance import POCKET, find_prior
-from guidance.pocket.data import OBJECTS, SIZE_PX, TEST_SEED, VALIDATION_SEED, held_out, member, shard
+from guidance.pocket.data import (
+    OBJECTS,
+    SIZE_PX,
+    TEST_SEED,
+    VALIDATION_SEED,
+    Pose,
+    held_out,
+    held_out_models,
+    member,
+    shard,
+)
 from guidance.pocket.families import FAMILIES, UNTRAINED
-from guidance.pocket.render import FOV_Y_RAD, RADIUS, on_white, views
+from guidance.pocket.meshes import TEST, TRAIN, VALIDATION, keys, models_folder
+from guidance.pocket.render import FOV_Y_RAD, RADIUS, Shown, on_white, views
 from guidance.pocket.score import Turned, iou, psnr_db, sampled, turned
+from guidance.pocket.score_vae import kept_db
 from guidance.zero123 import Zero123
 
 MEASURES = ("psnr_db", "ssim", "iou")
@@ -64,7 +80,7 @@ class Library:
 def library(objects: int, first: int, end: int) -> Library:
     """From the shards first .. end - 1; drawn once, then kept in build/bench."""
     numbers = np.linspace(first, end - 1, -(-objects // OBJECTS)).round().astype(int)
-    path = Path(f"build/bench/library-{objects}-{first}-{end}.safetensors")
+    path = Path(f"build/bench/library-{objects}-{first}-{end}-{len(keys(TRAIN))}.safetensors")
     if not path.exists():
         where = torch.tensor([(int(n), i) for n in numbers for i in range(OBJECTS)])[:objects]
         known = torch.empty(len(where), 3, SIZE_PX, SIZE_PX, dtype=torch.uint8)
@@ -78,6 +94,24 @@ def library(objects: int, first: int, end: int) -> Library:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({"where": where, "known": known, "mean": mean}, path)
     return Library(**load_file(path))
+
+
+def asked(seen: int, unseen: int, models: int, validation: bool) -> dict[str, list[tuple[Shown, Pose]]]:
+    """The objects by kind; no models where there is no folder of them."""
+    first = VALIDATION_SEED if validation else TEST_SEED
+    known: list[tuple[Shown, Pose]] = [*held_out(seen, first, FAMILIES)]
+    new: list[tuple[Shown, Pose]] = [*held_out(unseen, first, UNTRAINED)]
+    real: list[tuple[Shown, Pose]] = (
+        [*held_out_models(models, VALIDATION if validation else TEST)] if models else []
+    )
+    return {kind: cases for kind, cases in (("seen", known), ("unseen", new), ("models", real)) if cases}
+
+
+def pictures() -> list[Path]:
+    """The real pictures that lie beside the folder of models."""
+    folder = models_folder()
+    found = sorted(folder.resolve().parent.iterdir()) if folder else []
+    return [path for path in found if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")]
 
 
 def perceptual() -> Perceptual | None:
@@ -112,6 +146,7 @@ def main() -> None:
     parser.add_argument("--prior", default="pocket")
     parser.add_argument("--seen", type=int, default=50, help="held-out objects of trained families")
     parser.add_argument("--unseen", type=int, default=20, help="objects of untrained families")
+    parser.add_argument("--models", type=int, default=43, help="of the test split, evenly; it has 129")
     parser.add_argument(
         "--steps", type=int, nargs="+", default=[2, 1, 4, 20], help="DDIM steps; the first is the headline's"
     )
@@ -128,12 +163,13 @@ def main() -> None:
     trained = json.loads((POCKET / "training.json").read_text())
     rivals, lpips = library(given.library, *trained["shards"]), perceptual()
     measures = MEASURES + (("lpips",) if lpips else ())
-    first = VALIDATION_SEED if given.validation else TEST_SEED
     console, figures, sheet = Console(width=120), {}, []
-    for kind, count, families in (("seen", given.seen, FAMILIES), ("unseen", given.unseen, UNTRAINED)):
+    kept: dict[str, float] = {}
+    for kind, cases in asked(given.seen, given.unseen, given.models, given.validation).items():
         rows: dict[str, list[dict[str, float]]] = {}
         per_family: dict[str, list[float]] = {}
-        for index, (thing, pose) in enumerate(held_out(count, first, families)):
+        truths = []
+        for index, (thing, pose) in enumerate(cases):
             case = turned(thing, pose, prior.size_px)
             drawn = {f"DDIM, {n} steps": sampled(prior, case, n, index) for n in given.steps}
             drawn["known view"] = case.known.expand_as(case.truth)
@@ -143,13 +179,14 @@ def main() -> None:
                 rows.setdefault(name, []).append(measured(images, case, lpips))
             chosen = next(iter(drawn.values()))
             per_family.setdefault(thing.family, []).append(psnr_db(chosen, case.truth))
+            truths.append(case.truth[::4])
             if index < 2 * len(UNTRAINED):
                 strips = [torch.cat([case.known, *x[::2]], 2) for x in (case.truth, *drawn.values())][:3]
                 sheet.append(torch.cat(strips, 1))
         means = {
             name: {k: float(np.mean([r[k] for r in found])) for k in measures} for name, found in rows.items()
         }
-        table = Table(title=f"{count} {kind} objects, 8 views at {prior.size_px} px")
+        table = Table(title=f"{len(cases)} {kind} objects, 8 views at {prior.size_px} px")
         for heading in ("", "PSNR dB", "SSIM", "mask IoU", *measures[3:]):
             table.add_column(heading)
         for name, row in means.items():
@@ -157,13 +194,14 @@ def main() -> None:
         console.print(table)
         console.print(", ".join(f"{f} {np.mean(v):.1f}" for f, v in per_family.items()))
         figures[kind] = means
+        kept["" if kind == "seen" else f"{kind}_"] = kept_db(prior.vae, torch.cat(truths))
     save_png(str(given.sheet), torch.cat([torch.cat(sheet[i::2], 1) for i in range(2)], 2))
     result: dict[str, float] = {"ddim_steps": given.steps[0]}
     for n in given.steps[1:]:
         for kind, means in figures.items():
             result[f"{kind}_psnr_db_at_{n}"] = means[f"DDIM, {n} steps"]["psnr_db"]
-    for kind, prefix in (("seen", ""), ("unseen", "unseen_")):
-        means = figures[kind]
+    for kind, means in figures.items():
+        prefix = "" if kind == "seen" else f"{kind}_"
         ours = next(iter(means.values()))
         result |= {
             f"{kind}_psnr_db": ours["psnr_db"],
@@ -176,6 +214,12 @@ def main() -> None:
             ("mean training view", "mean"),
         ):
             result |= {f"{prefix}{key}_{k}": means[name][k] for k in ("psnr_db", "iou")}
+    result |= {f"{prefix}vae_psnr_db": value for prefix, value in kept.items()}
+    if files := pictures():
+        framed = [F.interpolate(load_picture(f).rgb[None], (prior.size_px,) * 2, mode="area") for f in files]
+        each = {f.name: kept_db(prior.vae, x) for f, x in zip(files, framed, strict=True)}
+        console.print("the VAE on pictures: " + ", ".join(f"{name} {db:.2f} dB" for name, db in each.items()))
+        result["pictures_vae_psnr_db"] = float(np.mean(list(each.values())))
     print(json.dumps({k: round(v, 3) for k, v in result.items()}))
 
 

@@ -59,6 +59,39 @@ PROMPTS = (
     "a striped red and yellow bee with white wings",
     "a teal vase with golden rings",
 )
+# Things that the models' captions name (guidance/pocket/model_captions.py), for a text prior that has learnt them.
+NOUN_PROMPTS = (
+    "a chair",
+    "a green cactus",
+    "a burger",
+    "a red apple",
+    "a police car",
+    "a yellow taxi",
+    "a sailing boat",
+    "a wooden barrel",
+    "a treasure chest",
+    "a sword",
+    "a round shield",
+    "a pumpkin",
+    "a pine tree",
+    "a palm tree",
+    "a red mushroom",
+    "a guitar",
+    "a piano",
+    "a bookcase",
+    "a bed",
+    "a bathtub",
+    "a toilet",
+    "a street light",
+    "a windmill",
+    "a castle",
+    "a skull",
+    "a knight",
+    "a fish",
+    "a cow",
+    "a donut",
+    "an ice cream cone",
+)
 METHODS: dict[str, dict[str, object]] = {
     "sds": {"loss": "sds", "window": 1},
     "sds_parallel": {"loss": "sds", "window": 8},
@@ -72,16 +105,17 @@ SHEETS = Path("build/bench/text")
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt by one method, and what else differs from the shipped configuration."""
+    """One prompt by one method, what else differs from the shipped configuration, and its rivals for the judges."""
 
     prompt: str
     method: str
     pairs: tuple[tuple[str, object], ...] = ()
+    among: tuple[str, ...] = PROMPTS  # what the judges choose from
 
     def key(self, mark: str) -> str:
-        return hashlib.sha256(json.dumps([mark, self.prompt, self.method, self.pairs]).encode()).hexdigest()[
-            :24
-        ]
+        said = [mark, self.prompt, self.method, self.pairs]
+        said += [self.among] if self.among != PROMPTS else []
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
 
 
 def mark() -> str:
@@ -123,7 +157,7 @@ def work(one: Job) -> Figures:
     save_png(str(strip(one)), torch.cat(list(views[:: VIEWS // 4]), 2))
     result: Figures = {"steps": setup.settings.steps, "passes": window.passes, "seconds": seconds}
     for judge_name, judge in judges().items():
-        right = judge.chosen(views, list(PROMPTS)) == PROMPTS.index(one.prompt)
+        right = judge.chosen(views, list(one.among)) == one.among.index(one.prompt)
         result[judge_name] = float(right.float().mean())
     return result
 
@@ -171,7 +205,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="of the list, from the first")
+    parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="of each list, from the first")
+    parser.add_argument("--nouns", action="store_true", help="the thirty nouns too, judged among all sixty")
     parser.add_argument("--jobs", type=int, default=1, help="processes, a thread each")
     parser.add_argument("--only", nargs="*", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("pairs", nargs="*", help="key=value, of every run")
@@ -179,14 +214,16 @@ def main() -> None:
     from bench.ablation import parsed
 
     pairs = tuple(sorted(parsed(given.pairs).items()))
-    listed = {m: [Job(prompt, m, pairs) for prompt in PROMPTS[: given.prompts]] for m in given.only}
+    among = PROMPTS + NOUN_PROMPTS if given.nouns else PROMPTS
+    chosen = PROMPTS[: given.prompts] + (NOUN_PROMPTS[: given.prompts] if given.nouns else ())
+    listed = {m: [Job(prompt, m, pairs, among) for prompt in chosen] for m in given.only}
     jobs = [one for group in zip(*listed.values(), strict=True) for one in group]
     results = done(jobs, work, given.jobs, Path("build/bench/text.jsonl"), mark(), told)
-    table = Table(title=f"{given.prompts} prompts, {VIEWS} views each, chance {1 / len(PROMPTS):.3f}")
+    table = Table(title=f"{len(chosen)} prompts, {VIEWS} views each, chance {1 / len(among):.3f}")
     measures = [key for key in next(iter(results.values())) if key.endswith("r_precision")]
     for heading in ("method", *measures, "prompts whose most views are right", "passes", "steps a pass", "s"):
         table.add_column(heading)
-    figures: dict[str, float] = {"prompts": given.prompts, "chance": round(1 / len(PROMPTS), 4)}
+    figures: dict[str, float] = {"prompts": len(chosen), "chance": round(1 / len(among), 4)}
     for method, group in listed.items():
         page(group, SHEETS.with_name(f"text_{method}.png"))
         found = [results[one] for one in group]
@@ -197,7 +234,12 @@ def main() -> None:
             method, *(f"{means[key]:.3f}" for key in measures), f"{most}", f"{means['passes']:.1f}", f"{per_pass:.2f}",
             f"{means['seconds']:.0f}",
         )  # fmt: skip
-        figures |= {f"{method}_{key}": round(means[key], 4) for key in measures}
+        for prefix, kind in (("", PROMPTS), ("nouns_", NOUN_PROMPTS)):
+            rows = [f for one, f in zip(group, found, strict=True) if one.prompt in kind]
+            figures |= {
+                f"{method}_{prefix}{key}": round(sum(f[key] for f in rows) / len(rows), 4)
+                for key in (measures if rows else ())
+            }
         if method.endswith("parallel"):
             figures[f"steps_per_pass_{method.split('_')[0]}"] = round(per_pass, 3)
     Console(width=120).print(table)

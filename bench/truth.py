@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from gs_propeller.base.camera import Cameras, orbit
 from guidance.pocket.cat import POSE as CAT_POSE
 from guidance.pocket.cat import cat
-from guidance.pocket.data import Pose, held_out
-from guidance.pocket.objects import Thing
-from guidance.pocket.render import FOV_Y_RAD, RADIUS, framed, views
+from guidance.pocket.data import Pose, held_out, held_out_models
+from guidance.pocket.meshes import TEST, VALIDATION
+from guidance.pocket.render import FOV_Y_RAD, RADIUS, Shown, framed, views
 
 SCORE_PX = 128
 
@@ -29,7 +29,7 @@ class Case:
     """An object with a known view: name, the framed object, the pose of its input picture."""
 
     name: str
-    thing: Thing
+    thing: Shown
     pose: Pose
 
     def picture(self, size_px: int = 512) -> Tensor:
@@ -48,6 +48,14 @@ def cases(held_out_objects: int, first_seed: int | None = None) -> list[Case]:
     objects = held_out(held_out_objects) if first_seed is None else held_out(held_out_objects, first_seed)
     listed = [Case("cat", framed(cat(), *CAT_POSE.__dict__.values()), CAT_POSE)]
     return listed + [Case(f"{thing.family}-{thing.seed}", thing, pose) for thing, pose in objects]
+
+
+def model_cases(count: int, validation: bool = False) -> list[Case]:
+    """`count` models that no training view shows, evenly from their split; none where there is no folder of models."""
+    if not count:
+        return []
+    found = held_out_models(count, VALIDATION if validation else TEST)
+    return [Case(mesh.key.replace("/", "-").replace(" ", "_"), mesh, pose) for mesh, pose in found]
 
 
 def novel_angles(pose: Pose, count: int = 16) -> tuple[Tensor, Tensor]:

@@ -9,11 +9,22 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from scipy.ndimage import binary_dilation, gaussian_filter, label
 
 from gs_propeller.base.camera import orbit
 from gs_propeller.base.errors import UserError
 from gs_propeller.mesh.raster import rasterize
-from gs_propeller.mesh.surface import Mesh, clean, density_grid, extract, from_trimesh, solid, vertex_normals
+from gs_propeller.mesh.surface import (
+    CUBE,
+    KEPT_SHARE,
+    Mesh,
+    clean,
+    density_grid,
+    extract,
+    from_trimesh,
+    solid,
+    vertex_normals,
+)
 from gs_propeller.scenes.gaussians.state import Gaussians, init_ball
 
 FOV = math.radians(49.1)
@@ -159,6 +170,38 @@ def test_solid_touches_only_floaters_and_cavities() -> None:
         else:
             assert result[place] == 1.0  # twice the level
     assert np.array_equal(solid(field, 2.0), field)
+
+
+def _slow_solid(grid: np.ndarray, level: float) -> np.ndarray:
+    """Over the whole grid, with scipy's dilation."""
+
+    def shut_off(walls: np.ndarray) -> np.ndarray:
+        rooms, _ = label(~walls)
+        return (rooms > 0) & (rooms != rooms[0, 0, 0])
+
+    inside, count = label(grid > level, CUBE)
+    if not count:
+        return grid
+    sizes = np.bincount(inside.reshape(-1))
+    sizes[0] = 0
+    grid = np.where((inside > 0) & ~(sizes >= KEPT_SHARE * sizes.max())[inside], 0, grid)
+    walls = np.pad(grid > level, 3)
+    hidden = shut_off(walls) | binary_dilation(shut_off(binary_dilation(walls, CUBE)), CUBE) & ~walls
+    return np.where(hidden[3:-3, 3:-3, 3:-3], np.float32(2 * level), grid)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_solid_against_the_whole_grid(seed: int) -> None:
+    """Porous blobs, off centre, one of them at the grid's border, with dust."""
+    rng = np.random.default_rng(seed)
+    field = gaussian_filter(rng.random((40, 33, 36)), 1.2).astype(np.float32)
+    field = (field - field.min()) / (field.max() - field.min())
+    line = np.mgrid[:40, :33, :36].transpose(1, 2, 3, 0)
+    near = np.minimum(*(np.abs(line - at).max(3) for at in ((14, 12, 20), (36, 20, 8))))
+    field[near > 9] = 0
+    field[rng.random(field.shape) > 0.999] = 1
+    for level in (0.2, 0.4, 0.5, 0.6, 2.0):
+        assert np.array_equal(solid(field, level), _slow_solid(field, level))
 
 
 def test_a_pinhole_does_not_open_a_cavity() -> None:

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from gs_propeller.base.camera import orbit, relative_cameras
-from guidance import POCKET
-from guidance.pocket import data, stream, train, training
+from guidance import POCKET, POCKET_TEXT
+from guidance.pocket import data, meshes, stream, train, train_vae, training, translate
 from guidance.pocket.cat import cat, picture
 from guidance.pocket.families import FAMILIES, UNTRAINED, make
 from guidance.pocket.objects import PALETTE, Part, Thing, euler
@@ -25,6 +25,12 @@ from guidance.pocket.score import fixed_sample
 from guidance.zero123 import Zero123
 
 LIGHT = np.array([0.0, 1.0, 0.0])
+
+
+@pytest.fixture(autouse=True)
+def _procedural_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without a folder of models; tests/test_meshes.py is about those."""
+    monkeypatch.setenv(meshes.FOLDER_VARIABLE, "nowhere")
 
 
 def _ball(radius: float = 0.5, at: tuple[float, float, float] = (0, 0, 0), **changes: object) -> Thing:
@@ -163,9 +169,9 @@ def test_stream_is_reproducible_and_mirrors() -> None:
     one, again = data.shard(3, 2), data.shard(3, 2)
     assert torch.equal(one.images, again.images)
     assert torch.equal(one.poses[:, 0], torch.tensor([[0.0, 0.0, 1.0, 0.0]]).expand(2, 4))
-    mirror = data.mirrored(one)
-    assert torch.equal(mirror.images.flip(-1), one.images)
-    assert torch.equal(mirror.poses[..., 1], -one.poses[..., 1])
+    images, poses = data.mirrored(one.images, one.poses)
+    assert torch.equal(images.flip(-1), one.images)
+    assert torch.equal(poses[..., 1], -one.poses[..., 1])
     seeds = {thing.seed for thing, _ in data.held_out(12)}
     assert max(seeds) < data.TRAIN_SEED
 
@@ -177,10 +183,15 @@ def test_the_stream_encodes_cameras_as_the_guidance_does() -> None:
 
 
 def test_a_view_of_the_stream_is_the_view_of_its_pose() -> None:
-    value = data.shard(0, 1)
-    thing, known = data.member(0, 0)
-    picture = on_white(views(thing, orbit([known.azimuth_rad], [known.elevation_rad], RADIUS, FOV_Y_RAD), 64))
-    assert torch.equal(value.images[0, 0], (picture[0] * 255 + 0.5).to(torch.uint8))
+    """Each object's first picture, or its mirror image: both kinds are in the stream."""
+    value, turned = data.shard(0, 6), []
+    for i in range(6):
+        thing, known = data.member(0, i)
+        camera = orbit([known.azimuth_rad], [known.elevation_rad], RADIUS, FOV_Y_RAD)
+        picture = (on_white(views(thing, camera, 64))[0] * 255 + 0.5).to(torch.uint8)
+        turned.append(not torch.equal(value.images[i, 0], picture))
+        assert torch.equal(value.images[i, 0], picture.flip(-1) if turned[-1] else picture)
+    assert set(turned) == {True, False}
 
 
 def test_timesteps_start_at_high_noise() -> None:
@@ -196,21 +207,23 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A few steps of each stage on a small stream: the losses fall, and a second call goes on from the first."""
     small = data.shard(0, 6)
     monkeypatch.setattr(stream, "shard", lambda number: small)
+    monkeypatch.setattr(translate, "shard", lambda number, objects: small)
     monkeypatch.setattr(stream, "window", lambda step, first: range(1))
     monkeypatch.setattr(training, "LOG_EVERY", 10)
-    torch.manual_seed(0)
-    options = train.VaeOptions(tmp_path, minutes=0.0, batch=4, vae_steps=51, vae_batch=4)
-    log = training.Log(tmp_path / "log.jsonl")
-    vae = train.train_vae(options, log)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert lines[-1]["psnr_db"] > lines[0]["psnr_db"] + 5
-    assert vae.config.scaling_factor > 0
-
     clock = iter(range(10_000))
     monkeypatch.setattr(training.time, "time", lambda: float(next(clock)))
-    train.train_unet(train.VaeOptions(tmp_path, minutes=1.0, batch=4), vae, log)
+    log = training.Log(tmp_path / "log.jsonl")
+    options = training.Options(tmp_path, minutes=1.0, batch=4)
+    train_vae.train_vae(options, POCKET_TEXT, log, batch=2)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["stage"] == "vae"
+    assert np.isfinite(lines[-1]["psnr_db"])
+    vae = train.vae_of(options)
+    assert vae.config.scaling_factor > 0
+
+    train.train_unet(options, vae, log)
     first = int(train.load_file(tmp_path / training.CHECKPOINT)["run.step"])
-    train.train_unet(train.VaeOptions(tmp_path, minutes=1.0, batch=4), train.train_vae(options, log), log)
+    train.train_unet(options, train.vae_of(options), log)
     last = int(train.load_file(tmp_path / training.CHECKPOINT)["run.step"])
     assert last > first > 0
 
@@ -219,6 +232,7 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert losses[-1] < 0.9 * losses[0]
     assert (tmp_path / "training.png").stat().st_size > 1000
 
+    monkeypatch.setattr(train, "score", lambda prior, steps: {"objects": 0})
     sums = train.export(options, tmp_path / "prior")
     assert Zero123(tmp_path / "prior").size_px == data.SIZE_PX
     record = json.loads((tmp_path / "prior" / "training.json").read_text())
@@ -226,12 +240,10 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert record["steps"] == last
     assert record["samples"] == 4 * last
 
-    onward = train.VaeOptions(
+    onward = training.Options(
         tmp_path / "more", minutes=1.0, batch=4, start=tmp_path / "prior", until=last + 3
     )
-    train.train_unet(
-        onward, train.train_vae(onward, log), log
-    )  # another machine, which has the weights alone
+    train.train_unet(onward, train.vae_of(onward), log)  # another machine, which has the weights alone
     run = {
         k: int(v)
         for k, v in train.load_file(onward.out / training.CHECKPOINT).items()
@@ -244,7 +256,7 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_step_draws_from_the_newest_shards() -> None:
-    assert stream.window(0, 58) == range(58, 74)
+    assert stream.window(0, 58) == range(58, 58 + stream.SHARDS_FIRST)
     late = stream.window(100_000, 58)
     assert len(late) == stream.SHARDS_KEPT
     assert late.stop == stream.newest_shard(100_000) == stream.newest_shard(100_000 - stream.SHARD_STEPS) + 1

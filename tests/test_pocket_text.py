@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import retrieval
+from bench import retrieval, text
 from guidance import POCKET_TEXT
 from guidance.pocket import stream, text_stream, train_text, training
 from guidance.pocket.score_text import fixed_sample
@@ -19,7 +19,7 @@ from guidance.stable_diffusion import StableDiffusion
 @pytest.mark.slow
 def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = text_stream.drawn(0, 6)
-    monkeypatch.setattr(text_stream, "drawn", lambda number: small)
+    monkeypatch.setattr(text_stream, "drawn", lambda number, models: small)
     monkeypatch.setattr(stream, "window", lambda step, first: range(1))
     monkeypatch.setattr(training, "LOG_EVERY", 10)
     clock = iter(range(10_000))
@@ -44,6 +44,11 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     train_text.train(onward, log)  # another machine, which has the weights alone
     run = train_text.load_file(onward.out / training.CHECKPOINT)
     assert int(run["run.step"]) == steps[1] + 2
+
+
+def test_no_shipped_file_is_a_link() -> None:
+    """Links are lost in a zip and in some checkouts."""
+    assert not [path for path in POCKET_TEXT.parent.rglob("*") if path.is_symlink()]
 
 
 def test_the_shipped_text_prior_is_the_recorded_one() -> None:
@@ -78,3 +83,13 @@ def test_the_shipped_judge_knows_its_captions() -> None:
     for name, checksum in record["sha256"].items():
         assert hashlib.sha256((retrieval.POCKET_JUDGE / name).read_bytes()).hexdigest() == checksum
     assert abs(retrieval.accuracy(retrieval.load_judge(), 2) - record["top1_of_30"]) < 0.15
+
+
+def test_the_nouns_are_judged_among_all_sixty_and_kept_apart() -> None:
+    """Today's kept runs stay valid: a job among the first thirty has the key it had."""
+    assert len(set(text.PROMPTS + text.NOUN_PROMPTS)) == 60
+    one = text.Job("a pink star", "sds")
+    old = hashlib.sha256(json.dumps(["m", "a pink star", "sds", []]).encode()).hexdigest()[:24]
+    assert one.key("m") == old
+    wider = text.Job("a pink star", "sds", among=text.PROMPTS + text.NOUN_PROMPTS)
+    assert wider.key("m") != old

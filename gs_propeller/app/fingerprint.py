@@ -49,6 +49,7 @@ FREE = frozenset(
         "turntable_frames",
         "turntable_size",
         "fps",
+        "compressed",
         "mesh",
         "mesh_resolution",
         "mesh_faces",

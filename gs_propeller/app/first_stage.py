@@ -16,6 +16,7 @@ from gs_propeller.app.job import Asset, distilling, finished, saved, solved
 from gs_propeller.app.jobs import jobs_of, work_off
 from gs_propeller.app.log import quiet_libraries, said_if_long
 from gs_propeller.base.picture import save_picture
+from gs_propeller.scenes.gaussians.compressed import check_installed
 from gs_propeller.scenes.gaussians.raster_cpu import set_threads, warm
 from gs_propeller.scenes.gaussians.scene import GaussianScene
 from gs_propeller.solver import checkpoint
@@ -25,6 +26,7 @@ from gs_propeller.solver.ranks import Compute, Ranks
 
 def checked(config: Config) -> None:
     """What is wrong with the input is said once, not by every rank. Raises UserError."""
+    check_installed(config.compressed)
     jobs = jobs_of(config)
     group_size(config, rank_count(config), len(jobs))
     if len(jobs) == 1:
@@ -35,6 +37,7 @@ def checked(config: Config) -> None:
 def make_assets(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset] | None = None) -> int:
     """Every job, by groups of ranks from one queue; the exit code. A bad picture among several is skipped."""
     begun_s, config = time.monotonic(), jobs[0]
+    check_installed(config.compressed)
     if len(jobs) == 1:
         picture_of(config)  # before the seconds that loading takes
     quiet_libraries()

@@ -22,6 +22,7 @@ from gs_propeller.base.media import contact_sheet, turntable
 from gs_propeller.base.picture import Picture
 from gs_propeller.mesh.io import save_glb, save_obj
 from gs_propeller.mesh.texture import Textured
+from gs_propeller.scenes.gaussians.compressed import save_compressed
 from gs_propeller.scenes.gaussians.ply import save_ply
 from gs_propeller.scenes.gaussians.scene import LOSSES, GaussianScene
 from gs_propeller.scenes.gaussians.state import State
@@ -158,6 +159,9 @@ def saved(
     files = {kind: folder / f"{name}.{kind}" for kind in ("ply", "obj", "glb", "png")}
     files["png"] = folder / f"{name}_sheet.png"  # NAME.png is the texture of NAME.obj
     save_ply(files["ply"], viewer.gaussians)
+    if config.compressed != "none":
+        files[config.compressed] = folder / f"{name}.{config.compressed}"
+        save_compressed(files[config.compressed], viewer.gaussians)
     textured = textured_mesh(viewer, picture)
     save_obj(files["obj"], textured)
     save_glb(files["glb"], textured)

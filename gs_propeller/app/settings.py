@@ -89,10 +89,13 @@ class PriorSettings(Section):
 
 @dataclass(frozen=True)
 class MediaSettings(Section):
-    """Pictures of the result."""
+    """Pictures and copies of the result."""
 
     # fmt: off
     turntable_frames: int = option(60, "of the turntable; 0: none", "frames", 0, 10_000)
     turntable_size: int = option(256, "side of the turntable and the contact sheet's views", "px", 16, 2048)
     fps: int = option(30, "of the turntable", "frames/s", 1, 240)
+    compressed: str = option(
+        "none", "splat beside the .ply, a tenth of its size: .spz by gsply, .sog by splat-transform, where installed",
+        choices=("none", "spz", "sog"))
     # fmt: on

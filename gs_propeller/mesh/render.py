@@ -113,8 +113,8 @@ def warm() -> None:
     canvas = Canvas(textured, texels_of(textured, torch.zeros(1, dtype=torch.int64)), True)
     cameras = orbit([0.0], [0.0], 2.0, 0.857)
     offsets = torch.zeros(2, 2, 3), torch.zeros(len(canvas.texels), 3), mesh.vertices
-    leaves = [x.clone().requires_grad_() for x in offsets]
-    image, cover = render(canvas, *leaves, cameras, canvas.hits(mesh.vertices, cameras, 16))
+    coarse, fine, moved = (x.clone().requires_grad_() for x in offsets)
+    image, cover = render(canvas, coarse, fine, moved, cameras, canvas.hits(mesh.vertices, cameras, 16))
     (image.sum() + cover.sum()).backward()
 
 

@@ -17,7 +17,7 @@ import torch
 import trimesh
 from numba import njit
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, gaussian_filter, label
+from scipy.ndimage import gaussian_filter, label
 from skimage.measure import marching_cubes
 from torch import Tensor
 
@@ -207,18 +207,44 @@ def solid(grid: Array, level: float) -> Array:
 
     Done on voxels, since it also takes what floats inside a cavity, and needs no watertight parts.
     """
-    inside, count = label(grid > level, CUBE)
+    box = _box_of(grid > level)
+    part = grid[box]  # most of the grid is empty
+    inside, count = label(part > level, CUBE)
     if count == 0:
         return grid
     sizes = np.bincount(inside.reshape(-1))
     sizes[0] = 0
     kept = sizes >= KEPT_SHARE * sizes.max()
-    grid = np.where((inside > 0) & ~kept[inside], 0, grid)
-    padded = np.pad(grid > level, 1)
+    grid = grid.copy()
+    grid[box] = np.where((inside > 0) & ~kept[inside], 0, part)
+    box = _box_of(grid > level)
+    padded = np.pad(grid[box] > level, 3)  # room to walk round it, also where it is dilated
     hidden = _shut_off(padded)
-    thick = binary_dilation(padded, CUBE)  # shuts pinholes of two voxels in the wall of a cavity
-    hidden |= binary_dilation(_shut_off(thick), CUBE) & ~padded
-    return np.where(hidden[1:-1, 1:-1, 1:-1], np.float32(2 * level), grid)
+    thick = _dilated(padded)  # shuts pinholes of two voxels in the wall of a cavity
+    hidden |= _dilated(_shut_off(thick)) & ~padded
+    grid[box] = np.where(hidden[3:-3, 3:-3, 3:-3], np.float32(2 * level), grid[box])
+    return grid
+
+
+def _box_of(inside: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The box of what is true; empty where nothing is."""
+    spans = []
+    for axis in range(3):
+        found = np.flatnonzero(inside.any(tuple(other for other in range(3) if other != axis)))
+        spans.append(slice(found[0], found[-1] + 1) if len(found) else slice(0, 0))
+    return tuple(spans)
+
+
+def _dilated(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """By a cube of three voxels, an axis at a time; scipy's binary_dilation looks at all 27."""
+    for axis in range(3):
+        grown = inside.copy()
+        ahead, behind = [slice(None)] * 3, [slice(None)] * 3
+        ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
+        grown[tuple(ahead)] |= inside[tuple(behind)]
+        grown[tuple(behind)] |= inside[tuple(ahead)]
+        inside = grown
+    return inside
 
 
 def _shut_off(walls: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -136,20 +136,21 @@ def bake(
         normal = F.normalize((normals[corner] * where).sum(1), dim=1)
         total = torch.zeros(len(point), 3)
         for v in range(len(cameras)):
-            seen, cosine, trust = _seen(point, normal, cameras[v : v + 1], rendered[v : v + 1])
+            there, seen, cosine, trust = _seen(point, normal, cameras[v : v + 1], rendered[v : v + 1])
             gain = cosine**SHARPNESS * trust
-            total += gain[:, None] * seen
-            weight[part] += gain
+            total[there] += gain[:, None] * seen
+            weight[begin + there] += gain
         colour[part] = torch.where(
             weight[part, None] > FAINT, total / weight[part, None].clamp_min(FAINT), 0.5
         )
         if reference is not None and known is not None:
-            seen, cosine, trust = _seen(point, normal, reference.camera, known)
+            there, seen, cosine, trust = _seen(point, normal, reference.camera, known)
+            there = begin + there
             ramp = ((cosine - FADE[0]) / (FADE[1] - FADE[0])).clamp(0, 1)
             share = ramp * ramp * (3 - 2 * ramp) * trust
-            share = torch.where(weight[part] > FAINT, share, (share > FAINT).float())
-            colour[part] = colour[part].lerp(seen, share[:, None])
-            weight[part] += share
+            share = torch.where(weight[there] > FAINT, share, (share > FAINT).float())
+            colour[there] = colour[there].lerp(seen, share[:, None])
+            weight[there] += share
     painted = weight > FAINT
     if not bool(painted.any()):
         return Textured(mesh, uvs, uv_faces, torch.full((texture_size, texture_size, 3), 0.5))
@@ -186,19 +187,26 @@ def _view_stack(mesh: Mesh, cameras: Cameras, image: Tensor, alpha: Tensor) -> T
     return torch.cat([colour, trust, depth, front], 1)
 
 
-def _seen(point: Tensor, normal: Tensor, camera: Cameras, stack: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(colour [M, 3], cosine [M], trust [M], 0 where hidden) of surface points [M, 3] in one view [1, 6, S, S]."""
+def _seen(
+    point: Tensor, normal: Tensor, camera: Cameras, stack: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(rows [K], colour [K, 3], cosine [K], trust [K]) of those surface points [M, 3] that one view [1, 6, S, S] sees.
+
+    Most do not face it or are hidden: only what is left is looked up with care.
+    """
     w2c, side = camera.w2c[0], stack.shape[-1]
+    rows = torch.nonzero((normal * (camera.centres[0] - point)).sum(1) > 0)[:, 0]
+    point = point[rows]
     seen = point @ w2c[:3, :3].T + w2c[:3, 3]
     z = seen[:, 2].clamp_min(1e-6)
     at = seen[:, :2] / z[:, None] * (2 * camera.focal_px(side) / side)
-    sample = F.grid_sample(stack[:, :4], at[None, None], mode="bilinear", align_corners=False)[0, :, 0].T
     nearest = F.grid_sample(stack[:, 3:], at[None, None], mode="nearest", align_corners=False)[0, :, 0].T
-    towards = F.normalize(camera.centres[0] - point, dim=1)
-    cosine = (normal * towards).sum(1).clamp_min(0)
     visible = (nearest[:, 0] > 0) & (z < nearest[:, 1] + DEPTH_SLACK) & (z < nearest[:, 2] + EDGE_SLACK)
-    trust = sample[:, 3] * (visible & (at.abs().amax(1) < 1) & (cosine > 0))
-    return sample[:, :3], cosine, trust
+    left = torch.nonzero(visible & (at.abs().amax(1) < 1))[:, 0]
+    rows, at = rows[left], at[left]
+    sample = F.grid_sample(stack[:, :4], at[None, None], mode="bilinear", align_corners=False)[0, :, 0].T
+    cosine = (normal[rows] * F.normalize(camera.centres[0] - point[left], dim=1)).sum(1).clamp_min(0)
+    return rows, sample[:, :3], cosine, sample[:, 3]
 
 
 def _nearest_in_space(known: Tensor, colours: Tensor, wanted: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from transformers import CLIPTokenizer
 
 from guidance.pocket.families import FAMILIES, SCENES, make
 from guidance.pocket.model import TOKENS
+from guidance.pocket.model_captions import CALLED, NOUNS
 from guidance.stable_diffusion import WORDS, Directions
 
 # What is left out of the sentences' families: the words for these say too little.
@@ -59,12 +60,12 @@ def articled(sentence: str) -> str:
     return re.sub(r"\ba (?=[aeiou])", "an ", sentence)
 
 
-def corpus() -> list[str]:
-    """Sentences that hold every word there is."""
+def corpus(with_models: bool = False) -> list[str]:
+    """Sentences that hold every word there is; with_models: those of the models' captions too."""
     rng = np.random.default_rng(0)
     captions = [make(family, seed).caption for family in [*SPOKEN, *SCENES] for seed in range(400)]
     wordings = [said(caption, rng) for caption in captions]
-    return [*captions, *wordings, *Directions().names]
+    return [*captions, *wordings, *Directions().names, *((*NOUNS, *CALLED.values()) if with_models else ())]
 
 
 def vocabulary(sentences: Iterable[str]) -> list[str]:
@@ -72,10 +73,10 @@ def vocabulary(sentences: Iterable[str]) -> list[str]:
     return sorted({word for sentence in sentences for word in re.findall(r"[a-z]+", sentence.lower())})
 
 
-def build_tokenizer() -> CLIPTokenizer:
+def build_tokenizer(with_models: bool = False) -> CLIPTokenizer:
     """CLIP's tokenizer with pieces learnt from these sentences: each of their words is one piece, any other falls
     into letters and parts."""
-    words = vocabulary(corpus())
+    words = vocabulary(corpus(with_models))
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -91,9 +92,9 @@ def build_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=pieces, merges=merges, model_max_length=TOKENS)
 
 
-def save_tokenizer(folder: Path, words_folder: Path) -> None:
+def save_tokenizer(folder: Path, words_folder: Path, with_models: bool = False) -> None:
     """The tokenizer as the published folders have it, and the list of the words that it was made of."""
-    tokenizer, words = build_tokenizer(), vocabulary(corpus())
+    tokenizer, words = build_tokenizer(with_models), vocabulary(corpus(with_models))
     tokenizer.save_pretrained(folder)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     pieces = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))

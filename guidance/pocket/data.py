@@ -1,6 +1,7 @@
-"""The training stream: objects by seed, each with the view it is known by and the views to be guessed.
+"""The training stream: objects by seed, each with the view it is known by and the views to be guessed. Two of three
+are meshes of the models' folder where there is one, the others procedural.
 
-B objects in a shard, V views of each (view 0 is the known one), both also mirrored. A shard is a pure
+B objects in a shard, V views of each (view 0 is the known one), half of the objects mirrored. A shard is a pure
 function of its number, so a stream resumes by counting. Validation and test objects have their own seeds.
 """
 
@@ -8,16 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gs_propeller.base.camera import orbit
+from guidance.pocket import meshes
 from guidance.pocket.families import FAMILIES, make
+from guidance.pocket.meshes import ColouredMesh
 from guidance.pocket.objects import Thing
-from guidance.pocket.render import FOV_Y_RAD, RADIUS, framed, on_white, surface, views
+from guidance.pocket.render import FOV_Y_RAD, RADIUS, AnyShown, Shown, framed, on_white, outline, views
 
 OBJECTS, VIEWS = 256, 8
 SIZE_PX = 64
@@ -35,15 +38,24 @@ class Pose:
 
 def posed(family: str, seed: int) -> tuple[Thing, Pose]:
     """A framed object and the pose of its known view: mostly from the front, mostly level."""
-    rng = np.random.default_rng([seed, 77])
-    thing = make(family, seed)
+    return _posed(make(family, seed), np.random.default_rng([seed, 77]))
+
+
+def posed_model(key: str, seed: int, vary: bool = True) -> tuple[ColouredMesh, Pose]:
+    """A framed model and the pose of its known view; vary: as another member of its kind, to train on."""
+    rng = np.random.default_rng([seed, 81])
+    mesh = replace(meshes.read(key), seed=seed)
+    return _posed(meshes.lit(meshes.varied(mesh, rng) if vary else mesh, rng), rng)
+
+
+def _posed(thing: AnyShown, rng: np.random.Generator) -> tuple[AnyShown, Pose]:
     for _ in range(20):
         front = rng.random() < 0.7
         azimuth = rng.normal(0.0, 0.6) if front else rng.uniform(-math.pi, math.pi)
         elevation = 0.0 if rng.random() < 0.4 else rng.uniform(math.radians(-5), math.radians(25))
         pose = Pose(float(azimuth), float(elevation))
         placed = framed(thing, *pose.__dict__.values())
-        if np.linalg.norm(surface(placed).vertices, axis=1).max() <= REACH:
+        if np.linalg.norm(outline(placed), axis=1).max() <= REACH:
             break
     return placed, pose
 
@@ -56,11 +68,23 @@ def held_out(
     return [posed(names[i % len(names)], first_seed + i) for i in range(count)]
 
 
-def member(number: int, index: int) -> tuple[Thing, Pose]:
+def held_out_models(count: int | None = None, split: str = meshes.TEST) -> list[tuple[ColouredMesh, Pose]]:
+    """`count` models that no training view shows, evenly from the split; all of it where count is None. As they are in
+    the folder, each from the view and under the light that its place in the split decides."""
+    keys = meshes.keys(split)
+    count = len(keys) if count is None else min(count, len(keys))
+    first = VALIDATION_SEED if split == meshes.VALIDATION else TEST_SEED
+    rows = [k * len(keys) // count for k in range(count)]
+    return [posed_model(keys[row], first + row, vary=False) for row in rows]
+
+
+def member(number: int, index: int) -> tuple[Shown, Pose]:
     """Object `index` of shard `number`."""
-    names = list(FAMILIES)
+    names, models = list(FAMILIES), meshes.keys(meshes.TRAIN)
     seed = TRAIN_SEED + number * OBJECTS + index
-    return posed(names[seed % len(names)], seed)
+    if models and seed % 3:
+        return posed_model(models[int(np.random.default_rng([seed, 82]).integers(len(models)))], seed)
+    return posed(names[seed // 3 % len(names)], seed)
 
 
 def relative_pose(known: Pose, target: Pose) -> list[float]:
@@ -91,11 +115,14 @@ def shard(number: int, objects: int = OBJECTS) -> Shard:
         cameras = orbit(
             [p.azimuth_rad for p in targets], [p.elevation_rad for p in targets], RADIUS, FOV_Y_RAD
         )
-        images[i] = (on_white(views(thing, cameras, SIZE_PX)) * 255 + 0.5).to(torch.uint8)
-        poses[i] = torch.tensor([relative_pose(known, p) for p in targets])
+        seen = on_white(views(thing, cameras, SIZE_PX))
+        codes = torch.tensor([relative_pose(known, p) for p in targets])
+        if rng.random() < 0.5:
+            seen, codes = mirrored(seen, codes)
+        images[i], poses[i] = (seen * 255 + 0.5).to(torch.uint8), codes
     return Shard(images, poses)
 
 
-def mirrored(value: Shard) -> Shard:
-    """The shard seen in a mirror: pictures flipped, azimuths negated."""
-    return Shard(value.images.flip(-1), value.poses * torch.tensor([1.0, -1.0, 1.0, 1.0]))
+def mirrored(images: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
+    """What a mirror shows: pictures [..., S, S] flipped, the azimuths of their codes [..., 4] negated."""
+    return images.flip(-1), poses * torch.tensor([1.0, -1.0, 1.0, 1.0])

@@ -14,23 +14,24 @@ from guidance.pocket.data import SIZE_PX
 from guidance.zero123 import CameraProjection
 
 WIDTH = 128  # of the image's and the text's embedding
+LATENTS, TEXT_LATENTS = 16, 4  # channels of the view prior's latents and of the text prior's
 TOKENS = 32  # of a sentence, its ends included
 
 
 def build_vae() -> AutoencoderKL:
-    """64 px -> 16x16x4 latents; no attention, it pays for nothing at this size."""
+    """64 px -> 16x16x16 latents; no attention, it pays for nothing at this size."""
     return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, sample_size=SIZE_PX, layers_per_block=1, norm_num_groups=8,
-        block_out_channels=(24, 48, 64), down_block_types=("DownEncoderBlock2D",) * 3,
+        in_channels=3, out_channels=3, latent_channels=LATENTS, sample_size=SIZE_PX, layers_per_block=1,
+        norm_num_groups=8, block_out_channels=(24, 48, 64), down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3, mid_block_add_attention=False,
     )  # fmt: skip
 
 
-def build_unet(in_channels: int = 8) -> UNet2DConditionModel:
-    """8 channels in: noisy latents beside the known view's; 4 for text. Attention from 8x8 down: there views turn."""
+def build_unet(in_channels: int = 2 * LATENTS, out_channels: int = LATENTS) -> UNet2DConditionModel:
+    """Noisy latents beside the known view's in; alone for text. Attention from 8x8 down: there views turn."""
     return UNet2DConditionModel(
-        sample_size=SIZE_PX // 4, in_channels=in_channels, out_channels=4, layers_per_block=1, norm_num_groups=16,
-        block_out_channels=(64, 128, 128), cross_attention_dim=WIDTH, attention_head_dim=8,
+        sample_size=SIZE_PX // 4, in_channels=in_channels, out_channels=out_channels, layers_per_block=1,
+        norm_num_groups=16, block_out_channels=(64, 128, 128), cross_attention_dim=WIDTH, attention_head_dim=8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
@@ -94,7 +95,7 @@ class TextDenoiser(nn.Module):
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
-        self.unet = build_unet(4)
+        self.unet = build_unet(TEXT_LATENTS, TEXT_LATENTS)
         self.text_encoder = build_text_encoder(vocabulary)
 
     def forward(self, noisy: Tensor, t: Tensor, ids: Tensor) -> Tensor:

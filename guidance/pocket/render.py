@@ -1,7 +1,7 @@
-"""True views of procedural objects: a z-buffer over parametric superquadric meshes.
+"""True views of procedural objects and of coloured meshes: a z-buffer over their triangles.
 
-V views, P parts, M vertices, S supersamples along a side. Patterns are evaluated for every pixel from the
-part's own coordinates, so they are sharp at any size. Images are RGBA, float32 in 0..1, straight alpha.
+V views, P parts, M vertices, S supersamples along a side, T texture side in pixels. Patterns are evaluated for every
+pixel from the part's own coordinates, so they are sharp at any size. Images are RGBA, float32 in 0..1, straight alpha.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,12 +18,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gs_propeller.base.camera import Cameras, orbit
+from guidance.pocket.meshes import NO_TEXTURE, ColouredMesh
 from guidance.pocket.objects import Array, Thing
 
 RADIUS = 2.0  # world units from the camera to the origin
 FOV_Y_RAD = math.radians(49.1)  # as the renders that Zero-1-to-3 was trained on
 FILL = 0.8  # share of the picture that the input view's bounding box spans: border ratio 0.2
 AROUND, UPWARD = 28, 16  # facets of a part
+OWN, IMAGE = (
+    6,
+    7,
+)  # paints beyond the patterns: the local coordinates are the colour; a texture lies on the part
+
+Shown = Thing | ColouredMesh
+AnyShown = TypeVar("AnyShown", Thing, ColouredMesh)
 
 
 @lru_cache(maxsize=1)
@@ -46,7 +55,8 @@ def _power(base: NDArray[np.float64], exponent: float) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Surface:
-    """The object's triangles: vertices, normals, local [M, 3]; faces [F, 3]; part [F]; paints [P, 10]."""
+    """The object's triangles: vertices, normals, local [M, 3]; faces [F, 3]; part [F]; paints [P, 10];
+    texture [T, T, 3]; open: faces are seen from both sides, so that normals are turned to the eye."""
 
     vertices: NDArray[np.float32]
     normals: NDArray[np.float32]
@@ -54,6 +64,15 @@ class Surface:
     faces: NDArray[np.int32]
     part: NDArray[np.int32]
     paints: NDArray[np.float32]
+    texture: NDArray[np.float32]
+    open: bool = False
+
+    def facing(self, eye: Array) -> NDArray[np.float32]:
+        """The normals [M, 3] as they are seen from eye [3]."""
+        if not self.open:
+            return self.normals
+        away = ((eye - self.vertices) * self.normals).sum(1, keepdims=True) < 0
+        return np.where(away, -self.normals, self.normals)
 
 
 def _grown(thing: Thing, points: Array, normals: Array, faces: NDArray[np.int32]) -> tuple[Array, Array]:
@@ -72,7 +91,39 @@ def _grown(thing: Thing, points: Array, normals: Array, faces: NDArray[np.int32]
     return points, np.where(length > 1e-12, summed / np.maximum(length, 1e-12), normals)
 
 
-def surface(thing: Thing) -> Surface:
+def surface(thing: Shown) -> Surface:
+    """The triangles that `views` draws."""
+    return _of_parts(thing) if isinstance(thing, Thing) else _of_mesh(thing)
+
+
+def outline(thing: Shown) -> Array:
+    """[M, 3] points of the surface, all its corners among them."""
+    return surface(thing).vertices.astype(np.float64) if isinstance(thing, Thing) else thing.points
+
+
+def _of_mesh(mesh: ColouredMesh) -> Surface:
+    """Flat faces, no corner shared: each with its own normal and colours."""
+    corners = mesh.points[mesh.faces]
+    across = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    length = np.linalg.norm(across, axis=1, keepdims=True)
+    normals = np.where(length > 1e-12, across / np.maximum(length, 1e-12), [0.0, 1.0, 0.0])
+    count = len(mesh.faces)
+    local, part = mesh.colours, np.zeros(count, np.int32)
+    paints = np.array([[0.0] * 6 + [OWN, 0, 0, 0]])
+    if mesh.texture.shape[0] > 1:
+        local = (mesh.points if mesh.laid is None else mesh.laid)[mesh.faces]
+        part, paints = np.arange(count, dtype=np.int32), np.zeros((count, 10))
+        paints[:, :3], paints[:, 6] = mesh.colours.mean(1), IMAGE
+        paints[:, 7], paints[:, 8] = np.abs(normals).argmax(1), mesh.repeats
+    f32 = np.float32
+    return Surface(
+        corners.reshape(-1, 3).astype(f32), np.repeat(normals, 3, 0).astype(f32), local.reshape(-1, 3).astype(f32),
+        np.arange(3 * count, dtype=np.int32).reshape(-1, 3), part, paints.astype(f32),
+        np.ascontiguousarray(mesh.texture, f32), True,
+    )  # fmt: skip
+
+
+def _of_parts(thing: Thing) -> Surface:
     """Triangulates every part; parts may interpenetrate, the z-buffer takes the union, which blend makes smooth."""
     eta, omega, faces = _grid()
     vertices, normals, local, index, part_of, paints = [], [], [], [], [], []
@@ -109,7 +160,7 @@ def surface(thing: Thing) -> Surface:
         points, directions = _grown(thing, points, directions, triangles)
     return Surface(
         points.astype(f32), directions.astype(f32), np.concatenate(local).astype(f32), triangles,
-        np.concatenate(part_of).astype(np.int32), np.array(paints, dtype=f32),
+        np.concatenate(part_of).astype(np.int32), np.array(paints, dtype=f32), NO_TEXTURE,
     )  # fmt: skip
 
 
@@ -136,7 +187,21 @@ def _mix(pattern: int, u0: float, u1: float, u2: float, axis: int, frequency: fl
 
 
 @njit(cache=True)
-def _draw(vertices, normals, local, faces, part, paints, w2c, focal, size, light, ambient, out):  # type: ignore[no-untyped-def]
+def _sampled(texture, u: float, v: float, c: int) -> float:  # type: ignore[no-untyped-def]
+    """One channel of a repeating texture at (u, v), a unit to the whole of it; bilinear."""
+    side = texture.shape[0]
+    x, y = u * side - 0.5, v * side - 0.5
+    left, top = math.floor(x), math.floor(y)
+    a, b = x - left, y - top
+    x0, y0 = int(left) % side, int(top) % side
+    x1, y1 = (x0 + 1) % side, (y0 + 1) % side
+    high = texture[y0, x0, c] * (1 - a) + texture[y0, x1, c] * a
+    low = texture[y1, x0, c] * (1 - a) + texture[y1, x1, c] * a
+    return high * (1 - b) + low * b
+
+
+@njit(cache=True)
+def _draw(vertices, normals, local, faces, part, paints, texture, w2c, focal, size, light, ambient, out):  # type: ignore[no-untyped-def]
     """One view into out [size, size, 4]; the nearest surface wins."""
     depth = np.full((size, size), np.float32(1e9))
     n = vertices.shape[0]
@@ -183,22 +248,35 @@ def _draw(vertices, normals, local, faces, part, paints, w2c, focal, size, light
                 )
                 # Half-Lambert: the far side keeps some shape instead of going flat.
                 shade = ambient + (1.0 - ambient) * (0.5 + 0.5 * lit) ** 2
-                m = _mix(int(paints[p, 6]), u0, u1, u2, int(paints[p, 7]), paints[p, 8], paints[p, 9])
-                for c in range(3):
-                    out[row, col, c] = shade * (paints[p, c] + m * (paints[p, 3 + c] - paints[p, c]))
+                kind, axis = int(paints[p, 6]), int(paints[p, 7])
+                if kind == 6:
+                    out[row, col, 0], out[row, col, 1], out[row, col, 2] = shade * u0, shade * u1, shade * u2
+                elif kind == 7:
+                    across, down = u2 if axis == 0 else u0, u2 if axis == 1 else -u1
+                    for c in range(3):
+                        out[row, col, c] = (
+                            shade
+                            * paints[p, c]
+                            * _sampled(texture, across * paints[p, 8], down * paints[p, 8], c)
+                        )
+                else:
+                    m = _mix(kind, u0, u1, u2, axis, paints[p, 8], paints[p, 9])
+                    for c in range(3):
+                        out[row, col, c] = shade * (paints[p, c] + m * (paints[p, 3 + c] - paints[p, c]))
                 out[row, col, 3] = 1.0
 
 
-def views(thing: Thing, cameras: Cameras, size_px: int, supersample: int = 2) -> Tensor:
+def views(thing: Shown, cameras: Cameras, size_px: int, supersample: int = 2) -> Tensor:
     """[V, 4, size, size] straight-alpha RGBA in 0..1 of the object as it stands."""
     shape, fine = surface(thing), size_px * supersample
     out = torch.empty(len(cameras), 4, size_px, size_px)
     w2c = cameras.w2c.numpy()
+    eyes = -np.einsum("vij,vi->vj", w2c[:, :3, :3], w2c[:, :3, 3]).astype(np.float64)
     light = thing.light.astype(np.float32)
     for v in range(len(cameras)):
         image = np.zeros((fine, fine, 4), dtype=np.float32)
         _draw(
-            shape.vertices, shape.normals, shape.local, shape.faces, shape.part, shape.paints,
+            shape.vertices, shape.facing(eyes[v]), shape.local, shape.faces, shape.part, shape.paints, shape.texture,
             w2c[v], np.float32(cameras.focal_px(fine)), fine, light, np.float32(thing.ambient), image,
         )  # fmt: skip
         box = image.reshape(size_px, supersample, size_px, supersample, 4).mean(
@@ -215,19 +293,23 @@ def on_white(rgba: Tensor) -> Tensor:
     return rgba[:, :3] * rgba[:, 3:] + (1.0 - rgba[:, 3:])
 
 
-def framed(thing: Thing, azimuth_rad: float, elevation_rad: float) -> Thing:
+def framed(thing: AnyShown, azimuth_rad: float, elevation_rad: float) -> AnyShown:
     """Moved and scaled so that the view from there is centred and spans FILL of the picture.
 
     That is what cropping does to an input picture, so the true object and the asset share one frame.
     """
+    return thing.moved(*_fit(outline(thing), azimuth_rad, elevation_rad))
+
+
+def _fit(points: Array, azimuth_rad: float, elevation_rad: float) -> tuple[float, Array]:
+    """(scale, offset [3]) that do so for points [M, 3]."""
     camera = orbit([azimuth_rad], [elevation_rad], RADIUS, FOV_Y_RAD)
     rotation, shift = camera.w2c[0, :3, :3].double().numpy(), camera.w2c[0, :3, 3].double().numpy()
-    points = surface(thing).vertices.astype(np.float64)
     low, high = points.min(0), points.max(0)
     scale = 1.0 / float(np.linalg.norm(high - low))
     offset = -scale * (low + high) / 2
     half = math.tan(FOV_Y_RAD / 2)
-    for k in range(40):  # a contraction, slow for long objects that point at the camera
+    for k in range(60):  # a contraction, by half steps where it swings: long objects that point at the camera
         seen = (points * scale + offset) @ rotation.T + shift
         plane = seen[:, :2] / seen[:, 2:] / half
         first, last = plane.min(0), plane.max(0)
@@ -236,7 +318,9 @@ def framed(thing: Thing, azimuth_rad: float, elevation_rad: float) -> Thing:
             [*(first + last) / 2 * RADIUS * half, (seen[:, 2].min() + seen[:, 2].max()) / 2 - RADIUS]
         )
         factor = FILL / span
+        if k >= 12:
+            factor, centre = math.sqrt(factor), centre / 2
         scale, offset = scale * factor, (offset - rotation.T @ centre) * factor
         if k >= 5 and abs(factor - 1.0) < 1e-3:
             break
-    return thing.moved(scale, offset)
+    return scale, offset

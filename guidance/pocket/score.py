@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from gs_propeller.base.camera import orbit, relative_cameras
 from guidance.pocket.data import TEST_SEED, Pose, held_out
-from guidance.pocket.objects import Thing
-from guidance.pocket.render import FOV_Y_RAD, RADIUS, on_white, views
+from guidance.pocket.render import FOV_Y_RAD, RADIUS, Shown, on_white, views
 from guidance.zero123 import Zero123
 
 NEARLY_WHITE = 0.06
@@ -35,7 +34,7 @@ class Turned:
     pose: Pose
 
 
-def turned(thing: Thing, pose: Pose, size_px: int, count: int = 8) -> Turned:
+def turned(thing: Shown, pose: Pose, size_px: int, count: int = 8) -> Turned:
     """`count` views all round, half a step off the known one, at three heights."""
     turn = (torch.arange(count) + 0.5) * (2 * math.pi / count)
     lift = pose.elevation_rad + torch.deg2rad(torch.tensor([0.0, 20.0, -15.0])[torch.arange(count) % 3])

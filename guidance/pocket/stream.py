@@ -1,6 +1,6 @@
 """The training stream on disk: shards drawn once, also ahead of need, encoded by the VAE, and batches drawn from them.
 
-B objects in a shard (its mirror image included), V views, C latent channels, L latent side, S picture side in
+B objects in a shard, V views, C latent channels, L latent side, S picture side in
 pixels, K samples of a batch. Which shards a step may draw from is a function of the step alone.
 """
 
@@ -19,12 +19,13 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from guidance.pocket.data import Shard, mirrored, shard
+from guidance.pocket.data import Shard, shard
 
+FIRST_SHARD = 58
 SHARDS_KEPT = 64  # the pool that batches are drawn from: the newest of the stream
-SHARDS_FIRST = 16  # that a run begins with, so that it begins soon
+SHARDS_FIRST = 4  # that a run begins with, so that it begins soon
 SHARD_STEPS = (
-    160  # training steps from one new shard to the next: at 64 samples, each view is used about thrice
+    160  # training steps from one new shard to the next: at 32 samples, each view is used about thrice
 )
 
 
@@ -48,7 +49,7 @@ def cached_shard(folder: Path, number: int) -> Shard:
 
 def newest_shard(step: int) -> int:
     """One past the newest shard that a step may draw from."""
-    return SHARDS_FIRST + 58 + step // SHARD_STEPS
+    return SHARDS_FIRST + FIRST_SHARD + step // SHARD_STEPS
 
 
 def window(step: int, first: int) -> range:
@@ -98,16 +99,28 @@ T = TypeVar("T")
 class Pool(Generic[T]):
     """The shards that a step draws from, by number, as `read` gives them; first: the run's first one."""
 
-    def __init__(self, first: int, ahead: Ahead, read: Callable[[int], T]) -> None:
-        self.first, self.ahead, self.read = first, ahead, read
+    def __init__(
+        self, first: int, ahead: Ahead, read: Callable[[int], T], forget: Callable[[int], None] | None = None
+    ) -> None:
+        self.first, self.ahead, self.read, self.forget = first, ahead, read, forget
         self.shards: dict[int, T] = {}
 
     def at(self, step: int) -> dict[int, T]:
         wanted = window(step, self.first)
         if self.shards.keys() != set(wanted):
             self.ahead.need(wanted)
+            for number in self.shards.keys() - set(wanted):
+                if self.forget is not None:
+                    self.forget(number)
             self.shards = {k: self.shards[k] if k in self.shards else self.read(k) for k in wanted}
         return self.shards
+
+
+def in_bf16(device: torch.device) -> bool:
+    """Whether it computes in bf16 itself: elsewhere that only costs conversions."""
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @torch.no_grad()
@@ -118,29 +131,32 @@ def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     for chunk in images.split(
         32 if device.type == "cpu" else 512
     ):  # 32 stay in a CPU's cache: a quarter faster
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(device)):
             parts.append(vae.encode(chunk.to(device).float() / 127.5 - 1.0).latent_dist.mode().half().cpu())
     return torch.cat(parts)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """known [B, 3, S, S] uint8; latents [B, V, C, L, L]; poses [B, V, 4]: a shard and its mirror image."""
+    """known [B, 3, S, S] uint8; latents [B, V, C, L, L]; poses [B, V, 4]."""
 
     known: Tensor
     latents: Tensor
     poses: Tensor
 
 
+def latents_file(folder: Path, number: int) -> Path:
+    return folder / "latents" / f"shard{number:04d}.safetensors"
+
+
 def encoded_shard(folder: Path, vae: AutoencoderKL, number: int) -> Encoded:
-    """Shard `number` with its latents, made once and kept in the folder."""
-    path = folder / "latents" / f"shard{number:04d}.safetensors"
+    """Shard `number` with its latents, made once and kept in the folder; its pictures are not kept beside them."""
+    path = latents_file(folder, number)
     if not path.exists():
         drawn = cached_shard(folder / "shards", number)
-        both = (drawn, mirrored(drawn))
-        latents = [encode(vae, s.images.flatten(0, 1)).unflatten(0, s.images.shape[:2]) for s in both]
-        known, poses = torch.cat([s.images[:, 0] for s in both]), torch.cat([s.poses for s in both])
-        save(path, {"known": known, "latents": torch.cat(latents), "poses": poses})
+        latents = encode(vae, drawn.images.flatten(0, 1)).unflatten(0, drawn.images.shape[:2])
+        save(path, {"known": drawn.images[:, 0], "latents": latents, "poses": drawn.poses})
+        (folder / "shards" / path.name).unlink(missing_ok=True)
     tensors = load_file(path)
     return Encoded(tensors["known"], tensors["latents"], tensors["poses"])
 

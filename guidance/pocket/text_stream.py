@@ -1,7 +1,8 @@
 """The text prior's training stream: objects by seed, in the middle of the picture, seen from all round, with captions.
 
 B objects in a shard, V views of each, C latent channels, L latent side, S picture side in pixels, K samples of a batch.
-A shard is a pure function of its number, so a stream resumes by counting.
+A shard is a pure function of its number, so a stream resumes by counting. With `models` every second object is one of
+the training models whose name has a noun (model_captions.py); what is drawn without them is as it was before.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from gs_propeller.base.camera import orbit
 from guidance.pocket.captions import SPOKEN, articled, said
 from guidance.pocket.data import SIZE_PX, TRAIN_SEED
 from guidance.pocket.families import make
+from guidance.pocket.meshes import TRAIN, keys, lit, read, varied
+from guidance.pocket.model_captions import caption, noun
 from guidance.pocket.objects import Thing
-from guidance.pocket.render import FOV_Y_RAD, RADIUS, on_white, surface, views
+from guidance.pocket.render import FOV_Y_RAD, RADIUS, AnyShown, Shown, on_white, outline, views
 from guidance.pocket.stream import encode, save
 from guidance.stable_diffusion import Directions
 
@@ -32,9 +35,9 @@ NAMELESS = 0.1  # share of the samples whose view is not said
 SLOTS = [*SPOKEN, *["pair"] * (len(SPOKEN) - 5), *["single"] * 5]
 
 
-def centred(thing: Thing) -> Thing:
+def centred(thing: AnyShown) -> AnyShown:
     """Moved and scaled so that it fits the picture from every side, its middle in the world's."""
-    points = surface(thing).vertices.astype(np.float64)
+    points = outline(thing)
     low, high = points.min(0), points.max(0)
     middle = (low + high) / 2
     around = np.linalg.norm((points - middle)[:, [0, 2]], axis=1).max()
@@ -53,6 +56,19 @@ def member(number: int, index: int) -> tuple[str, int]:
     return SLOTS[seed % len(SLOTS)], seed
 
 
+def told(number: int, index: int, models: bool = False) -> tuple[Shown, str]:
+    """Object `index` of shard `number`, centred, and its caption."""
+    family, seed = member(number, index)
+    if models:
+        named = [key for key in keys(TRAIN) if noun(key.split("/", 1)[1])]
+        if named and seed % 2:
+            rng = np.random.default_rng([seed, 83])
+            mesh = lit(varied(read(named[int(rng.integers(len(named)))]), rng, textured=0.0), rng)
+            return centred(mesh), caption(mesh) or ""
+        family = SLOTS[seed // 2 % len(SLOTS)]
+    return spoken(family, seed), make(family, seed).caption
+
+
 def angles(rng: np.random.Generator) -> tuple[float, float]:
     """(azimuth, elevation) of a view, radians: any side, mostly near level, one in eight from above."""
     high = rng.random() < 0.125
@@ -69,24 +85,24 @@ class Described:
     captions: list[str]
 
 
-def drawn(number: int, objects: int = OBJECTS) -> tuple[Tensor, Tensor]:
+def drawn(number: int, objects: int = OBJECTS, models: bool = False) -> tuple[Tensor, Tensor]:
     """(images [B, V, 3, S, S] uint8 over white, angles [B, V, 2]) of shard `number`."""
     images = torch.empty(objects, VIEWS, 3, SIZE_PX, SIZE_PX, dtype=torch.uint8)
     where = torch.empty(objects, VIEWS, 2)
     for i in range(objects):
-        family, seed = member(number, i)
-        rng = np.random.default_rng([seed, 79])
+        thing, _ = told(number, i, models)
+        rng = np.random.default_rng([member(number, i)[1], 79])
         where[i] = torch.tensor([angles(rng) for _ in range(VIEWS)])
         cameras = orbit(where[i, :, 0], where[i, :, 1], RADIUS, FOV_Y_RAD)
-        images[i] = (on_white(views(spoken(family, seed), cameras, SIZE_PX)) * 255 + 0.5).to(torch.uint8)
+        images[i] = (on_white(views(thing, cameras, SIZE_PX)) * 255 + 0.5).to(torch.uint8)
     return images, where
 
 
-def keep_drawn(folder: Path, number: int) -> Path:
+def keep_drawn(folder: Path, number: int, models: bool = False) -> Path:
     """The file of shard `number`'s pictures, drawn once and kept in the folder until their latents are there."""
     path = folder / "shards" / f"shard{number:04d}.safetensors"
     if not path.exists() and not latents_file(folder, number).exists():
-        images, where = drawn(number)
+        images, where = drawn(number, models=models)
         save(path, {"images": images, "angles": where})
     return path
 
@@ -95,18 +111,18 @@ def latents_file(folder: Path, number: int) -> Path:
     return folder / "latents" / f"shard{number:04d}.safetensors"
 
 
-def described(folder: Path, vae: AutoencoderKL, number: int) -> Described:
+def described(folder: Path, vae: AutoencoderKL, number: int, models: bool = False) -> Described:
     """Shard `number` with its latents, made once and kept in the folder."""
     path = latents_file(folder, number)
     if not path.exists():
-        pictures = keep_drawn(folder, number)
+        pictures = keep_drawn(folder, number, models)
         tensors = load_file(pictures)
         images = tensors["images"]
         latents = encode(vae, images.flatten(0, 1)).unflatten(0, images.shape[:2])
         save(path, {"latents": latents, "angles": tensors["angles"]})
         pictures.unlink()
     tensors = load_file(path)
-    captions = [make(*member(number, i)).caption for i in range(len(tensors["latents"]))]
+    captions = [told(number, i, models)[1] for i in range(len(tensors["latents"]))]
     return Described(tensors["latents"], tensors["angles"], captions)
 
 

@@ -1,38 +1,40 @@
 """Trains the pocket Zero-1-to-3: `python -m guidance.pocket.train --out build/pocket --minutes 60`.
 
-First a small VAE on the objects' views, then the view-conditioned UNet with its image encoder and camera
-projection, all in the published diffusers layout. A run resumes from its folder by the same command.
+The view-conditioned UNet with its image encoder and camera projection, in the published diffusers layout, on the
+latents of a VAE that train_vae.py made. A run resumes from its folder by the same command; --branch takes another
+folder's checkpoint, cools it down over --cooling steps here, and leaves that run as it is.
 B batch, C latent channels, L latent side. The loss is the mean squared error of v (Salimans & Ho 2022).
 """
 
 from __future__ import annotations
 
 import json
-import time
-from dataclasses import dataclass
+import shutil
 from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor
 
+from gs_propeller.base.errors import UserError
 from guidance.pocket.data import SIZE_PX
 from guidance.pocket.families import FAMILIES
-from guidance.pocket.model import Denoiser, build_scheduler, build_vae
+from guidance.pocket.meshes import BESIDE, FOLDER_VARIABLE, TRAIN, keys
+from guidance.pocket.model import Denoiser, build_scheduler
 from guidance.pocket.plot import plot
 from guidance.pocket.score import fixed_sample, score
 from guidance.pocket.stream import (
     SHARDS_FIRST,
     Ahead,
     Pool,
-    cached_shard,
     draw,
     encoded_shard,
     keep_shard,
+    latents_file,
     newest_shard,
 )
 from guidance.pocket.training import (
@@ -45,6 +47,7 @@ from guidance.pocket.training import (
     arguments,
     autocast,
     averaged,
+    branched,
     descend,
     keyed,
     noised,
@@ -52,6 +55,7 @@ from guidance.pocket.training import (
     resumed,
     timesteps,
 )
+from guidance.pocket.translate import translated
 from guidance.zero123 import Zero123
 
 FILES = {
@@ -61,59 +65,18 @@ FILES = {
 }  # of a prior's folder, by the network's part
 
 
-@dataclass(frozen=True)
-class VaeOptions(Options):
-    """A training that begins with the VAE."""
-
-    vae_steps: int = 1400
-    vae_batch: int = 16
-
-
-def _batch(images: Tensor, generator: torch.Generator, size: int) -> Tensor:
-    """[size, 3, S, S] in -1..1 from uint8 [M, 3, S, S]."""
-    rows = torch.randint(len(images), (size,), generator=generator)
-    return images[rows].float() / 127.5 - 1.0
-
-
-def train_vae(options: VaeOptions, log: Log) -> AutoencoderKL:
-    """The VAE, loaded where there is one, else trained; its latents' scale is measured at the end."""
+def vae_of(options: Options) -> AutoencoderKL:
+    """The run's VAE: out/vae, put there from --start where there is none."""
     folder = options.out / "vae"
-    if options.start is not None and not (folder / "config.json").exists():
-        AutoencoderKL.from_pretrained(options.start / "vae").save_pretrained(folder)
-    if (folder / "config.json").exists():
-        return AutoencoderKL.from_pretrained(folder)
-    torch.manual_seed(options.seed)
-    vae = build_vae().to(options.device)
-    images = torch.cat([cached_shard(options.out / "shards", k).images.flatten(0, 1) for k in range(8)])
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.0)
-    begun = time.time()
-    for step in range(options.vae_steps):
-        share = step / options.vae_steps
-        for group in optimiser.param_groups:
-            group["lr"] = 1.5e-3 * min(1.0, (step + 1) / 50) * (1.0 - share) ** 0.7
-        generator = keyed(options.seed, step)
-        x = _batch(images, generator, options.vae_batch).to(options.device)
-        with torch.autocast(options.device, torch.bfloat16):
-            posterior = vae.encode(x).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator).to(x)
-            output = vae.decode(posterior.mean + posterior.std * noise).sample
-        error = output.float() - x
-        kl = posterior.kl().mean() / posterior.mean[0].numel()
-        loss = error.abs().mean() + 2.0 * error.square().mean() + 1e-4 * kl
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
-        if step % 50 == 0 or step == options.vae_steps - 1:
-            psnr = -10 * torch.log10((error / 2).square().mean()).item()
-            log.write(stage="vae", step=step, psnr_db=psnr, kl=kl.item(), elapsed_s=time.time() - begun)
-    with torch.no_grad():
-        latents = vae.encode(
-            _batch(images, keyed(options.seed, -1), 256).to(options.device)
-        ).latent_dist.mode()
-    vae.register_to_config(scaling_factor=round(1.0 / latents.std().item(), 5))
-    vae.save_pretrained(folder)
-    return vae
+    if not (folder / "config.json").exists():
+        if options.start is None:
+            raise UserError(
+                f"no VAE in {folder}: make one, `python -m guidance.pocket.train_vae --out {options.out}`"
+            )
+        AutoencoderKL.from_pretrained(options.start / "vae", torch_dtype=torch.float32).save_pretrained(
+            folder
+        )
+    return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -122,17 +85,26 @@ def normalise(images: Tensor) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
-def train_unet(options: Options, vae: AutoencoderKL, log: Log) -> None:
-    """Trains until the minutes or the steps are over, saving every few minutes."""
+def train_unet(options: Options, vae: AutoencoderKL, log: Log, stream: Path | None = None) -> None:
+    """Trains until the minutes or the steps are over, saving every few minutes. stream: the folder of another run whose
+    shards are used, none of them forgotten."""
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
     model, average = Denoiser().to(device), Denoiser().to(device)
+    model.unet.to(memory_format=torch.channels_last)  # 4 % faster on a CPU
     optimiser = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
-    run = _restored(options, model, average, optimiser, log)
+    run = _restored(options, model, average, optimiser, vae, log)
     alphas = build_scheduler().alphas_cumprod.to(device)
     scale = vae.config.scaling_factor
-    ahead = Ahead(partial(keep_shard, options.out / "shards"), options.workers)
-    pool = Pool(run.first_shard, ahead, lambda number: encoded_shard(options.out, vae, number))
+    place = stream or options.out
+    ahead = Ahead(partial(keep_shard, place), options.workers)
+
+    def forget(number: int) -> None:
+        latents_file(place, number).unlink(missing_ok=True)
+
+    pool = Pool(
+        run.first_shard, ahead, lambda number: encoded_shard(place, vae, number), None if stream else forget
+    )
 
     def loss_of(step: int) -> Tensor:
         generator = keyed(options.seed + 1, step)
@@ -153,7 +125,12 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log) -> None:
 
 
 def _restored(
-    options: Options, model: Denoiser, average: Denoiser, optimiser: torch.optim.Optimizer, log: Log
+    options: Options,
+    model: Denoiser,
+    average: Denoiser,
+    optimiser: torch.optim.Optimizer,
+    vae: AutoencoderKL,
+    log: Log,
 ) -> Run:
     """The checkpoint's run; else a new one, from the weights that --start names or from nothing."""
     found = resumed(options, model, average, optimiser, log)
@@ -167,13 +144,15 @@ def _restored(
             step, int(made.get("samples", step * made["batch"])), step, newest_shard(step) - SHARDS_FIRST
         )
         for name, file in FILES.items():
-            weights = load_file(options.start / file)
-            model.get_submodule(name).load_state_dict({k: v.float() for k, v in weights.items()})
+            weights = {k: v.float() for k, v in load_file(options.start / file).items()}
+            if name == "unet":
+                weights = translated(weights, options.start / "vae", vae, run.first_shard)
+            model.get_submodule(name).load_state_dict(weights)
         came_from = made["sha256"][FILES["unet"]]
     average.load_state_dict(model.state_dict())
     log.write(
         stage="start", step=run.step, seed=options.seed, batch=options.batch, lr=options.lr, until=options.until,
-        first_shard=run.first_shard, families=len(FAMILIES), unet_sha256=came_from,
+        first_shard=run.first_shard, families=len(FAMILIES), models=len(keys(TRAIN)), unet_sha256=came_from,
     )  # fmt: skip
     return run
 
@@ -207,25 +186,34 @@ def export(options: Options, folder: Path) -> dict[str, str]:
         options,
         run,
         folder,
-        held_out=score(Zero123(folder)),
+        models=len(keys(TRAIN)),
+        held_out=score(Zero123(folder), steps=2),
         fixed_sample=[round(v, 3) for v in sample],
     )
 
 
 def main() -> None:
-    parser = arguments(__doc__, "build/pocket")
-    parser.add_argument("--vae-steps", type=int, default=VaeOptions.vae_steps)
+    parser = arguments(__doc__, "build/pocket", batch=32, lr=4e-4)
+    parser.add_argument(
+        "--branch", type=Path, help="a run's folder, whose checkpoint is cooled down in --out"
+    )
+    parser.add_argument("--cooling", type=int, default=300, help="steps that a branch takes")
     given = vars(parser.parse_args())
-    folder = given.pop("export")
-    options = VaeOptions(**given)
+    folder, branch, cooling = given.pop("export"), given.pop("branch"), given.pop("cooling")
+    options = Options(**given)
     if folder:
         print(json.dumps(export(options, folder), indent=2))
         return
     torch.set_num_threads(options.threads)
+    if not keys(TRAIN):
+        print(f"no models in {BESIDE} ({FOLDER_VARIABLE} names another folder): procedural objects alone")
+    if branch:
+        branched(branch, options.out, cooling)
+        shutil.copytree(branch / "vae", options.out / "vae", dirs_exist_ok=True)
     log = Log(options.out / "log.jsonl")
     if options.start is not None and not log.path.exists():
         log.path.write_text((options.start / "training.jsonl").read_text())
-    train_unet(options, train_vae(options, log), log)
+    train_unet(options, vae_of(options), log, branch)
 
 
 if __name__ == "__main__":

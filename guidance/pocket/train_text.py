@@ -1,8 +1,10 @@
 """Trains the pocket text prior: `python -m guidance.pocket.train_text --out build/pocket-text --minutes 60`.
 
-A Stable Diffusion in the published layout, small: the pocket Zero-1-to-3's VAE as it stands, its UNet as a beginning
-(without the known view's channels), and a CLIP-style text encoder from nothing. A run resumes from its folder by the
-same command. B batch, C latent channels, L latent side. The loss is the mean squared error of v.
+A Stable Diffusion in the published layout, small: its own VAE as it ships, the shipped UNet and text encoder as a
+beginning, or with --start a pocket Zero-1-to-3's UNet of as many latent channels, without the known view's, and a text
+encoder from nothing. A run resumes from its folder by the same command.
+
+B batch, C latent channels, L latent side. The loss is the mean squared error of v.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
-from guidance import POCKET
+from guidance import POCKET_TEXT
 from guidance.pocket.captions import save_tokenizer
-from guidance.pocket.model import TOKENS, TextDenoiser, build_scheduler
+from guidance.pocket.model import TEXT_LATENTS, TOKENS, TextDenoiser, build_scheduler
 from guidance.pocket.plot import plot
 from guidance.pocket.score_text import fixed_sample
 from guidance.pocket.stream import SHARDS_FIRST, Ahead, Pool, newest_shard
@@ -48,21 +50,21 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 STEPS_BEFORE = 100_000  # the noise levels' warm-up is over: the UNet has been trained
 
 
-def train(options: Options, log: Log) -> None:
-    """Trains until the minutes or the steps are over, saving every few minutes."""
+def train(options: Options, log: Log, models: bool = False) -> None:
+    """Trains until the minutes or the steps are over, saving every few minutes; models: on those too."""
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
-    vae = AutoencoderKL.from_pretrained(POCKET / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(POCKET_TEXT / "vae", torch_dtype=torch.float32)
     if not (options.out / "tokenizer").exists():
-        save_tokenizer(options.out / "tokenizer", options.out)
+        save_tokenizer(options.out / "tokenizer", options.out, models)
     tokenizer = CLIPTokenizer.from_pretrained(options.out / "tokenizer")
     model, average = TextDenoiser(len(tokenizer)).to(device), TextDenoiser(len(tokenizer)).to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
     run = resumed(options, model, average, optimiser, log) or begun(options, model, average, log)
     alphas = build_scheduler().alphas_cumprod.to(device)
     scale = vae.config.scaling_factor
-    ahead = Ahead(partial(keep_drawn, options.out), options.workers)
-    pool = Pool(run.first_shard, ahead, lambda number: described(options.out, vae, number))
+    ahead = Ahead(partial(keep_drawn, options.out, models=models), options.workers)
+    pool = Pool(run.first_shard, ahead, lambda number: described(options.out, vae, number, models))
 
     def loss_of(step: int) -> Tensor:
         generator = keyed(options.seed + 2, step)
@@ -83,12 +85,13 @@ def train(options: Options, log: Log) -> None:
 
 
 def begun(options: Options, model: TextDenoiser, average: TextDenoiser, log: Log) -> Run:
-    """A new run: a text prior's weights, or the pocket Zero-1-to-3's UNet without its known view."""
+    """A new run: a text prior's weights, the shipped ones if none are named, or a view prior's UNet without its known
+    view."""
     run = Run(first_shard=newest_shard(0) - SHARDS_FIRST)
-    start = options.start or POCKET
+    start = options.start or POCKET_TEXT
     weights = load_file(start / UNET)
     weights = {k: v.float() for k, v in weights.items()}
-    weights["conv_in.weight"] = weights["conv_in.weight"][:, :4]
+    weights["conv_in.weight"] = weights["conv_in.weight"][:, :TEXT_LATENTS]
     model.unet.load_state_dict(weights)
     if (start / "text_encoder").exists():
         words = load_file(start / "text_encoder" / "model.safetensors")
@@ -112,11 +115,8 @@ def export(options: Options, folder: Path) -> dict[str, str]:
     average.half().eval()
     average.unet.save_pretrained(folder / "unet")
     average.text_encoder.save_pretrained(folder / "text_encoder")
-    if folder.resolve().parent == POCKET.parent:  # ships beside the other pocket prior, whose VAE it is
-        (folder / "vae").unlink(missing_ok=True)
-        (folder / "vae").symlink_to(Path("..") / POCKET.name / "vae")
-    else:
-        shutil.copytree(POCKET / "vae", folder / "vae", dirs_exist_ok=True)
+    if folder.resolve() != POCKET_TEXT.resolve():  # a copy: links are lost in a zip and in some checkouts
+        shutil.copytree(POCKET_TEXT / "vae", folder / "vae", dirs_exist_ok=True)
     shutil.copytree(options.out / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
     shutil.copy(options.out / "words.txt", folder / "words.txt")
     build_scheduler().save_pretrained(folder / "scheduler")
@@ -136,14 +136,18 @@ def export(options: Options, folder: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    given = vars(arguments(__doc__, "build/pocket-text", batch=64).parse_args())
-    folder = given.pop("export")
+    parser = arguments(__doc__, "build/pocket-text", batch=64)
+    parser.add_argument(
+        "--models", action="store_true", help="every second object a model; a new run's folder"
+    )
+    given = vars(parser.parse_args())
+    folder, models = given.pop("export"), given.pop("models")
     options = Options(**given)
     if folder:
         print(json.dumps(export(options, folder), indent=2))
         return
     torch.set_num_threads(options.threads)
-    train(options, Log(options.out / "log.jsonl"))
+    train(options, Log(options.out / "log.jsonl"), models)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from guidance.pocket.stream import SHARDS_FIRST, newest_shard, save
+from guidance.pocket.stream import SHARDS_FIRST, in_bf16, newest_shard, save
 
 LOG_EVERY = 100
 WARM_UP_STEPS, COOL_DOWN_STEPS = 200, 5000  # of the learning rate
-AVERAGE_SHARE = (
-    30  # the averaged weights are those of the last thirtieth of the training, whatever its length
-)
+# The averaged weights are those of the last thirtieth of all steps, the last tenth of a run's own or of a cool-down's.
+AVERAGE_SHARE, RUN_SHARE = 30, 10
 CHECKPOINT = "unet.safetensors"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's normalisation
 DROP = 0.1  # share of samples that learn the unconditional score
@@ -41,7 +40,7 @@ class Options:
 
     out: Path
     minutes: float
-    until: int = 40_000
+    until: int = 1_000_000
     start: Path | None = None
     seed: int = 0
     batch: int = 64
@@ -57,12 +56,15 @@ def arguments(description: str, out: str, **defaults: Any) -> argparse.ArgumentP
         f: getattr(Options, f)
         for f in ("until", "start", "seed", "batch", "lr", "threads", "workers", "device")
     }
+    minutes = defaults.pop("minutes", 60.0)
     values |= defaults
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path(out), help="folder of checkpoints and shards")
-    parser.add_argument("--minutes", type=float, default=60.0, help="time for this call; a later one goes on")
+    parser.add_argument(
+        "--minutes", type=float, default=minutes, help="time for this call; a later one goes on"
+    )
     parser.add_argument("--until", type=int, default=values["until"], help="the training's last step")
     parser.add_argument(
         "--start", type=Path, default=values["start"], help="a prior's folder that a new training starts from"
@@ -111,19 +113,28 @@ def timesteps(step: int, count: int, generator: torch.Generator) -> Tensor:
     return ((low + (1.0 - low) * u**0.4) * 999).round().long()
 
 
-def learning_share(step: int, first: int, until: int) -> float:
-    """Of the learning rate: a short warm-up, constant, then straight to nought at `until`."""
-    return min((step - first + 1) / WARM_UP_STEPS, 1.0, (until - step) / COOL_DOWN_STEPS)
+def learning_share(step: int, first: int, until: int, cooling: int = COOL_DOWN_STEPS) -> float:
+    """Of the learning rate: a short warm-up, constant, then straight to nought in the last `cooling` steps."""
+    return min((step - first + 1) / WARM_UP_STEPS, 1.0, (until - step) / cooling)
+
+
+def averaging_steps(step: int, first: int, cooling: int = 0) -> float:
+    """How many steps the averaged weights reach back."""
+    spans = [step / AVERAGE_SHARE, (step - first) / RUN_SHARE, *([cooling / RUN_SHARE] if cooling else [])]
+    return 1.0 + min(spans)
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where a training stands: steps and samples done, and the step and the shard that it began at."""
+    """Where a training stands: steps and samples done, and the step and the shard that it began at. A branch that cools
+    down knows its last step and how many steps the cooling lasts; 0, 0 for a run that goes on."""
 
     step: int = 0
     samples: int = 0
     first_step: int = 0
     first_shard: int = newest_shard(0) - SHARDS_FIRST
+    until: int = 0
+    cooling: int = 0
 
     def at(self, step: int, batch: int) -> Run:
         return replace(self, step=step, samples=self.samples + (step - self.step) * batch)
@@ -136,17 +147,18 @@ def descend(
     """Trains until the minutes or the steps are over, saving every few minutes. loss_of(step): that step's loss []."""
     began = saved = last = time.time()
     total, counted, step = 0.0, 0, run.step
-    while time.time() - began < options.minutes * 60 and step < options.until:
+    until, cooling = run.until or options.until, run.cooling or COOL_DOWN_STEPS
+    while time.time() - began < options.minutes * 60 and step < until:
         loss = loss_of(step)
-        optimiser.param_groups[0]["lr"] = options.lr * learning_share(step, run.first_step, options.until)
+        optimiser.param_groups[0]["lr"] = options.lr * learning_share(step, run.first_step, until, cooling)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        decay = (step + 1) / (step + AVERAGE_SHARE)
+        newest = 1 / averaging_steps(step, run.first_step, run.cooling)
         with torch.no_grad():
             for a, b in zip(average.parameters(), model.parameters(), strict=True):
-                a.lerp_(b, 1 - decay)
+                a.lerp_(b, newest)
         step += 1
         total, counted = total + loss.item(), counted + 1
         if step % LOG_EVERY == 0:
@@ -164,7 +176,11 @@ def descend(
 
 @contextmanager
 def autocast(device: torch.device) -> Iterator[None]:
-    """bf16; on a CPU the fused attention's backward is slow: the plain one makes a step 15 % shorter."""
+    """bf16 where the device computes in it; on a CPU the fused attention's backward is slow there: the plain one makes
+    a step 15 % shorter. In fp32 they are equally fast."""
+    if not in_bf16(device):
+        yield
+        return
     with torch.autocast(device.type, torch.bfloat16):
         if device.type != "cpu":
             yield
@@ -202,6 +218,18 @@ def resumed(
     run = Run(**{k: int(v) for k, v in under("run", tensors).items()})
     log.write(stage="resume", step=run.step, batch=options.batch)
     return run
+
+
+def branched(source: Path, out: Path, cooling: int) -> None:
+    """The checkpoint of `source` put into `out`, to end `cooling` steps later: for weights to use while the run itself
+    goes on. Nothing where `out` has one already."""
+    if (out / CHECKPOINT).exists():
+        return
+    tensors = load_file(source / CHECKPOINT)
+    tensors["run.until"] = tensors["run.step"] + cooling
+    tensors["run.cooling"] = torch.tensor(cooling)
+    save(out / CHECKPOINT, tensors)
+    (out / "log.jsonl").write_text((source / "log.jsonl").read_text())
 
 
 def averaged(options: Options, average: nn.Module) -> Run:

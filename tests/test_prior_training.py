@@ -1,0 +1,179 @@
+"""What a prior's training hands on: another VAE's latents, a wider VAE's beginning, branches that cool down."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gs_propeller.base.errors import UserError
+from guidance import POCKET_TEXT
+from guidance.pocket import score_vae, train, train_vae, training, translate
+from guidance.pocket.model import build_unet, build_vae
+
+
+def test_a_unet_speaks_the_new_latents_as_it_did_the_old() -> None:
+    """Where the new latents are a linear map of the old, the carried UNet's answer is that map of the old one's."""
+    torch.manual_seed(0)
+    up, ratio = torch.randn(6, 4), 1.3
+    few = torch.randn(20, 4, 8, 8)
+
+    def mapped(latents: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("dc,mchw->mdhw", up, latents)
+
+    old, new = build_unet(8, 4), build_unet(12, 6)
+    new.load_state_dict(translate.carried(old.state_dict(), few, mapped(few), ratio))
+    noisy, known, tokens = torch.randn(2, 4, 16, 16), torch.randn(2, 4, 16, 16), torch.randn(2, 1, 128)
+    t = torch.tensor([300, 900])
+    with torch.no_grad():
+        before = old(torch.cat([noisy, known], 1), t, tokens).sample
+        after = new(torch.cat([mapped(noisy), mapped(known) * ratio], 1), t, tokens).sample
+    assert torch.allclose(after, mapped(before), atol=1e-4)  # measured 6e-6
+
+
+def test_the_linear_map_is_the_least_squares_one() -> None:
+    a, b = torch.randn(3, 4, 5, 5), torch.randn(3, 2, 5, 5)
+    flat = [x.movedim(1, -1).reshape(-1, x.shape[1]).double().numpy() for x in (a, b)]
+    slow = np.linalg.lstsq(flat[0], flat[1], rcond=None)[0].T
+    assert np.allclose(translate.fitted(a, b).numpy(), slow, atol=1e-5)
+
+
+def test_a_wider_vae_begins_with_the_old_latents() -> None:
+    new, old = train_vae.begun(POCKET_TEXT)
+    few, many = old.config.latent_channels, new.config.latent_channels
+    assert many > few
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
+    with torch.no_grad():
+        latents, known = (vae.encode(x).latent_dist.mode() for vae in (new, old))
+        assert torch.allclose(latents[:, :few], known, atol=1e-5)
+        bare = latents.clone()
+        bare[:, few:] = 0
+        back = new.decode(bare).sample
+        assert torch.allclose(back, old.decode(known).sample, atol=1e-4)
+
+
+def test_evening_out_changes_no_picture() -> None:
+    """The free channels get mean 0 and their deviation under the scale, and decode to what they did."""
+    new, old = train_vae.begun(POCKET_TEXT)
+    renders = (torch.rand(16, 3, 64, 64) * 255).to(torch.uint8)
+    x = renders.float() / 127.5 - 1
+    few, scale = old.config.latent_channels, old.config.scaling_factor
+    with torch.no_grad():
+        before = new.encode(x).latent_dist
+        picture = new.decode(before.mode()).sample
+        train_vae.even_out(new, renders, few, scale)
+        after = new.encode(x).latent_dist
+        assert torch.allclose(new.decode(after.mode()).sample, picture, atol=1e-4)
+        assert torch.equal(after.mean[:, :few], before.mean[:, :few])
+        free = after.mean[:, few:] * scale
+        assert torch.allclose(free.mean((0, 2, 3)), torch.zeros(len(free[0])), atol=1e-3)
+        assert torch.allclose(free.std((0, 2, 3)), torch.full((len(free[0]),), train_vae.DETAIL), atol=1e-3)
+        ratio = after.std[:, few:] / before.std[:, few:]  # the noise is scaled with its channel
+        assert torch.allclose(ratio, ratio[:1, :, :1, :1].expand_as(ratio), rtol=1e-3)
+    assert new.config.scaling_factor == scale
+
+
+def test_orthogonal_steps_move_every_direction_alike() -> None:
+    torch.manual_seed(0)
+    for shape in ((24, 216), (64, 24)):
+        values = torch.linalg.svdvals(train_vae.orthogonal(torch.randn(shape)))
+        assert 0.6 < float(values.min()) <= float(values.max()) < 1.25  # five rounds end near one
+
+
+def test_the_vae_is_trained_on_every_kind_of_picture() -> None:
+    renders = torch.randint(0, 255, (4, 3, 64, 64), dtype=torch.uint8)
+    pictures = train_vae.pictures(renders, np.random.default_rng(0), 60)
+    assert pictures.shape == (60, 3, 64, 64)
+    assert 0 <= float(pictures.min()) <= float(pictures.max()) <= 1
+    flat = pictures.std((2, 3)).amax(1) < 1e-6
+    assert 0 < int(flat.sum()) < 12
+    again = train_vae.pictures(renders, np.random.default_rng(0), 60)
+    assert torch.equal(pictures, again)
+
+
+def test_recolouring_a_picture_leaves_white_white() -> None:
+    image = np.ones((4, 4, 3), np.float32)
+    assert np.allclose(train_vae._recoloured(image, np.random.default_rng(0)), 1.0)
+
+
+class _Linear(nn.Module):
+    """A VAE whose latents are the pixels themselves, or a fixed mixing of them."""
+
+    def __init__(self, mixing: torch.Tensor) -> None:
+        super().__init__()
+        self.mixing = mixing
+
+    def encode(self, x: torch.Tensor) -> object:
+        latents = torch.einsum("dc,mchw->mdhw", self.mixing, x)
+        return type("Out", (), {"latent_dist": type("Dist", (), {"mode": staticmethod(lambda: latents)})()})()
+
+    def decode(self, z: torch.Tensor) -> object:
+        return type("Out", (), {"sample": torch.einsum("cd,mdhw->mchw", torch.linalg.pinv(self.mixing), z)})()
+
+
+def test_the_pull_through_an_encoder_is_measured() -> None:
+    """Along the difference itself where latents are pixels, at right angles where they do not hold it."""
+    a, b = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8)
+    whole, blind = _Linear(torch.eye(3)), _Linear(torch.tensor([[1.0, 0.0, 0.0]]))
+    assert torch.allclose(score_vae.pull_cosine(whole, a, b), torch.ones(3), atol=1e-5)  # type: ignore[arg-type]
+    b[:, 0] = a[:, 0]
+    assert float(score_vae.pull_cosine(blind, a, b).abs().max()) < 1e-5  # type: ignore[arg-type]
+    assert score_vae.kept_db(whole, a) > 60  # type: ignore[arg-type]
+    assert score_vae.colour_error(whole, a) < 1e-5  # type: ignore[arg-type]
+
+
+def test_a_branch_cools_down_beside_its_run(tmp_path: Path) -> None:
+    """It ends `cooling` steps on, its rate falling to nought, and the run's own folder is as it was."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    average = copy.deepcopy(model)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    options = training.Options(tmp_path / "run", minutes=1.0, batch=2)
+    log = training.Log(options.out / "log.jsonl")
+    log.write(stage="start", step=0)
+    data, rates = torch.randn(2, 3), []
+
+    def loss_of(step: int) -> torch.Tensor:
+        rates.append(optimiser.param_groups[0]["lr"])
+        return model(data).square().mean()
+
+    first = training.Options(options.out, minutes=1.0, batch=2, until=6)
+    training.descend(first, model, average, optimiser, training.Run(), loss_of, log)
+    kept = (options.out / training.CHECKPOINT).read_bytes()
+    cooled = training.Options(tmp_path / "cooled", minutes=1.0, batch=2)
+    training.branched(options.out, cooled.out, 5)
+    run = training.resumed(cooled, model, average, optimiser, training.Log(cooled.out / "log.jsonl"))
+    assert run is not None
+    assert (run.step, run.until, run.cooling, run.samples) == (6, 11, 5, 12)
+    rates.clear()
+    training.descend(cooled, model, average, optimiser, run, loss_of, log)
+    assert len(rates) == 5
+    shares = [training.learning_share(step, -300, 11, 5) for step in range(6, 11)]
+    assert shares == sorted(shares, reverse=True)
+    assert (options.out / training.CHECKPOINT).read_bytes() == kept
+    training.branched(options.out, cooled.out, 9)  # a second call goes on with the first's branch
+    assert int(training.load_file(cooled.out / training.CHECKPOINT)["run.until"]) == 11
+
+
+def test_averaging_reaches_back_over_a_share_of_the_run() -> None:
+    assert training.averaging_steps(0, 0) == 1.0
+    assert training.averaging_steps(3000, 0) == 101.0
+    assert training.averaging_steps(22_600, 22_500) == 11.0  # a new run forgets what it began with
+    assert training.averaging_steps(90_000, 0, cooling=300) == 31.0
+
+
+def test_without_a_vae_the_remedy_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="train_vae"):
+        train.vae_of(training.Options(tmp_path, minutes=1.0))
+
+
+def test_the_built_networks_fit_together() -> None:
+    vae, unet = build_vae(), build_unet()
+    channels = vae.config.latent_channels
+    assert (unet.config.in_channels, unet.config.out_channels) == (2 * channels, channels)
+    assert json.loads(vae.to_json_string())["sample_size"] == 64

@@ -193,6 +193,26 @@ def test_vsd_held_by_pictures_adds_the_gradient_between_them(folder: Path) -> No
     assert bool((residual > apart).all())
 
 
+def test_what_a_learner_follows(folder: Path) -> None:
+    """Before it has learnt its score is the prior's at guidance 1: between latents nothing pulls, wherever the render
+    is; between pictures what pulls is the prior's own, and so is its stiffness."""
+    prior, bare = StableDiffusion(folder), StableDiffusion(folder)
+    images, cameras, t, noise = _arguments(bare)
+    told, learner = _told(bare), Variational(prior, seed=3, learning_rate=0.0)
+    for moved in (images, images.flip(3)):
+        both = [
+            learner.sds_grad(moved, told, cameras, t, noise, 1.0, space=space)[0]
+            for space in ("latent", "pixel")
+        ]
+        expected = bare.sds_grad(moved, told, cameras, t, noise, 1.0, space="pixel")[0]
+        assert float(both[0].abs().max()) < 1e-5 * float(expected.abs().max())
+        assert float((both[1] - expected).abs().max()) < 1e-5 * float(expected.abs().max())
+    for follows in ("abar", "none", "all", "measured"):
+        assert not learner.stiffness(t, "noise", "latent", follows).any()
+        for name, words in (("stiffness", (t, "noise", "pixel", follows)), ("share", (t, "pixel", follows))):
+            assert torch.equal(getattr(learner, name)(*words), getattr(bare, name)(*words))
+
+
 @pytest.mark.slow
 def test_the_learner_learns_and_leaves_the_prior_alone(prior: StableDiffusion) -> None:
     images, cameras, t, noise = _arguments(prior)

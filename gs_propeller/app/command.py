@@ -25,6 +25,9 @@ def run(
     program: the script's path; argv: its arguments, None: the process's own. check(config) raises UserError before
     ranks are launched. 0: done; 2: bad input; 3: a rank was lost, or a gradient was not finite; 130: Ctrl-C or TERM.
     """
+    # Read when OpenMP is loaded: threads that wait sleep. Spinning, they take the cores from whatever else is at work,
+    # and two threads on two busy cores are many times slower than one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         config, flags = load(words)

@@ -429,11 +429,7 @@ def test_cuda_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_and_dry_run(program: object, capsys: pytest.CaptureFixture[str]) -> None:
     assert program.main(["--help"]) == 0  # type: ignore[attr-defined]
     shown = capsys.readouterr().out
-<<<<<<< HEAD
     for name in SECTION_OF:
-=======
-    for name in Config().flat():
->>>>>>> tests-port
         assert name in shown
     assert program.main(["--config", IMAGE, "--dry-run", "seed=9"]) == 0  # type: ignore[attr-defined]
     assert "seed: 9" in capsys.readouterr().out

@@ -25,6 +25,7 @@ from guidance.pocket.score import fixed_sample
 from guidance.zero123 import Zero123
 
 LIGHT = np.array([0.0, 1.0, 0.0])
+NEXT = POCKET.with_name("zero123-pocket-next")  # that the training goes on from
 
 
 @pytest.fixture(autouse=True)
@@ -277,19 +278,21 @@ def test_shards_drawn_ahead_are_the_stream(tmp_path: Path) -> None:
     assert torch.equal(kept.poses[:2], few.poses)
 
 
-def test_shipped_weights_are_the_recorded_ones() -> None:
-    record = json.loads((POCKET / "training.json").read_text())
+@pytest.mark.parametrize("folder", [POCKET, NEXT], ids=lambda folder: folder.name)
+def test_shipped_weights_are_the_recorded_ones(folder: Path) -> None:
+    record = json.loads((folder / "training.json").read_text())
     for name, checksum in record["sha256"].items():
-        assert hashlib.sha256((POCKET / name).read_bytes()).hexdigest() == checksum
-    assert sum(p.stat().st_size for p in POCKET.rglob("*") if p.is_file()) < 20e6
-    lines = [json.loads(line) for line in (POCKET / "training.jsonl").read_text().splitlines()]
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == checksum
+    assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) < 20e6
+    lines = [json.loads(line) for line in (folder / "training.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["stage"] == "unet"]
     assert losses[-1] < losses[0]
 
 
-def test_shipped_weights_draw_the_recorded_sample() -> None:
-    record = json.loads((POCKET / "training.json").read_text())
-    drawn = fixed_sample(Zero123(POCKET)).flatten()
+@pytest.mark.parametrize("folder", [POCKET, NEXT], ids=lambda folder: folder.name)
+def test_shipped_weights_draw_the_recorded_sample(folder: Path) -> None:
+    record = json.loads((folder / "training.json").read_text())
+    drawn = fixed_sample(Zero123(folder)).flatten()
     assert torch.allclose(
         drawn, torch.tensor(record["fixed_sample"]), atol=0.01
     )  # half precision, 3 decimals

@@ -163,6 +163,11 @@ def export(options: Options, folder: Path) -> dict[str, str]:
     run = averaged(options, average)
     average.half().eval()
     AutoencoderKL.from_pretrained(options.out / "vae").half().save_pretrained(folder / "vae")
+    config = folder / "vae" / "config.json"
+    kept = {
+        k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"
+    }  # of the run's folder
+    config.write_text(json.dumps(kept, indent=2) + "\n")
     average.unet.save_pretrained(folder / "unet")
     average.image_encoder.save_pretrained(folder / "image_encoder")
     average.clip_camera_projection.save_pretrained(folder / "clip_camera_projection")

@@ -455,7 +455,7 @@ def test_begins_later() -> None:
         ({"threshold": -1e-9}, "threshold must be"),
         ({"threshold": math.nan}, "threshold must be"),
         ({"ema": 1.1}, "ema must be in 0..1"),
-        ({"aggregate": "middle"}, "one of mean, median, got 'middle'"),
+        ({"aggregate": "middle"}, "one of mean, median, refused, got 'middle'"),
         ({"tail": "linear"}, "one of copy, momentum, got 'linear'"),
     ],
 )

@@ -84,6 +84,12 @@ def test_a_run_of_more_steps_goes_on(tmp_path: Path) -> None:
     for other in (Config(steps=4), Config(steps=9, seed=1)):
         assert checkpoint.differing(mark, fingerprint(other, b"")) is not None
     assert checkpoint.differing(mark, json.dumps({"steps": "nine"})) is not None
+    for steps, goes_on in (
+        (6, True),
+        (7, False),
+    ):  # the seventh update had an evaluation of its own, for three
+        short, long = (fingerprint(Config(steps=n, updates_per_evaluation=3), b"") for n in (steps, 9))
+        assert (checkpoint.differing(short, long) is None) == goes_on
 
 
 def test_in_a_thread_signals_stay_with_the_program() -> None:

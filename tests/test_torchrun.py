@@ -21,7 +21,15 @@ from gs_propeller.scenes.gaussians.state import State
 from tests import tiny_prior
 from tests.test_main import IMAGE, ROOT, SMALL
 
-WORDS = [*SMALL, "steps=40", "densify_until=30", "threshold=0", "ema=1", "checkpoint_every_s=0"]
+WORDS = [
+    *SMALL,
+    "steps=40",
+    "updates_per_evaluation=3",
+    "densify_until=30",
+    "threshold=0",
+    "ema=1",
+    "checkpoint_every_s=0",
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +52,7 @@ def expected(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Stat
 
 def last_state(outdir: Path) -> State:
     tensors, meta = load_tensors(outdir / "thing" / "checkpoint.safetensors")
-    assert meta["start"] == 40
+    assert meta["start"] == 14  # the last evaluation serves one update
     return State.from_tensors({key[2:]: value for key, value in tensors.items() if key.startswith("0/")})
 
 

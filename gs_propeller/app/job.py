@@ -50,7 +50,7 @@ class Stage(Generic[S, D]):
 
     first: the state of step 0. mark: what a checkpoint must have been made with. read: a state from a checkpoint's
     tensors. losses: names of the [L] that logged gives for each step of a report. rows: of a state, for the log. every:
-    updates that a step of the solver stands for.
+    updates that a step of the solver stands for. updates: of all steps, 0: as many as they stand for.
     """
 
     title: str
@@ -66,6 +66,11 @@ class Stage(Generic[S, D]):
     metrics: str = "metrics.jsonl"
     options: str = "config.yaml"
     every: int = 1
+    updates: int = 0
+
+    def done(self, start: int) -> int:
+        """Updates before a step of the solver; the last may stand for fewer."""
+        return min(start * self.every, self.updates or self.every * self.settings.steps)
 
 
 def distilling(config: Config, ranks: Ranks, scene: GaussianScene, given: bytes) -> Stage[State, Any]:
@@ -82,6 +87,7 @@ def distilling(config: Config, ranks: Ranks, scene: GaussianScene, given: bytes)
         logged.rows,
         lambda state: len(state.params),
         every=scene.settings.updates_per_evaluation,
+        updates=scene.updates,
     )
 
 
@@ -94,14 +100,13 @@ def solved(config: Config, stage: Stage[S, D], device: torch.device, quiet: bool
     with atomic(folder / stage.options) as temporary:
         temporary.write_text(to_yaml(config), encoding="utf-8")
     states = [state.to(device) for state in window.states]
-    total = stage.every * settings.steps
     window = resume(states, window.start, window.threshold, task, settings, window.passes, window.evaluations)
-    metrics = Metrics(folder / stage.metrics, window.start * stage.every)
+    metrics = Metrics(folder / stage.metrics, stage.done(window.start))
     begun_s = saved_s = time.monotonic()
     stream = None if quiet else sys.stderr
     with (
         checkpoint.interrupts() as stop,
-        Progress(stage.title, total, window.start * stage.every, stream) as progress,
+        Progress(stage.title, stage.done(settings.steps), stage.done(window.start), stream) as progress,
     ):
 
         def on_pass(now: Window[S], report: Report[D]) -> None:
@@ -116,13 +121,13 @@ def solved(config: Config, stage: Stage[S, D], device: torch.device, quiet: bool
                 elapsed_s,
                 stage.every,
             )
-            progress.update(now.start * stage.every, **shown)
+            progress.update(stage.done(now.start), **shown)
             if stop.asked or time.monotonic() - saved_s > config.checkpoint_every_s:
                 checkpoint.save(file, now, stage.mark, elapsed_s)
                 saved_s = time.monotonic()
             if stop.asked:
                 raise Interrupted(
-                    f"stopped at step {now.start * stage.every}; the same command goes on from there"
+                    f"stopped at step {stage.done(now.start)}; the same command goes on from there"
                 )
 
         try:

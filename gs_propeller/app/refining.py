@@ -116,6 +116,7 @@ def refining(config: Config, ranks: Ranks, task: Refinement, given: bytes) -> St
         "refine_metrics.jsonl",
         "refine_config.yaml",
         task.every,
+        s.refine.refine_steps,
     )
 
 

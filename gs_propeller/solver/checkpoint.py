@@ -27,7 +27,8 @@ except ImportError:  # Windows
 
 S = TypeVar("S", bound=Any)
 FILE = "checkpoint.safetensors"
-GROWING = ("steps", "refine_steps")  # a run of more of them goes on where the shorter one ended
+# A run of more of these goes on where the shorter one ended, if its last evaluation served as many as the others.
+GROWING = {"steps": "updates_per_evaluation", "refine_steps": "refine_updates_per_evaluation"}
 
 
 def save(path: Path, window: Window[S], mark: str, elapsed_s: float) -> None:
@@ -79,7 +80,13 @@ def differing(before: str, mark: str) -> str | None:
         keys = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
     except (ValueError, TypeError, AttributeError):
         return "other options or another picture"  # not a mark of today's
-    if all(key in GROWING and key in old and old[key] < new.get(key, 0) for key in keys):
+    if all(
+        key in GROWING
+        and key in old
+        and old[key] < new.get(key, 0)
+        and old[key] % new.get(GROWING[key], 1) == 0
+        for key in keys
+    ):
         return None
     said = [f"{key}={old.get(key)} (here {new.get(key)})" for key in keys if " " not in key]
     said += [f"another file as {key}" for key in keys if " " in key]

@@ -27,12 +27,12 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     log = training.Log(tmp_path / "log.jsonl")
     steps = []
     for _ in range(2):
-        train_text.train(training.Options(tmp_path, minutes=1.0, batch=4), log)
+        train_text.train(training.Options(tmp_path, minutes=2.0, batch=4), log)
         steps.append(int(train_text.load_file(tmp_path / training.CHECKPOINT)["run.step"]))
     assert steps[1] > steps[0] > 0
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["stage"] == "unet"]
-    assert losses[-1] < 0.97 * losses[0]
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])  # 0.77; a line is the mean of ten steps of four, and wanders
     sums = train_text.export(training.Options(tmp_path, minutes=0.0), tmp_path / "prior")
     record = json.loads((tmp_path / "prior" / "training.json").read_text())
     assert record["sha256"] == sums and record["steps"] == steps[1]

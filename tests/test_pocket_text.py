@@ -32,7 +32,8 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert steps[1] > steps[0] > 0
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["stage"] == "unet"]
-    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])  # 0.77; a line is the mean of ten steps of four, and wanders
+    # 0.77; a line is the mean of ten steps of four samples, and wanders
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
     sums = train_text.export(training.Options(tmp_path, minutes=0.0), tmp_path / "prior")
     record = json.loads((tmp_path / "prior" / "training.json").read_text())
     assert record["sha256"] == sums and record["steps"] == steps[1]

@@ -27,7 +27,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
@@ -38,6 +38,7 @@ from torch import Tensor
 
 from gs_propeller.base.errors import RankError
 from gs_propeller.base.randomness import keyed_generator
+from gs_propeller.solver.meeting import Lost, lost, of_this_start
 from gs_propeller.solver.wire import Record, numbers_in, packed, unpacked
 
 Compute = Callable[
@@ -53,10 +54,6 @@ class Result(Record, Protocol):
     """What comes back: at(state) is the drift that the solver is given, of the state that was asked about."""
 
     def at(self, state: Any) -> Any: ...
-
-
-class Lost(RankError):
-    """A rank died or kept silent: nothing more comes from it."""
 
 
 @dataclass
@@ -118,9 +115,9 @@ class Ranks:
         self.store: dist.Store | None = None
         if processes > 1:
             timeout = timedelta(seconds=timeout_s)
-            with _lost(0):
+            with lost(0):
                 store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
-                self.store = _of_this_start(store, process, processes, timeout_s)
+                self.store = of_this_start(store, process, processes, timeout_s)
                 dist.init_process_group(
                     "gloo", store=self.store, rank=process, world_size=processes, timeout=timeout
                 )
@@ -344,7 +341,7 @@ class Ranks:
         table, body = packed([state.params for state in group.states])
         header = torch.tensor([ASK, len(group.steps), len(table) + len(group.steps)])
         messages = [header, torch.cat([torch.tensor(group.steps), table]), body]
-        with _lost(self.first + group.rank):
+        with lost(self.first + group.rank):
             group.sends = [(dist.isend(message, self.first + group.rank), message) for message in messages]
 
     def _answer(self, slots: int, numbers: int) -> list[Sent]:
@@ -362,14 +359,14 @@ class Ranks:
             text = (str(error) if broken else traceback.format_exc()).encode()
             body = torch.frombuffer(bytearray(text), dtype=torch.uint8)
             messages = [torch.tensor([FAILED, len(body), int(broken)]), body]
-        with _lost(self.first):
+        with lost(self.first):
             return [(dist.isend(message, self.first), message) for message in messages]
 
     def _collect(self, group: _Group) -> list[Result]:
         """The answer of a rank. Raises Lost when the rank is, else what it reports."""
         rank = group.rank
         assert group.sends is not None and self.kinds is not None
-        with _lost(self.first + rank):
+        with lost(self.first + rank):
             for work, _ in group.sends:
                 if work is not None:
                     work.wait()
@@ -384,11 +381,11 @@ class Ranks:
         return unpacked(shapes, body, self.kinds[1])
 
     def _send(self, message: Tensor, rank: int) -> None:
-        with _lost(self.first + rank):
+        with lost(self.first + rank):
             dist.send(message, self.first + rank)
 
     def _recv(self, into: Tensor, rank: int) -> Tensor:
-        with _lost(self.first + rank):
+        with lost(self.first + rank):
             dist.recv(into, self.first + rank)
         return into
 
@@ -404,40 +401,3 @@ def _failing(error: Exception) -> Compute:
         raise error
 
     return compute
-
-
-def _of_this_start(store: dist.Store, process: int, processes: int, timeout_s: float) -> dist.Store:
-    """The part of the launcher's store that belongs to this start of the ranks, after a handshake of them all.
-
-    torchrun restarts ranks on one and the same store, with the dead ones' addresses and counters still in it, and
-    numbers the restarts differently on each node. So every process writes a word of its own, the first gathers
-    the words under a new name, again until each has found its word there, and that name is the prefix.
-    Raises RuntimeError at the timeout.
-    """
-    word = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
-    until = time.monotonic() + timeout_s
-    store.set(f"propeller/word/{process}", word)
-    while time.monotonic() < until:
-        if process == 0:
-            words = [store.get(f"propeller/word/{rank}").decode() for rank in range(processes)]
-            store.set("propeller/start", "\n".join(words))
-            if store.add(f"propeller/seen/{word}", 0) == processes - 1:
-                return dist.PrefixStore(f"propeller/{word}", store)
-        elif store.check(["propeller/start"]):
-            words = store.get("propeller/start").decode().split("\n")
-            if words[process:] and words[process] == word:
-                store.add(f"propeller/seen/{words[0]}", 1)
-                return dist.PrefixStore(f"propeller/{words[0]}", store)
-        time.sleep(0.05)
-    raise RuntimeError(f"not all {processes} ranks came within {timeout_s:.0f} s")
-
-
-@contextmanager
-def _lost(rank: int) -> Iterator[None]:
-    """What torch.distributed raises when the other side died, hangs or was never there, by our name."""
-    try:
-        yield
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].split("] ", 1)[-1].split(". ")[0]
-        message = f"rank {rank} was lost: it died, or was silent for longer than the timeout ({reason})"
-        raise Lost(message) from error

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gs_propeller.base import threads as kernel_threads
 from gs_propeller.base.camera import Cameras, orbit
 from gs_propeller.base.errors import UserError
 from gs_propeller.scenes.gaussians import raster_cpu
@@ -274,9 +275,9 @@ def test_a_forked_child_renders_after_its_parent_used_threads() -> None:
 
 
 def test_one_thread_starts_no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(raster_cpu, "_pool", None)
+    monkeypatch.setattr(kernel_threads, "_pool", None)
     raster_cpu.warm()
-    assert raster_cpu._pool is None
+    assert kernel_threads._pool is None
 
 
 def test_threads_default_to_those_of_torch() -> None:

@@ -16,7 +16,7 @@ def find_place() -> None:
     """Sets NUMBA_CACHE_DIR, and says so in one line, where numba itself would find no place and stop."""
     if os.environ.get("NUMBA_CACHE_DIR"):
         return
-    folders = [PACKAGE / "scenes" / "gaussians", PACKAGE / "mesh"]
+    folders = [PACKAGE / "scenes" / "gaussians", PACKAGE / "scenes" / "fields", PACKAGE / "mesh"]
     if all(_writable(folder / "__pycache__") for folder in folders) or _writable(_caches()):
         return
     place = _own_folder()

@@ -1,18 +1,13 @@
 """The CPU rasteriser: two autograd functions over compiled kernels, threads, bounded memory.
 
-N Gaussians, V views; a splat is one Gaussian in one view (raster_cpu_project). The kernels release
-the interpreter's lock and take (part, parts), so threads are plain Python threads that run one and
-the same compiled code on different parts. Every sum lies within one part or is taken in a fixed
-order, and nothing is compiled with fast-math: the bits do not depend on the number of threads.
-Numba's own `parallel=True` lost: its thread pools are unsafe either after a fork (omp) or when entered
-from two threads (workqueue), and it would be a second compilation whose bits need not be the first's.
+N Gaussians, V views; a splat is one Gaussian in one view (raster_cpu_project). Kernels run
+in parts (base/threads.py). Every sum lies within one part or is taken in a fixed order, and nothing is
+compiled with fast-math: the bits do not depend on the number of threads.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from gs_propeller.base.camera import Cameras, orbit
+from gs_propeller.base.threads import get_threads, set_threads
+from gs_propeller.base.threads import run as _run
 from gs_propeller.scenes.gaussians import raster_cpu_bins as bins
 from gs_propeller.scenes.gaussians import raster_cpu_tiles as tiles
 from gs_propeller.scenes.gaussians.raster_cpu_project import lens, project, project_adjoint
@@ -35,46 +32,7 @@ MAX_GAUSSIANS = 1 << 24  # a position in a tile's list is kept as a float32
 
 Group = tuple[Cameras, tuple[int, int], Tensor]  # V cameras, (height, width) px, backgrounds [V, 3]
 Images = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # image, alpha, depth, radii_px, means2d
-
-_threads: int | None = None
-_pool: tuple[int, ThreadPoolExecutor] | None = None
-
-
-def set_threads(threads: int | None) -> None:
-    """Threads that the rasteriser uses, at least 1; None: as many as torch."""
-    global _threads
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
-    _threads = threads
-
-
-def get_threads() -> int:
-    return torch.get_num_threads() if _threads is None else _threads
-
-
-def _forget_pool() -> None:
-    """A forked child inherits the pool but not its threads."""
-    global _pool
-    _pool = None
-
-
-os.register_at_fork(after_in_child=_forget_pool)
-
-
-def _run(kernel: Callable[..., None], *args: Any) -> None:
-    """kernel(*args, part, parts) for every part; one thread starts no pool."""
-    global _pool
-    parts = get_threads()
-    if parts == 1:
-        kernel(*args, 0, 1)
-        return
-    if _pool is None or _pool[0] != parts:
-        _pool = (parts, ThreadPoolExecutor(parts - 1, thread_name_prefix="raster"))
-    others = [_pool[1].submit(kernel, *args, part, parts) for part in range(1, parts)]
-    kernel(*args, 0, parts)
-    for other in others:
-        other.result()
-
+__all__ = ["get_threads", "render_cpu", "set_threads", "splat", "warm"]
 
 def _starts(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)])

@@ -10,14 +10,19 @@ from torch import Tensor
 
 from gs_propeller.distil.known import Known
 from gs_propeller.distil.pull import Guide
-from gs_propeller.distil.settings import KnownSettings, LevelSettings, PullSettings, ViewSettings
+from gs_propeller.distil.settings import (
+    KnownSettings,
+    LevelSettings,
+    PullSettings,
+    SceneSettings,
+    ViewSettings,
+)
 from gs_propeller.scenes.gaussians.scene import GaussianScene
 from gs_propeller.scenes.gaussians.settings import (
     AdamSettings,
     BallSettings,
     DensifySettings,
     RegulariserSettings,
-    SceneSettings,
 )
 
 UPDATES = 22

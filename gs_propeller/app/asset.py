@@ -1,6 +1,6 @@
 """An asset in the making: the problem that a picture or a sentence poses, and what is made of its solution.
 
-N Gaussians, V views. This is where the configuration meets the parts; none of them reads it.
+V views. This is where the configuration meets the parts; none of them reads it.
 """
 
 from __future__ import annotations
@@ -14,33 +14,31 @@ from torch import Tensor
 
 from gs_propeller.app.config import Config
 from gs_propeller.app.guides import Priors, guides
+from gs_propeller.app.kinds import kind_of
 from gs_propeller.base.camera import Cameras
 from gs_propeller.base.picture import Picture
+from gs_propeller.distil.distillation import Distillation, device_of
 from gs_propeller.distil.draw import camera_deg
 from gs_propeller.distil.known import Known
 from gs_propeller.distil.pull import Pull
 from gs_propeller.mesh.raster import rasterize
-from gs_propeller.mesh.surface import Mesh, extract
+from gs_propeller.mesh.surface import Mesh
 from gs_propeller.mesh.texture import Reference, Textured, bake
-from gs_propeller.scenes.gaussians.raster import render
-from gs_propeller.scenes.gaussians.scene import GaussianScene
-from gs_propeller.scenes.gaussians.state import Evaluation, Gaussians, State
 from gs_propeller.solver.picard import Problem, Report
 from gs_propeller.solver.ranks import Ranks
 
 NOTHING = torch.zeros(0)
 
 
-def scene_of(config: Config, picture: Picture | None, priors: Priors) -> GaussianScene:
+def scene_of(config: Config, picture: Picture | None, priors: Priors) -> Distillation:
     """The distillation of this picture or prompt under these priors; the same on every rank."""
     s, device = config.sections, priors.first.device
     known = None
     if picture is not None:
         known = Known.of(picture.rgb.to(device), picture.mask.to(device), s.known.reference_size)
-    return GaussianScene(
-        guides(config, picture, priors), known, s.solver.steps, s.files.seed, s.views, s.levels, s.pull, s.known,
-        s.ball, s.adam, s.density, s.regularisers, s.scene, s.devices.raster, slots_at_once(config, device),
-    )  # fmt: skip
+    found, slots = guides(config, picture, priors), slots_at_once(config, device)
+    common = (found, known, s.solver.steps, s.files.seed, s.views, s.levels, s.pull, s.known, s.scene)
+    return kind_of(config).scene(s, common, slots)
 
 
 def slots_at_once(config: Config, device: torch.device) -> int:
@@ -50,7 +48,8 @@ def slots_at_once(config: Config, device: torch.device) -> int:
 
 def travellers(config: Config) -> tuple[Any, Any]:
     """The classes of what goes to the ranks and of what comes back."""
-    return Gaussians, Pull if config.travels == "pictures" else Evaluation
+    kind = kind_of(config)
+    return kind.params, Pull if config.travels == "pictures" else kind.gradients
 
 
 class Logged:
@@ -79,7 +78,7 @@ class Logged:
         return rows
 
 
-def problem(scene: GaussianScene, ranks: Ranks, logged: Logged) -> Problem[State, Any]:
+def problem(scene: Distillation, ranks: Ranks, logged: Logged) -> Problem[Any, Any]:
     """What the solver integrates; the dear part runs on all ranks."""
     by_render = scene.pictures and scene.settings.distance == "render"
     every = scene.settings.updates_per_evaluation
@@ -109,19 +108,17 @@ def reference_of(config: Config, picture: Picture | None) -> Reference | None:
 class Viewer:
     """Renders a solution from where its configuration puts the cameras."""
 
-    gaussians: Gaussians
+    params: Any
     config: Config
 
     def cameras(self, azimuths_deg: Sequence[float], elevations_deg: Sequence[float]) -> Cameras:
         """V cameras; azimuth 0 is the input view's, elevations are absolute."""
-        return orbit_camera(self.config, azimuths_deg, elevations_deg).to(self.gaussians.means.device)
+        return orbit_camera(self.config, azimuths_deg, elevations_deg).to(device_of(self.params))
 
     @torch.no_grad()
     def views(self, cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
         """(image [V, 3, S, S] over white, alpha [V, 1, S, S])."""
-        white = torch.ones(3, device=self.gaussians.means.device)
-        rendered = render(self.gaussians, cameras, size, white, backend=self.config.raster)
-        return rendered.image, rendered.alpha
+        return kind_of(self.config).views(self.config, self.params, cameras, size)
 
     def turntable(self, frames: int, size: int) -> Tensor:
         """[F, 3, S, S]: once round at the input's elevation, starting from its view."""
@@ -135,20 +132,20 @@ def orbit_angles(count: int) -> tuple[list[float], list[float]]:
 
 
 def textured_mesh(viewer: Viewer, picture: Picture | None) -> Textured:
-    """Mesh and texture of a solution: the density threshold that fits the renders, colours from all round."""
+    """Mesh and texture of a solution: the one of those tried that fits the renders, colours from all round."""
     config = viewer.config
-    gaussians = Gaussians(*(tensor.detach().cpu() for _, tensor in viewer.gaussians.items()))
+    device = device_of(viewer.params)
     judged = orbit_camera(config, [0, 60, 120, 180, 240, 300, 0, 90], [config.elevation] * 6 + [60, -40])
-    alphas = viewer.views(judged.to(viewer.gaussians.means.device), 96)[1][:, 0].cpu() > 0.5
+    alphas = viewer.views(judged.to(device), 96)[1][:, 0].cpu() > 0.5
 
     def silhouettes(mesh: Mesh) -> float:
         seen = rasterize(mesh, judged, 96).mask
         return float((seen & alphas).sum() / (seen | alphas).sum().clamp_min(1))
 
-    mesh = extract(gaussians, config.mesh_resolution, config.mesh_faces, silhouettes)
+    mesh = kind_of(config).mesh(config, viewer.params.map(lambda x: x.detach().cpu()), silhouettes)
 
     def render_views(cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
-        image, alpha = viewer.views(cameras.to(viewer.gaussians.means.device), size)
+        image, alpha = viewer.views(cameras.to(device), size)
         return image.cpu(), alpha.cpu()
 
     cameras = orbit_camera(config, *orbit_angles(config.bake_views))

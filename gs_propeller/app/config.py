@@ -20,14 +20,20 @@ from gs_propeller.app.settings import DeviceSettings, FileSettings, MediaSetting
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.names import clean
 from gs_propeller.base.options import within
-from gs_propeller.distil.settings import KnownSettings, LevelSettings, PullSettings, ViewSettings
+from gs_propeller.distil.settings import (
+    KnownSettings,
+    LevelSettings,
+    PullSettings,
+    SceneSettings,
+    ViewSettings,
+)
 from gs_propeller.mesh.settings import MeshSettings, RefineSettings
+from gs_propeller.scenes.fields.settings import FieldLossSettings, FieldSettings, SdfSettings
 from gs_propeller.scenes.gaussians.settings import (
     AdamSettings,
     BallSettings,
     DensifySettings,
     RegulariserSettings,
-    SceneSettings,
 )
 from gs_propeller.solver.picard import Settings
 
@@ -52,6 +58,9 @@ class Sections:
     adam: AdamSettings
     density: DensifySettings
     regularisers: RegulariserSettings
+    field: FieldSettings
+    sdf: SdfSettings
+    shaping: FieldLossSettings
     mesh: MeshSettings
     refine: RefineSettings
     media: MediaSettings
@@ -71,6 +80,9 @@ TITLES = {
     "adam": "learning rates",
     "density": "clone, split, prune",
     "regularisers": "regularisers",
+    "field": "fields (scene=field, sdf)",
+    "sdf": "distances (scene=sdf)",
+    "shaping": "regularisers of fields",
     "mesh": "mesh and texture",
     "refine": "refinement (main2_mesh.py)",
     "media": "pictures of the result",
@@ -79,7 +91,8 @@ TITLES = {
 DEFAULTS = Sections(
     FileSettings(), DeviceSettings(), PriorSettings(), ViewSettings(), LevelSettings(), PullSettings(), KnownSettings(),
     SceneSettings(), Settings(steps=300, window=0), BallSettings(), AdamSettings(), DensifySettings(),
-    RegulariserSettings(), MeshSettings(), RefineSettings(), MediaSettings(),
+    RegulariserSettings(), FieldSettings(), SdfSettings(), FieldLossSettings(), MeshSettings(), RefineSettings(),
+    MediaSettings(),
 )  # fmt: skip
 SECTION_OF = {f.name: title for title in TITLES for f in fields(getattr(DEFAULTS, title))}
 

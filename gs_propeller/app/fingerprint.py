@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from gs_propeller.app.config import Config
+from gs_propeller.app.config import SECTION_OF, Config
 from guidance import POCKET, POCKET_TEXT, find_prior, find_text_prior
 
 SECOND_STAGE = (
@@ -61,6 +61,10 @@ FREE = frozenset(
 )
 
 
+# Sections that shape one kind of scene alone; of Gaussians not even the kind is named, as before there were others.
+KIND_OF = {"ball": "gaussians", "adam": "gaussians", "density": "gaussians", "regularisers": "gaussians"}
+KIND_OF |= {"field": "field", "sdf": "sdf", "shaping": "field"}
+
 GIVEN = "the picture or mesh"  # what a mark calls the input's bytes
 
 
@@ -73,8 +77,16 @@ def _meant(folder: str, shipped: Path) -> str:
     return "pocket" if folder == str(shipped) else folder
 
 
+def _shapes(option: str, scene: str) -> bool:
+    """Whether an option says anything of that kind of scene; an sdf has a field's grids too."""
+    if option == "scene":
+        return scene != "gaussians"
+    kind = KIND_OF.get(SECTION_OF[option], scene)
+    return kind == scene or (kind == "field" and scene == "sdf")
+
+
 def fingerprint(config: Config, picture: bytes, also: Iterable[str] = ()) -> str:
-    """Every option that shapes the Gaussians, those named, and a hash of the input's bytes, as JSON: two of them say
+    """Every option that shapes the scene, those named, and a hash of the input's bytes, as JSON: two of them say
     what differs.
 
     A prior of auto counts as what it means on this machine today: a run does not go on under another one.
@@ -86,6 +98,6 @@ def fingerprint(config: Config, picture: bytes, also: Iterable[str] = ()) -> str
     shaping = {
         key: value
         for key, value in config.flat().items()
-        if key not in FREE.difference(also) and key not in ("input", "name")
+        if key not in FREE.difference(also) and key not in ("input", "name") and _shapes(key, config.scene)
     } | priors
     return json.dumps(shaping | {GIVEN: hashlib.sha256(picture).hexdigest()[:16]}, sort_keys=True)

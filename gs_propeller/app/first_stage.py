@@ -14,11 +14,13 @@ from gs_propeller.app.fingerprint import given_bytes
 from gs_propeller.app.guides import Priors, find_priors, keep, load_priors, notes, picture_of
 from gs_propeller.app.job import Asset, distilling, finished, saved, solved
 from gs_propeller.app.jobs import jobs_of, work_off
+from gs_propeller.app.kinds import kind_of
 from gs_propeller.app.log import quiet_libraries, said_if_long
+from gs_propeller.base.errors import UserError
 from gs_propeller.base.picture import save_picture
+from gs_propeller.base.threads import set_threads
+from gs_propeller.distil.distillation import Distillation
 from gs_propeller.scenes.gaussians.compressed import check_installed
-from gs_propeller.scenes.gaussians.raster_cpu import set_threads, warm
-from gs_propeller.scenes.gaussians.scene import GaussianScene
 from gs_propeller.solver import checkpoint
 from gs_propeller.solver.launcher import share_cores
 from gs_propeller.solver.ranks import Compute, Ranks
@@ -26,7 +28,7 @@ from gs_propeller.solver.ranks import Compute, Ranks
 
 def checked(config: Config) -> None:
     """What is wrong with the input is said once, not by every rank. Raises UserError."""
-    check_installed(config.compressed)
+    _checked_copies(config)
     jobs = jobs_of(config)
     group_size(config, rank_count(config), len(jobs))
     if len(jobs) == 1:
@@ -34,10 +36,19 @@ def checked(config: Config) -> None:
     find_priors(config)
 
 
+def _checked_copies(config: Config) -> None:
+    """Raises UserError for a copy that cannot be made."""
+    if config.compressed != "none" and config.scene != "gaussians":
+        raise UserError(
+            f"compressed={config.compressed} holds Gaussians and scene={config.scene} has none; leave one of them out"
+        )
+    check_installed(config.compressed)
+
+
 def make_assets(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset] | None = None) -> int:
     """Every job, by groups of ranks from one queue; the exit code. A bad picture among several is skipped."""
     begun_s, config = time.monotonic(), jobs[0]
-    check_installed(config.compressed)
+    _checked_copies(config)
     if len(jobs) == 1:
         picture_of(config)  # before the seconds that loading takes
     quiet_libraries()
@@ -48,9 +59,9 @@ def make_assets(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset]
     if device.type == "cpu":  # before the loop: compiling is no part of its pace
         stream = None if quiet or int(os.environ.get("RANK", 0)) else sys.stderr
         with said_if_long("compiling the CPU's kernels, once on this machine: a minute or so", stream=stream):
-            warm()
+            kind_of(config).warm()
 
-    learnt: list[GaussianScene] = []
+    learnt: list[Distillation] = []
 
     def prepared(index: int) -> Compute:
         for earlier in learnt:

@@ -15,17 +15,18 @@ from torch import Tensor
 from gs_propeller.app.asset import Logged, Viewer, problem, textured_mesh
 from gs_propeller.app.config import Config, to_yaml
 from gs_propeller.app.fingerprint import fingerprint, given_bytes
+from gs_propeller.app.kinds import kind_of
 from gs_propeller.app.log import Metrics, Progress, summary
 from gs_propeller.base.errors import Interrupted
 from gs_propeller.base.files import atomic
 from gs_propeller.base.media import contact_sheet, turntable
 from gs_propeller.base.picture import Picture
+from gs_propeller.distil.distillation import Distillation
 from gs_propeller.mesh.io import save_glb, save_obj
 from gs_propeller.mesh.texture import Textured
 from gs_propeller.scenes.gaussians.compressed import save_compressed
 from gs_propeller.scenes.gaussians.ply import save_ply
-from gs_propeller.scenes.gaussians.scene import LOSSES, GaussianScene
-from gs_propeller.scenes.gaussians.state import State
+from gs_propeller.scenes.gaussians.state import Gaussians
 from gs_propeller.solver import checkpoint
 from gs_propeller.solver.picard import Problem, Report, Settings, Window, resume, solve
 from gs_propeller.solver.ranks import Ranks
@@ -38,7 +39,7 @@ D = TypeVar("D")
 class Asset:
     """What a run gives back: the solution's state, its viewer, the textured mesh, and every file by name."""
 
-    state: State
+    state: Any
     viewer: Viewer
     textured: Textured
     files: dict[str, Path]
@@ -73,7 +74,7 @@ class Stage(Generic[S, D]):
         return min(start * self.every, self.updates or self.every * self.settings.steps)
 
 
-def distilling(config: Config, ranks: Ranks, scene: GaussianScene, given: bytes) -> Stage[State, Any]:
+def distilling(config: Config, ranks: Ranks, scene: Distillation, given: bytes) -> Stage[Any, Any]:
     """The first stage. given: the picture's bytes, none for a prompt alone."""
     logged = Logged()
     return Stage(
@@ -82,8 +83,8 @@ def distilling(config: Config, ranks: Ranks, scene: GaussianScene, given: bytes)
         replace(config.sections.solver, steps=scene.steps).among(ranks.world),
         scene.first(ranks.device),
         fingerprint(config, given),
-        State.from_tensors,
-        LOSSES,
+        kind_of(config).read,
+        scene.losses,
         logged.rows,
         lambda state: len(state.params),
         every=scene.settings.updates_per_evaluation,
@@ -143,7 +144,7 @@ def finished(config: Config) -> bool:
     """Whether the folder holds this very job's asset already. Raises UserError for another job's checkpoint."""
     mark = fingerprint(config, given_bytes(config))
     last = config.run_folder / checkpoint.FILE
-    found = checkpoint.restore(last, mark, State.from_tensors) if config.resume else None
+    found = checkpoint.restore(last, mark, kind_of(config).read) if config.resume else None
     mesh = config.run_folder / f"{config.run_name}.glb"
     done = found is not None and found[0].start == -(-config.steps // config.updates_per_evaluation)
     return done and mesh.exists() and mesh.stat().st_mtime >= last.stat().st_mtime
@@ -151,7 +152,7 @@ def finished(config: Config) -> bool:
 
 def saved(
     config: Config,
-    window: Window[State],
+    window: Window[Any],
     picture: Picture | None,
     total_s: float,
     solve_s: float,
@@ -161,12 +162,14 @@ def saved(
     begun_s = time.monotonic()
     folder, name = config.run_folder, config.run_name
     viewer = Viewer(window.states[0].params, config)
-    files = {kind: folder / f"{name}.{kind}" for kind in ("ply", "obj", "glb", "png")}
+    files = {kind: folder / f"{name}.{kind}" for kind in ("obj", "glb", "png")}
     files["png"] = folder / f"{name}_sheet.png"  # NAME.png is the texture of NAME.obj
-    save_ply(files["ply"], viewer.gaussians)
-    if config.compressed != "none":
-        files[config.compressed] = folder / f"{name}.{config.compressed}"
-        save_compressed(files[config.compressed], viewer.gaussians)
+    if isinstance(viewer.params, Gaussians):
+        files = {"ply": folder / f"{name}.ply"} | files
+        save_ply(files["ply"], viewer.params)
+        if config.compressed != "none":
+            files[config.compressed] = folder / f"{name}.{config.compressed}"
+            save_compressed(files[config.compressed], viewer.params)
     textured = textured_mesh(viewer, picture)
     save_obj(files["obj"], textured)
     save_glb(files["glb"], textured)
@@ -178,7 +181,7 @@ def saved(
         mesh_s = time.monotonic() - begun_s
         rows = [
             ("steps", f"{window.start} in {window.passes} passes, {window.evaluations} evaluations"),
-            ("Gaussians", f"{len(viewer.gaussians)}"),
+            (kind_of(config).size, f"{len(viewer.params)}"),
             ("mesh", f"{len(textured.mesh.faces)} faces"),
             (
                 "time",

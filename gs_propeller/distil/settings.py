@@ -1,5 +1,5 @@
 """Options of distillation: where its views stand, how much noise they get, how renders, priors and the picture are
-compared."""
+compared; and what of a scene the solver moves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 
 from gs_propeller.base.options import Section, option
+
+SCENES = ("gaussians", "field", "sdf")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class LevelSettings(Section):
 
 @dataclass(frozen=True)
 class PullSettings(Section):
-    """How renders and priors are compared."""
+    """How renders and priors are compared; and what of a scene the solver moves."""
 
     # fmt: off
     lambda_sds: float = option(1.0, "weight of score distillation", "", 0)
@@ -85,4 +87,28 @@ class KnownSettings(Section):
     lambda_rgb: float = option(10000.0, "of the input view's colour, as DreamGaussian", "", 0)
     lambda_mask: float = option(1000.0, "of the input view's mask, as DreamGaussian", "", 0)
     reference_size: int = option(128, "side at which the input view is fitted", "px", 16, 1024)
+    # fmt: on
+
+
+@dataclass(frozen=True)
+class SceneSettings(Section):
+    """What of a scene the solver moves, and how it judges a guess."""
+
+    # fmt: off
+    scene: str = option(
+        "gaussians", "what the asset is made of on its way to a mesh: 3D Gaussians, a radiance field (NeRF), or an "
+        "sdf, signed distances under NeuS' opacity", choices=SCENES)
+    travels: str = option(
+        "pictures", "what the ranks send back: pictures, the prior's pull on the renders, or gradients of the "
+        "parameters (the paper)", choices=("pictures", "gradients"))
+    updates_per_evaluation: int = option(
+        1, "k, Adam steps that one evaluation of the prior serves; the paper: 1", "", 1, 1000)
+    distance: str = option(
+        "render", "d of a guess: render is the mean squared difference of the step's own renders; paper that of the "
+        "parameters, the older iterate un-projected; scaled is the worst field's rms, weighed by atol and rtol "
+        "(threshold near 1). With travels=gradients render is paper", choices=("render", "paper", "scaled"))
+    atol: float = option(0.01, "of distance=scaled: what counts as 1 of a parameter near 0", "", 1e-9)
+    rtol: float = option(0.01, "of distance=scaled: and the share of a large one", "", 0)
+    nonfinite: str = option(
+        "stop", "what a gradient that is not finite does; skip takes zero instead", choices=("stop", "skip"))
     # fmt: on

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gs_propeller.base.adam import first_moment, moved, second_moment
 from gs_propeller.base.camera import Cameras
 from gs_propeller.base.randomness import keyed_generator
 from gs_propeller.distil.pull import Pull
@@ -31,7 +32,6 @@ from gs_propeller.mesh.render import Canvas, render, texels_of
 from gs_propeller.mesh.settings import RefineSettings
 from gs_propeller.mesh.surface import Mesh
 from gs_propeller.mesh.texture import Reference, Textured
-from gs_propeller.scenes.gaussians.adam import first_moment, moved, second_moment
 
 BETAS, EPS = (0.9, 0.99), 1e-15
 LOSSES = ("novel", "known")

@@ -176,28 +176,38 @@ def extract(
     peak = float(grid.max())
     levels = [level for level in LEVELS if level < 0.9 * peak] or [0.5 * peak]
 
-    def meshed(level: float) -> Mesh:
-        mesh = clean(_surface(solid(grid, level), level, cell, centre - extent), faces)
-        for stride in (2, 4):  # a surface too rugged to decimate without holes is taken from a coarser field
-            if len(mesh.faces) <= 2 * faces:
-                break
-            field = gaussian_filter(grid, 0.7 * stride, mode="constant")[::stride, ::stride, ::stride]
-            same_volume = float(np.quantile(field, 1 - (grid > level).mean()))
-            coarse = _surface(solid(field, same_volume), same_volume, cell * stride, centre - extent)
-            mesh = clean(coarse, faces)
-        return mesh
-
     if silhouettes is None:
         at = np.round((gaussians.means.cpu().numpy() - centre + extent) / cell).astype(np.int64)
         typical = float(np.median(grid[tuple(at.clip(0, resolution - 1).T)]))
-        return meshed(max([level for level in levels if level <= min(1.0, 0.9 * typical)], default=levels[0]))
-    meshes = [meshed(level) for level in levels]
+        level = max([level for level in levels if level <= min(1.0, 0.9 * typical)], default=levels[0])
+        return meshed(grid, level, cell, centre - extent, faces)
+    return fitted(grid, levels, cell, centre - extent, faces, silhouettes)
+
+
+def meshed(grid: Array, level: float, cell: float, low: Array, faces: int) -> Mesh:
+    """About `faces` faces around what is above a level, above 0, of grid [R, R, R], whose first point is `low` [3]."""
+    mesh = clean(_surface(solid(grid, level), level, cell, low), faces)
+    for stride in (2, 4):  # a surface too rugged to decimate without holes is taken from a coarser field
+        if len(mesh.faces) <= 2 * faces:
+            break
+        field = gaussian_filter(grid, 0.7 * stride, mode="constant")[::stride, ::stride, ::stride]
+        same_volume = float(np.quantile(field, 1 - (grid > level).mean()))
+        coarse = _surface(solid(field, same_volume), same_volume, cell * stride, low)
+        mesh = clean(coarse, faces)
+    return mesh
+
+
+def fitted(
+    grid: Array, levels: Sequence[float], cell: float, low: Array, faces: int, silhouettes: Callable[[Mesh], float]
+) -> Mesh:  # fmt: skip
+    """`meshed` at the one of several levels, or between two of them, whose silhouettes fit best."""
+    meshes = [meshed(grid, level, cell, low, faces) for level in levels]
     fits = [silhouettes(mesh) for mesh in meshes]
     best = int(np.argmax(fits))
     for other in (best - 1, best + 1):  # and half way to its neighbours
         if not 0 <= other < len(levels):
             continue
-        meshes.append(meshed(math.sqrt(levels[best] * levels[other])))
+        meshes.append(meshed(grid, math.sqrt(levels[best] * levels[other]), cell, low, faces))
         fits.append(silhouettes(meshes[-1]))
     return meshes[int(np.argmax(fits))]
 

@@ -85,8 +85,8 @@ def _softplus(x):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy", nogil=True)  # pragma: no cover - compiled
 def _passing(f, slope, step, neus, sharp, ratio):  # type: ignore[no-untyped-def]
-    """(l, dl/df, dl/dslope) of a sample; slope: of the distance along the ray. ratio: NeuS' annealing of the cosine, at 1
-    the slope itself."""
+    """(l, dl/df, dl/dslope) of a sample; slope: of the distance along the ray. ratio: NeuS' annealing of the
+    cosine, at 1 the slope itself."""
     if not neus:
         return -step * _softplus(f), -step * _sigmoid(f), 0.0
     half_slope, steep = 0.5 - 0.5 * slope, -slope
@@ -259,7 +259,11 @@ def march_adjoint(  # type: ignore[no-untyped-def]
                             w * (hz + turned * ray[5]),
                         )
                         inner = px * nx + py * ny + pz * nz
-                        qx, qy, qz = (px - nx * inner) * scale, (py - ny * inner) * scale, (pz - nz * inner) * scale
+                        qx, qy, qz = (
+                            (px - nx * inner) * scale,
+                            (py - ny * inner) * scale,
+                            (pz - nz * inner) * scale,
+                        )
                     behind -= w * value
                     of_passing = behind - light * value
                     qf = of_passing * of_f
@@ -307,8 +311,18 @@ def refine(coarse, fine, out, part, parts):  # type: ignore[no-untyped-def]
             for k in range(out.shape[2]):
                 k0, k1 = k >> 1, (k + 1) >> 1
                 for c in range(4):
-                    low = coarse[i0, j0, k0, c] + coarse[i1, j0, k0, c] + coarse[i0, j1, k0, c] + coarse[i1, j1, k0, c]
-                    high = coarse[i0, j0, k1, c] + coarse[i1, j0, k1, c] + coarse[i0, j1, k1, c] + coarse[i1, j1, k1, c]
+                    low = (
+                        coarse[i0, j0, k0, c]
+                        + coarse[i1, j0, k0, c]
+                        + coarse[i0, j1, k0, c]
+                        + coarse[i1, j1, k0, c]
+                    )
+                    high = (
+                        coarse[i0, j0, k1, c]
+                        + coarse[i1, j0, k1, c]
+                        + coarse[i0, j1, k1, c]
+                        + coarse[i1, j1, k1, c]
+                    )
                     out[i, j, k, c] = 0.125 * (low + high) + fine[i, j, k, c]
 
 

@@ -222,8 +222,17 @@ def _view_torch(
     cell = 2 * look.extent / cells
     step = look.step * cell
     pose = camera.w2c[0].to(grid.device, torch.float64)
-    pixel = (torch.arange(size, device=grid.device, dtype=torch.float64) + 0.5 - 0.5 * size) / camera.focal_px(size)
-    seen = torch.stack([pixel.expand(size, size), pixel[:, None].expand(size, size), torch.ones_like(pixel.expand(size, size))], -1)
+    pixel = (
+        torch.arange(size, device=grid.device, dtype=torch.float64) + 0.5 - 0.5 * size
+    ) / camera.focal_px(size)
+    seen = torch.stack(
+        [
+            pixel.expand(size, size),
+            pixel[:, None].expand(size, size),
+            torch.ones_like(pixel.expand(size, size)),
+        ],
+        -1,
+    )
     direction = F.normalize(seen.reshape(-1, 3), dim=1) @ pose[:3, :3]  # [N, 3]
     ray = direction / cell
     start = (-(pose[:3, :3].T @ pose[:3, 3]) + look.extent) / cell
@@ -243,7 +252,9 @@ def _view_torch(
         shift = torch.tensor([n & 1, n >> 1 & 1, n >> 2], device=grid.device)
         at, sides = grid[(corner + shift).unbind(1)], torch.where(shift > 0, x, 1 - x)
         values = values + at * sides.prod(1, keepdim=True)
-        others = torch.stack([sides[:, 1] * sides[:, 2], sides[:, 0] * sides[:, 2], sides[:, 0] * sides[:, 1]], 1)
+        others = torch.stack(
+            [sides[:, 1] * sides[:, 2], sides[:, 0] * sides[:, 2], sides[:, 0] * sides[:, 1]], 1
+        )
         slope = slope + at[:, :1] * others * (2 * shift - 1)
     of_ray = of_ray.to(grid)
     passing = _passing(values[:, 0], (slope * of_ray).sum(1), look, step)

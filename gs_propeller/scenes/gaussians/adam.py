@@ -1,6 +1,6 @@
-"""Adam as a pure function of the state, and learning rates as pure functions of the step.
+"""Gaussians' Adam as a pure function of the state, and learning rates as pure functions of the step.
 
-beta_1, beta_2, eps as in Adam's paper; m and v are `exp_avg` and `exp_avg_sq`. Steps count from 0.
+m and v of base/adam.py are `exp_avg` and `exp_avg_sq`. Steps count from 0.
 """
 
 from __future__ import annotations
@@ -8,9 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import torch
-from torch import Tensor
-
+from gs_propeller.base.adam import first_moment, moved_columns, second_moment
 from gs_propeller.scenes.gaussians.settings import AdamSettings
 from gs_propeller.scenes.gaussians.state import Gaussians, State
 
@@ -37,25 +35,6 @@ def learning_rates(step: int, settings: AdamSettings) -> dict[str, float]:
     }
 
 
-def first_moment(m: Tensor, grad: Tensor, betas: tuple[float, float]) -> Tensor:
-    return m.lerp(grad, 1.0 - betas[0])
-
-
-def second_moment(v: Tensor, grad: Tensor, betas: tuple[float, float]) -> Tensor:
-    return (v * betas[1]).addcmul(grad, grad, value=1.0 - betas[1])
-
-
-def moved(
-    theta: Tensor, m: Tensor, v: Tensor, lr: float, age: int, betas: tuple[float, float], eps: float
-) -> Tensor:
-    """theta after a step with moments m and v, `age` steps old with this one."""
-    return theta.addcdiv(m, _denominator(v, age, betas, eps), value=-lr / (1.0 - betas[0] ** age))
-
-
-def _denominator(v: Tensor, age: int, betas: tuple[float, float], eps: float) -> Tensor:
-    return (v.sqrt() / math.sqrt(1.0 - betas[1] ** age)).add(eps)
-
-
 def adam_step(state: State, grads: Gaussians, settings: AdamSettings) -> State:
     """The state after one Adam step, its step one higher. Operation for operation torch.optim.Adam's, on all columns of
     the packed parameters at once, each with its own rate.
@@ -67,13 +46,12 @@ def adam_step(state: State, grads: Gaussians, settings: AdamSettings) -> State:
     theta, grad = state.params.pack(), grads.pack()
     m = first_moment(state.exp_avg.pack(), grad, settings.betas)
     v = second_moment(state.exp_avg_sq.pack(), grad, settings.betas)
-    strides = [
-        -rate / (1.0 - settings.betas[0] ** age)
+    rates = [
+        rate
         for name, rate in learning_rates(state.step, settings).items()
         for _ in range(math.prod(getattr(state.params, name).shape[1:]))
     ]
-    denominator = _denominator(v, age, settings.betas, settings.eps)
-    params = theta.addcdiv(m * torch.tensor(strides, dtype=m.dtype, device=m.device), denominator)
+    params = moved_columns(theta, m, v, rates, age, settings.betas, settings.eps)
     return replace(
         state,
         params=Gaussians.unpack(params),

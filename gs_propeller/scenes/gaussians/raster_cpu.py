@@ -34,6 +34,7 @@ Group = tuple[Cameras, tuple[int, int], Tensor]  # V cameras, (height, width) px
 Images = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # image, alpha, depth, radii_px, means2d
 __all__ = ["get_threads", "render_cpu", "set_threads", "splat", "warm"]
 
+
 def _starts(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)])
 

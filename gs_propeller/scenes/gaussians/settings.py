@@ -1,4 +1,4 @@
-"""Options of Gaussians: the first state, Adam, density control, regularisers, and what of them the solver moves."""
+"""Options of Gaussians: the first state, Adam, density control, regularisers."""
 
 from __future__ import annotations
 
@@ -77,25 +77,4 @@ class RegulariserSettings(Section):
     # fmt: off
     lambda_opacity: float = option(0.0, "of half-transparency, mean o (1 - o)", "", 0)
     lambda_scale: float = option(0.0, "of large Gaussians, mean squared scale", "", 0)
-    # fmt: on
-
-
-@dataclass(frozen=True)
-class SceneSettings(Section):
-    """What of a scene the solver moves, and how it judges a guess."""
-
-    # fmt: off
-    travels: str = option(
-        "pictures", "what the ranks send back: pictures, the prior's pull on the renders, or gradients of the "
-        "parameters (the paper)", choices=("pictures", "gradients"))
-    updates_per_evaluation: int = option(
-        1, "k, Adam steps that one evaluation of the prior serves; the paper: 1", "", 1, 1000)
-    distance: str = option(
-        "render", "d of a guess: render is the mean squared difference of the step's own renders; paper that of the "
-        "parameters, the older iterate un-projected; scaled is the worst field's rms, weighed by atol and rtol "
-        "(threshold near 1). With travels=gradients render is paper", choices=("render", "paper", "scaled"))
-    atol: float = option(0.01, "of distance=scaled: what counts as 1 of a parameter near 0", "", 1e-9)
-    rtol: float = option(0.01, "of distance=scaled: and the share of a large one", "", 0)
-    nonfinite: str = option(
-        "stop", "what a gradient that is not finite does; skip takes zero instead", choices=("stop", "skip"))
     # fmt: on

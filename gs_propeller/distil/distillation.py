@@ -1,0 +1,282 @@
+"""One asset's distillation as the solver sees it, whatever the scene: what every rank computes of a guess, and what is
+done with it at the exact place.
+
+V novel views, K slots, k updates an evaluation, L losses. Updates count from 0 to T - 1; a step of the solver is an
+evaluation and the k updates that it serves, all with its views, noise levels and noise. Two drifts can travel:
+pictures, the priors' pull on the step's renders (pull.py), whose gradient is taken in the roll-out, anew at each
+update; or gradients, the paper's choice, pulled back to the parameters where they were evaluated. In both the known
+view, cheap and stiff, is taken in the roll-out.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from gs_propeller.base.camera import Cameras
+from gs_propeller.distil.draw import Draw, camera_of, draw, known_camera, where
+from gs_propeller.distil.known import Known
+from gs_propeller.distil.pull import Guide, Pull, pulls
+from gs_propeller.distil.settings import (
+    KnownSettings,
+    LevelSettings,
+    PullSettings,
+    SceneSettings,
+    ViewSettings,
+)
+
+DEAR = ("sds",)
+Group = tuple[Cameras, int, Tensor]  # cameras, pixels along a side, backgrounds
+
+
+class View(Protocol):
+    """What is asked of a render of V views: image [V, 3, S, S], alpha [V, 1, S, S]."""
+
+    @property
+    def image(self) -> Tensor: ...
+
+    @property
+    def alpha(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A state's render of its step's novel views, where pictures travel, and of the known view; leaves: what it can be
+    pulled back to."""
+
+    leaves: Any
+    novel: Any
+    known: Any
+
+    @property
+    def views(self) -> list[Any]:
+        return [view for view in (self.novel, self.known) if view is not None]
+
+
+@dataclass(frozen=True)
+class Distillation(ABC):
+    """One asset's distillation, the same on every rank. known: None without a picture.
+
+    updates: T. batch_slots: slots rendered and denoised in one call; 1 gives the same bits whoever computes a slot.
+    Parameters are a record of tensors with map and items; a state has them as `params`, and its `step`.
+    """
+
+    guides: tuple[Guide, ...]
+    known: Known | None
+    updates: int
+    seed: int
+    views: ViewSettings
+    levels: LevelSettings
+    pull: PullSettings
+    knowing: KnownSettings
+    settings: SceneSettings
+    batch_slots: int = field(default=1, kw_only=True)
+    cheap: ClassVar[tuple[str, ...]]  # names of the losses taken in the roll-out
+
+    # ---- what a scene says of itself
+
+    @abstractmethod
+    def first(self, device: torch.device | str = "cpu") -> Any:
+        """The state of step 0."""
+
+    @abstractmethod
+    def rendered(self, leaves: Any, groups: Sequence[Group], update: int) -> Sequence[Any]:
+        """A View of each group, at an update's place in the run; differentiable."""
+
+    @abstractmethod
+    def regularised(self, seen: Seen, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The cheap losses with this scene's own; they come in by name, those of the known view taken."""
+
+    def novel_losses(self, view: Any) -> list[Tensor]:
+        """What a scene asks of its novel views, where gradients travel; else `regularised` sees them."""
+        return []
+
+    @abstractmethod
+    def evaluation(self, leaves: Any, view: Any, update: int, losses: Tensor) -> Any:
+        """The gradients that travel, after backward."""
+
+    @abstractmethod
+    def stepped(self, state: Any, seen: Seen, drift: Any) -> Any:
+        """The state one update on, by the gradients of the leaves, after backward, and a drift of gradients if it is
+        one."""
+
+    @abstractmethod
+    def coasted(self, state: Any) -> Any:
+        """A guess of the state one update on, without a drift."""
+
+    # ---- the same for all
+
+    @property
+    def losses(self) -> tuple[str, ...]:
+        """Names of what the log shows of a step."""
+        return DEAR + self.cheap
+
+    @property
+    def steps(self) -> int:
+        """The solver's T: evaluations."""
+        return -(-self.updates // self.settings.updates_per_evaluation)
+
+    @property
+    def pictures(self) -> bool:
+        return self.settings.travels == "pictures"
+
+    @property
+    def side(self) -> int:
+        """Of the novel views, pixels."""
+        return self.views.render_size or max(guide.prior.size_px for guide in self.guides)
+
+    def drawn(self, step: int) -> Draw:
+        """The choices of the solver's step."""
+        priors = [guide.prior for guide in self.guides]
+        return draw(self._first(step), self.updates, self.views, self.levels, priors, self.seed)
+
+    def _first(self, step: int) -> int:
+        """The update that a step of the solver begins with."""
+        return step * self.settings.updates_per_evaluation
+
+    # ---- at the guess, on every rank
+
+    def compute(self, params: Sequence[Any], steps: Sequence[int]) -> list[Any]:
+        """What travels back of several window slots. Raises FloatingPointError where it is not finite, naming the step
+        and the loss."""
+        results: list[Any] = []
+        for first in range(0, len(params), self.batch_slots):
+            slots = slice(first, first + self.batch_slots)
+            results += self._computed(params[slots], steps[slots])
+        return results
+
+    def _computed(self, params: Sequence[Any], steps: Sequence[int]) -> list[Any]:
+        """A render each, and one encoding and one UNet call of each prior, for K slots of V views."""
+        draws = [self.drawn(step) for step in steps]
+        leaves = [p if self.pictures else leaves_of(p) for p in params]
+        device = device_of(params[0])
+        novel = []
+        with torch.set_grad_enabled(not self.pictures):
+            for leaf, d, step in zip(leaves, draws, steps, strict=True):
+                camera = camera_of(self.views, d.azimuths, d.elevations).to(device)
+                group = (camera, self.side, d.backdrop.to(device))
+                novel += self.rendered(leaf, [group], self._first(step))
+        found = pulls([view.image.detach() for view in novel], draws, self.guides, self.pull)
+        found = [self._sound(pull, step) for pull, step in zip(found, steps, strict=True)]
+        if self.pictures:
+            return found
+        # at once: the slots share one graph
+        terms = [(view.image * pull.pull).sum() for view, pull in zip(novel, found, strict=True)]
+        terms += [loss for view in novel for loss in self.novel_losses(view)]
+        torch.stack(terms).sum().backward()
+        return [
+            self.evaluation(leaf, view, self._first(step), pull.losses)
+            for step, leaf, view, pull in zip(steps, leaves, novel, found, strict=True)
+        ]
+
+    def _sound(self, pull: Pull, step: int) -> Pull:
+        if bool(pull.pull.isfinite().all() & pull.losses.isfinite().all()):
+            return pull
+        if self.settings.nonfinite == "skip":
+            still = torch.zeros_like(pull.kappa)
+            return pull._replace(pull=torch.zeros_like(pull.pull), kappa=still, losses=still[:1])
+        raise broken(self._first(step), DEAR, "the renders")
+
+    # ---- at the exact place, on rank 0
+
+    def update(self, state: Any, drift: Any) -> tuple[Any, Tensor]:
+        """The state after the k updates that one evaluation serves, and of the last of them the losses [L] of `cheap`."""
+        step = state.step // self.settings.updates_per_evaluation
+        losses = torch.zeros(len(self.cheap), device=device_of(state.params))
+        for _ in range(min(self.settings.updates_per_evaluation, self.updates - state.step)):
+            seen, losses = self._pulled_back(state, drift, step)
+            state = self.stepped(state, seen, drift)
+        return state, losses
+
+    def _pulled_back(self, state: Any, drift: Any, step: int) -> tuple[Seen, Tensor]:
+        """What is seen of one update at its exact place, its leaves with their gradient, and the losses of `cheap`."""
+        seen = self.seen(state, step)
+        self._last.clear()  # its graph serves once
+        losses = self._cheap(seen, state.step)
+        total = torch.stack(list(losses.values())).sum()
+        if isinstance(drift, Pull) and seen.novel is not None:
+            here = drift.here(seen.novel.image.detach())
+            total = total + (seen.novel.image * here).sum()
+        if total.requires_grad:
+            total.backward()
+        return seen, torch.stack([value.detach().reshape(()).float() for value in losses.values()])
+
+    def _cheap(self, seen: Seen, update: int) -> dict[str, Tensor]:
+        """The losses of `cheap` by name."""
+        losses = dict.fromkeys(self.cheap, torch.zeros((), device=device_of(seen.leaves)))
+        if self.known is not None and seen.known is not None:
+            warm_up = update / self.updates
+            losses |= self.known.losses(seen.known.image, seen.known.alpha, warm_up, self.knowing)
+        return self.regularised(seen, losses)
+
+    def seen(self, state: Any, step: int) -> Seen:
+        """The state's render of a step's views; that of the state last asked for is kept, since mismatch and update ask
+        for the same."""
+        kept = self._last
+        if kept and kept[0] is state and kept[1] == step:
+            return kept[2]  # type: ignore[no-any-return]
+        leaves = leaves_of(state.params)
+        device = device_of(leaves)
+        groups: list[Group] = []
+        if self.pictures:
+            azimuths, elevations, backdrop = where(self._first(step), self.views, self.seed)
+            camera = camera_of(self.views, azimuths, elevations).to(device)
+            groups.append((camera, self.side, backdrop.to(device)))
+        if self.known is not None:
+            white = torch.ones(3, device=device)
+            groups.append((known_camera(self.views).to(device), self.knowing.reference_size, white))
+        found = iter(self.rendered(leaves, groups, state.step))
+        novel = next(found) if self.pictures else None
+        known = next(found) if self.known is not None else None
+        kept[:] = [state, step, Seen(leaves, novel, known)]
+        return kept[2]  # type: ignore[no-any-return]
+
+    @cached_property
+    def _last(self) -> list[Any]:
+        return []
+
+    def coast(self, state: Any) -> Any:
+        """A guess of the state after the k updates without a drift."""
+        for _ in range(min(self.settings.updates_per_evaluation, self.updates - state.step)):
+            state = self.coasted(state)
+        return state
+
+    def mismatch(self, state: Any, pull: Pull) -> float:
+        """Of a state from the guess that its pull was taken at, by the step's own renders."""
+        novel = self.seen(state, state.step // self.settings.updates_per_evaluation).novel
+        assert novel is not None  # it is pictures that travel
+        return pull.mismatch(novel.image.detach())
+
+    def gradients(self, leaves: Any, update: int, names: Sequence[str]) -> Any | None:
+        """Of the leaves, after backward; None where they are not finite and a step may be skipped. Raises
+        FloatingPointError where it may not."""
+        grads = leaves.map(lambda x: torch.zeros_like(x) if x.grad is None else x.grad)
+        finite = torch.stack(
+            [g.isfinite().all() for _, g in grads.items()]
+        ).tolist()  # one wait for the device
+        bad = [name for (name, _), fine in zip(grads.items(), finite, strict=True) if not fine]
+        if not bad:
+            return grads
+        if self.settings.nonfinite == "skip":
+            return None
+        raise broken(update, names, ", ".join(bad))
+
+
+def broken(step: int, names: Sequence[str], what: str) -> FloatingPointError:
+    return FloatingPointError(
+        f"step {step}: loss {', '.join(names)}: the gradient of {what} is not finite; nonfinite=skip goes on without it"
+    )
+
+
+def leaves_of(params: Any) -> Any:
+    return params.map(lambda x: x.detach().requires_grad_(True))
+
+
+def device_of(params: Any) -> torch.device:
+    return params.items()[0][1].device  # type: ignore[no-any-return]

@@ -202,8 +202,10 @@ def extract(
         return meshed(max([level for level in levels if level <= min(1.0, 0.9 * typical)], default=levels[0]))
     fits = {level: fit(level) for level in levels}
     best = max(levels, key=lambda level: fits[level])
-    at = levels.index(best)
-    for other in levels[max(at - 1, 0) : at] + levels[at + 1 : at + 2]:  # and half way to its neighbours
+    place = levels.index(best)
+    for other in (
+        levels[max(place - 1, 0) : place] + levels[place + 1 : place + 2]
+    ):  # and half way to its neighbours
         between = math.sqrt(best * other)
         fits[between] = fit(between)
     return meshed(max(fits, key=lambda level: fits[level]))

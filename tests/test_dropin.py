@@ -1,4 +1,4 @@
-"""The solver around a plain torch model and torch.optim.Adam: docs/python.md's lines, against the loop anybody writes."""
+"""The solver around a plain torch model and Adam: docs/python.md's lines, against the loop anybody writes."""
 
 from __future__ import annotations
 

@@ -27,9 +27,9 @@ from gs_propeller.app.log import quiet_libraries
 from gs_propeller.base.camera import orbit
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.picture import load_picture
+from gs_propeller.distil.distillation import Distillation
 from gs_propeller.distil.pull import Pull
 from gs_propeller.scenes.gaussians.raster import BACKENDS, render
-from gs_propeller.scenes.gaussians.scene import GaussianScene
 from gs_propeller.scenes.gaussians.state import Gaussians, State
 from gs_propeller.solver.launcher import launch
 from gs_propeller.solver.ranks import Ranks
@@ -56,7 +56,7 @@ class Bench:
     def device(self) -> torch.device:
         return self.prior.device
 
-    def task(self, batch: int, slots: int = 1) -> GaussianScene:
+    def task(self, batch: int, slots: int = 1) -> Distillation:
         config = updated(self.config, {"batch_size": batch, "batch_slots": slots})
         return scene_of(config, load_picture(config.input), Priors(self.prior, None))
 

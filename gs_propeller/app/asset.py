@@ -15,15 +15,16 @@ from torch import Tensor
 from gs_propeller.app.config import Config
 from gs_propeller.app.guides import Priors, guides
 from gs_propeller.app.kinds import kind_of
-from gs_propeller.base.camera import Cameras
+from gs_propeller.base.camera import Cameras, orbit
 from gs_propeller.base.picture import Picture
 from gs_propeller.distil.distillation import Distillation, device_of
 from gs_propeller.distil.draw import camera_deg
 from gs_propeller.distil.known import Known
 from gs_propeller.distil.pull import Pull
 from gs_propeller.mesh.raster import rasterize
-from gs_propeller.mesh.surface import Mesh
+from gs_propeller.mesh.surface import Mesh, extract
 from gs_propeller.mesh.texture import Reference, Textured, bake
+from gs_propeller.scenes.gaussians.state import init_ball
 from gs_propeller.solver.picard import Problem, Report
 from gs_propeller.solver.ranks import Ranks
 
@@ -37,8 +38,19 @@ def scene_of(config: Config, picture: Picture | None, priors: Priors) -> Distill
     if picture is not None:
         known = Known.of(picture.rgb.to(device), picture.mask.to(device), s.known.reference_size)
     found, slots = guides(config, picture, priors), slots_at_once(config, device)
-    common = (found, known, s.solver.steps, s.files.seed, s.views, s.levels, s.pull, s.known, s.scene)
-    return kind_of(config).scene(s, common, slots)
+    common = {
+        "guides": found,
+        "known": known,
+        "updates": s.solver.steps,
+        "seed": s.files.seed,
+        "views": s.views,
+        "levels": s.levels,
+        "pull": s.pull,
+        "knowing": s.known,
+        "settings": s.scene,
+        "batch_slots": slots,
+    }
+    return kind_of(config).scene(s, common)
 
 
 def slots_at_once(config: Config, device: torch.device) -> int:
@@ -129,6 +141,16 @@ class Viewer:
 def orbit_angles(count: int) -> tuple[list[float], list[float]]:
     """(azimuths, elevations) [V] degrees that see all sides: a spiral over three heights."""
     return [360.0 * k / count for k in range(count)], [(0.0, 30.0, -30.0, 65.0)[k % 4] for k in range(count)]
+
+
+def warm() -> None:
+    """Compiles every kernel that leads from Gaussians to a textured mesh, or loads it from the cache. Seconds, once."""
+    mesh = extract(init_ball(20, 0.5, 0, 0).params, 16, 100)
+
+    def grey(at: Cameras, size: int) -> tuple[Tensor, Tensor]:
+        return torch.full((len(at), 3, size, size), 0.5), torch.ones(len(at), 1, size, size)
+
+    bake(mesh, grey, orbit([0.0], [0.0], 2.0, 0.857), 64, 16)
 
 
 def textured_mesh(viewer: Viewer, picture: Picture | None) -> Textured:

@@ -6,7 +6,7 @@ V views, S their side in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ from gs_propeller.scenes.gaussians.state import Evaluation, Gaussians, State
 
 class Kind(NamedTuple):
     """size: what the number that a log calls N counts. params, gradients: the classes of what travels. read: a state
-    from a checkpoint's tensors. scene(sections, what all kinds share, slots at once). views(config, params, cameras,
+    from a checkpoint's tensors. scene(sections, the fields that all kinds share). views(config, params, cameras,
     size) -> (image [V, 3, S, S] over white, alpha [V, 1, S, S]). mesh(config, params on the CPU, silhouettes). warm:
     compiles the CPU's kernels."""
 
@@ -36,7 +36,7 @@ class Kind(NamedTuple):
     params: Any
     gradients: Any
     read: Callable[[dict[str, Tensor]], Any]
-    scene: Callable[[Sections, Sequence[Any], int], Distillation]
+    scene: Callable[[Sections, dict[str, Any]], Distillation]
     views: Callable[[Config, Any, Cameras, int], tuple[Tensor, Tensor]]
     mesh: Callable[[Config, Any, Callable[[Mesh], float]], Mesh]
     warm: Callable[[], None]
@@ -46,9 +46,15 @@ def kind_of(config: Config) -> Kind:
     return GAUSSIANS if config.scene == "gaussians" else FIELDS
 
 
-def _of_gaussians(s: Sections, common: Sequence[Any], slots: int) -> Distillation:
-    own = s.ball, s.adam, s.density, s.regularisers
-    return GaussianScene(*common, *own, backend=s.devices.raster, batch_slots=slots)
+def _of_gaussians(s: Sections, common: dict[str, Any]) -> Distillation:
+    return GaussianScene(
+        ball=s.ball,
+        adam=s.adam,
+        density=s.density,
+        regularisers=s.regularisers,
+        backend=s.devices.raster,
+        **common,
+    )
 
 
 def _gaussian_views(config: Config, params: Gaussians, cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
@@ -61,8 +67,8 @@ def _gaussian_mesh(config: Config, params: Gaussians, silhouettes: Callable[[Mes
     return extract(params, config.mesh_resolution, config.mesh_faces, silhouettes)
 
 
-def _of_fields(s: Sections, common: Sequence[Any], slots: int) -> Distillation:
-    return FieldScene(*common, s.field, s.sdf, s.shaping, batch_slots=slots)
+def _of_fields(s: Sections, common: dict[str, Any]) -> Distillation:
+    return FieldScene(field=s.field, sdf=s.sdf, shaping=s.shaping, **common)
 
 
 def _last_look(config: Config) -> march.Look:

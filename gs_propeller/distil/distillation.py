@@ -110,6 +110,10 @@ class Distillation(ABC):
     def coasted(self, state: Any) -> Any:
         """A guess of the state one update on, without a drift."""
 
+    @abstractmethod
+    def distance(self, new: Any, old: Any) -> float:
+        """Of two iterates by their parameters, in the newer one's dimensions; 0 only where they are the same."""
+
     # ---- the same for all
 
     @property
@@ -156,7 +160,7 @@ class Distillation(ABC):
         draws = [self.drawn(step) for step in steps]
         leaves = [p if self.pictures else leaves_of(p) for p in params]
         device = device_of(params[0])
-        novel = []
+        novel = list[Any]()
         with torch.set_grad_enabled(not self.pictures):
             for leaf, d, step in zip(leaves, draws, steps, strict=True):
                 camera = camera_of(self.views, d.azimuths, d.elevations).to(device)
@@ -186,7 +190,7 @@ class Distillation(ABC):
     # ---- at the exact place, on rank 0
 
     def update(self, state: Any, drift: Any) -> tuple[Any, Tensor]:
-        """The state after the k updates that one evaluation serves, and of the last of them the losses [L] of `cheap`."""
+        """The state after the k updates that one evaluation serves, and the last one's losses [L] of `cheap`."""
         step = state.step // self.settings.updates_per_evaluation
         losses = torch.zeros(len(self.cheap), device=device_of(state.params))
         for _ in range(min(self.settings.updates_per_evaluation, self.updates - state.step)):

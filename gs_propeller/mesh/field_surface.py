@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from gs_propeller.base.errors import UserError
-from gs_propeller.mesh.surface import Mesh, fitted, meshed
+from gs_propeller.mesh.surface import Mesh, fitting, meshed
 from gs_propeller.scenes.fields.march import Look, composed
 from gs_propeller.scenes.fields.state import Grids
 
@@ -43,5 +43,7 @@ def extract_field(
     peak = float(grid.max())
     levels = [level for level in LEVELS if level < 0.9 * peak] or [0.5 * peak]
     if silhouettes is None:
-        return meshed(grid, max([x for x in levels if x <= TYPICAL], default=levels[0]), cell, low, faces)
-    return fitted(grid, levels, cell, low, faces, silhouettes)
+        level = max([x for x in levels if x <= TYPICAL], default=levels[0])
+    else:
+        level = fitting(grid, levels, cell, low, silhouettes)
+    return meshed(grid, level, cell, low, faces)

@@ -180,8 +180,9 @@ def extract(
         at = np.round((gaussians.means.cpu().numpy() - centre + extent) / cell).astype(np.int64)
         typical = float(np.median(grid[tuple(at.clip(0, resolution - 1).T)]))
         level = max([level for level in levels if level <= min(1.0, 0.9 * typical)], default=levels[0])
-        return meshed(grid, level, cell, centre - extent, faces)
-    return fitted(grid, levels, cell, centre - extent, faces, silhouettes)
+    else:
+        level = fitting(grid, levels, cell, centre - extent, silhouettes)
+    return meshed(grid, level, cell, centre - extent, faces)
 
 
 def meshed(grid: Array, level: float, cell: float, low: Array, faces: int) -> Mesh:
@@ -197,19 +198,23 @@ def meshed(grid: Array, level: float, cell: float, low: Array, faces: int) -> Me
     return mesh
 
 
-def fitted(
-    grid: Array, levels: Sequence[float], cell: float, low: Array, faces: int, silhouettes: Callable[[Mesh], float]
-) -> Mesh:  # fmt: skip
-    """`meshed` at the one of several levels, or between two of them, whose silhouettes fit best."""
-    meshes = [meshed(grid, level, cell, low, faces) for level in levels]
-    fits = [silhouettes(mesh) for mesh in meshes]
-    best = int(np.argmax(fits))
-    for other in (best - 1, best + 1):  # and half way to its neighbours
-        if not 0 <= other < len(levels):
-            continue
-        meshes.append(meshed(grid, math.sqrt(levels[best] * levels[other]), cell, low, faces))
-        fits.append(silhouettes(meshes[-1]))
-    return meshes[int(np.argmax(fits))]
+def fitting(
+    grid: Array, levels: Sequence[float], cell: float, low: Array, silhouettes: Callable[[Mesh], float]
+) -> float:
+    """The one of several levels, or half way between two of them, whose silhouettes fit best."""
+
+    def fit(
+        level: float,
+    ) -> float:  # as it is: smoothing and decimation, the dear part, move no outline by a pixel
+        return silhouettes(from_trimesh(_surface(solid(grid, level), level, cell, low)))
+
+    fits = {level: fit(level) for level in levels}
+    best = max(levels, key=lambda level: fits[level])
+    place = levels.index(best)
+    for other in (*levels[max(place - 1, 0) : place], *levels[place + 1 : place + 2]):
+        between = math.sqrt(best * other)
+        fits[between] = fit(between)
+    return max(fits, key=lambda level: fits[level])
 
 
 def solid(grid: Array, level: float) -> Array:

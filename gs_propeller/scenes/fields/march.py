@@ -54,7 +54,7 @@ class Look:
 @dataclass(frozen=True)
 class FieldView:
     """image [V, 3, S, S]; alpha [V, 1, S, S]; where asked for normal [V, 3, S, S], the mean outward one, and away
-    [V, 1, S, S], sum of w max(n . d, 0)^2 with d the view's direction; grid [R, R, R, 4] that they were rendered from."""
+    [V, 1, S, S], sum of w max(n . d, 0)^2 with d the view's direction; grid [R, R, R, 4]: what was rendered."""
 
     image: Tensor
     alpha: Tensor

@@ -153,7 +153,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def other_rank(
-    rank: int, role: str, path: Path, patch: pytest.MonkeyPatch
+    rank: int, role: str, path: Path, patch: pytest.MonkeyPatch, program: str = __file__
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start the other rank of two, and make this process the one that is left."""
     with socket.socket() as free:
@@ -170,7 +170,7 @@ def other_rank(
         "OMP_NUM_THREADS": "1",
         "READY": str(ready),
     }
-    process = subprocess.Popen([sys.executable, __file__, role, str(path)], env=environment)
+    process = subprocess.Popen([sys.executable, program, role, str(path)], env=environment)
     try:
         until = time.monotonic() + 300
         while not ready.exists() and process.poll() is None and time.monotonic() < until:

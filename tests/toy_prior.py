@@ -73,6 +73,7 @@ ASKED: dict[str, Any] = {
     "densify_from": 3, "densify_until": 20, "densify_every": 4, "densify_grad_threshold": 0.4, "split_scale": 0.35,
     "max_scale": 0.9, "opacity_reset_every": 9, "min_opacity": 0.03, "max_gaussians": 60,
 }  # fmt: skip
+SHARED = ("views", "levels", "pull", "knowing", "settings")  # by all kinds of scenes
 SECTIONS = {
     "views": ViewSettings,
     "levels": LevelSettings,
@@ -86,11 +87,16 @@ SECTIONS = {
 }  # fmt: skip
 
 
+def known() -> Known:
+    """A picture of noise whose object is a box."""
+    generator = torch.Generator().manual_seed(0)
+    picture = Known(torch.rand(1, 3, 16, 16, generator=generator), torch.zeros(1, 1, 16, 16))
+    picture.mask[..., 3:13, 4:11] = 1.0
+    return picture
+
+
 def scene(updates: int = UPDATES, seed: int = 4, **options: Any) -> GaussianScene:
     """The scene with these options, by their own names."""
-    generator = torch.Generator().manual_seed(0)
-    known = Known(torch.rand(1, 3, 16, 16, generator=generator), torch.zeros(1, 1, 16, 16))
-    known.mask[..., 3:13, 4:11] = 1.0
     asked = ASKED | options
     sections = {
         name: kind(**{key: value for key, value in asked.items() if key in kind.__dataclass_fields__})
@@ -98,7 +104,7 @@ def scene(updates: int = UPDATES, seed: int = 4, **options: Any) -> GaussianScen
     }
     unknown = set(asked) - {key for kind in SECTIONS.values() for key in kind.__dataclass_fields__}
     assert not unknown, unknown
-    return GaussianScene((Guide(Wavy(), COLOUR, 1.0),), known, updates, seed, **sections)
+    return GaussianScene((Guide(Wavy(), COLOUR, 1.0),), known(), updates, seed, **sections)
 
 
 def two_guides(made: GaussianScene) -> GaussianScene:

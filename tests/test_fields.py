@@ -1,0 +1,463 @@
+"""Fields: kernels against torch's operations in float64, what is skipped, losses, meshes, and whole runs whose window
+at threshold 0 is the serial loop."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+from torch import Tensor
+
+import main_propeller
+from gs_propeller.app.asset import Logged, problem
+from gs_propeller.app.config import Config, load
+from gs_propeller.app.fingerprint import fingerprint
+from gs_propeller.base.camera import orbit
+from gs_propeller.base.errors import UserError
+from gs_propeller.base.threads import set_threads
+from gs_propeller.mesh.field_surface import extract_field
+from gs_propeller.scenes.fields import march
+from gs_propeller.scenes.fields.march import (
+    Look,
+    composed,
+    composed_torch,
+    march_cpu,
+    march_torch,
+    occupancy,
+    render,
+)
+from gs_propeller.scenes.fields.scene import CHEAP, LOSSES, FieldScene
+from gs_propeller.scenes.fields.state import FieldState, Grids, first_state
+from gs_propeller.solver import checkpoint
+from gs_propeller.solver.picard import Settings, Window, resume, solve
+from gs_propeller.solver.ranks import Ranks
+from tests import tiny_prior, toy_field
+from tests.test_ranks import other_rank
+from tests.toy_field import RANKED, UPDATES, scene
+
+ROOT = Path(__file__).parent.parent
+NOTHING = {f"lambda_{name}": 0.0 for name in LOSSES}
+CELLS, SIZE = 8, 12
+DENSE, NEUS = Look(1.0, 0.5, 10.0, 0.75), Look(1.0, 0.5, 10.0, 0.75, True, 20.0, 0.6)
+EYES = orbit([0.3, 2.0], [0.2, -0.5], 2.0, 0.857)
+
+
+def grids(amount: float, dtype: torch.dtype = torch.float64, seed: int = 0) -> Grids:
+    generator = torch.Generator().manual_seed(seed)
+    sides = (CELLS // 2 + 1, CELLS + 1)
+    draws = [
+        amount * torch.randn(s, s, s, 4, generator=generator, dtype=torch.float64).to(dtype) for s in sides
+    ]
+    return Grids(tuple(draw.requires_grad_() for draw in draws))
+
+
+def worst(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:
+    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, theirs, strict=True))
+
+
+# ---- kernels
+
+
+def test_grids_added_up_against_torch() -> None:
+    for many in (grids(1.0), Grids((grids(1.0).levels[1],))):
+        ours, theirs = composed(many, DENSE), composed_torch(many, DENSE)
+        assert float((ours - theirs).abs().max()) < 1e-14  # 2e-15
+        pull = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        pair = (torch.autograd.grad((x * pull).sum(), many.levels) for x in (ours, theirs))
+        assert worst(*pair) < 1e-14
+
+
+def test_a_coarse_grid_is_trilinear_between_its_corners() -> None:
+    coarse, _ = grids(1.0).levels
+    both = composed_torch(
+        Grids((coarse, torch.zeros(9, 9, 9, 4, dtype=torch.float64))), replace(DENSE, peak=0.0)
+    )
+    wanted = torch.nn.functional.interpolate(
+        coarse.permute(3, 0, 1, 2)[None], [9] * 3, mode="trilinear", align_corners=True
+    )
+    assert float((both - wanted[0].permute(1, 2, 3, 0)).abs().max()) < 1e-14
+
+
+@pytest.mark.parametrize("normals", [False, True])
+@pytest.mark.parametrize("look", [DENSE, NEUS, replace(NEUS, ratio=1.0, sharpness=60.0)])
+def test_rays_against_torch(look: Look, normals: bool) -> None:
+    """Values, then gradients under random cotangents: of colours, alpha, normals and what faces away."""
+    many = grids(0.03 if look.sdf else 0.3)
+    generator = torch.Generator().manual_seed(1)
+    backdrop = torch.rand(2, 3, generator=generator, dtype=torch.float64)
+    grid, cell = composed(many, look), 2 / CELLS
+    occupied = occupancy(grid, look, cell)
+    assert 0.05 < float(occupied.double().mean()) < 0.95
+    ours, theirs = (
+        kind(grid, occupied, look, EYES, SIZE, backdrop, normals) for kind in (march_cpu, march_torch)
+    )
+    assert ours.shape == (2, 8 if normals else 4, SIZE, SIZE) and 0.1 < float(ours[:, 3].mean()) < 0.9
+    assert float((ours - theirs).abs().max()) < 1e-14  # 2e-15
+    pull = torch.randn(ours.shape, generator=generator, dtype=torch.float64)
+    pair = (torch.autograd.grad((x * pull).sum(), many.levels, retain_graph=True) for x in (ours, theirs))
+    assert worst(*pair) < 2e-14  # 4e-15
+
+
+def test_what_torch_does_is_the_derivative() -> None:
+    """Of NeuS' opacity and the normals, by differences along a random direction."""
+    many, generator = grids(0.03), torch.Generator().manual_seed(1)
+    occupied = torch.ones(CELLS, CELLS, CELLS, dtype=torch.bool)
+    pull = torch.randn(
+        2, 7, SIZE, SIZE, generator=generator, dtype=torch.float64
+    )  # the eighth holds weights still
+    way = many.map(lambda x: torch.randn(x.shape, generator=generator, dtype=torch.float64))
+
+    def value(step: float) -> Tensor:
+        grid = composed_torch(many.map(lambda x, d: x + step * d, way), NEUS)
+        white = torch.ones(2, 3, dtype=torch.float64)
+        return (march_torch(grid, occupied, NEUS, EYES, SIZE, white, True)[:, :7] * pull).sum()
+
+    slope = sum(
+        float((g * d).sum())
+        for g, d in zip(torch.autograd.grad(value(0.0), many.levels), way.levels, strict=True)
+    )
+    with torch.no_grad():
+        measured = float(value(1e-8) - value(-1e-8)) / 2e-8  # short: NeuS' maxima have kinks
+    assert measured == pytest.approx(slope, rel=1e-5)
+
+
+def test_an_even_fog_by_its_formula() -> None:
+    """A ray along an axis, and one that misses."""
+    fog = replace(DENSE, peak=0.0, step=0.5)
+    many = grids(0.0)
+    many = Grids((many.levels[0], torch.full_like(many.levels[1], 0.7)))
+    (view,) = render(many, fog, [(orbit([0.0], [0.0], 3.0, 1.2), 33, torch.tensor([1.0, 0.5, 0.0]))])
+    alpha = 1 - math.exp(-2.0 * math.log1p(math.exp(0.7)))
+    assert float(view.alpha[0, 0, 16, 16]) == pytest.approx(alpha, rel=1e-12)
+    colour = 1 / (1 + math.exp(-0.7))
+    assert float(view.image[0, 1, 16, 16]) == pytest.approx(alpha * colour + (1 - alpha) * 0.5, rel=1e-12)
+    assert view.image[0, :, 0, 0].tolist() == [1.0, 0.5, 0.0] and float(view.alpha[0, 0, 0, 0]) == 0.0
+
+
+@pytest.mark.parametrize("look", [DENSE, NEUS])
+def test_the_same_bits_on_any_number_of_threads(look: Look) -> None:
+    many, white = grids(0.03, torch.float32), torch.ones(3)
+
+    def everything() -> list[Tensor]:
+        views = render(many, look, [(EYES, SIZE, white), (EYES[:1], 9, white)], True)
+        total = sum((v.image.square().sum() + (v.normal * v.away).sum() for v in views), torch.zeros(()))
+        return [*(v.image for v in views), *torch.autograd.grad(total, many.levels)]
+
+    set_threads(1)
+    one = everything()
+    for threads in (2, 3, 7):
+        set_threads(threads)
+        assert all(torch.equal(a, b) for a, b in zip(one, everything(), strict=True)), threads
+
+
+@pytest.mark.parametrize("look", [DENSE, replace(NEUS, ratio=1.0)])
+def test_what_is_skipped_is_next_to_nothing(look: Look) -> None:
+    """Half of the space at least, and hardly any light; the rays of another state skip by that state."""
+    many = grids(0.01 if look.sdf else 0.1)
+    grid, white = composed(many, look).detach(), torch.ones(2, 3)
+    occupied = occupancy(grid, look, 2 / CELLS)
+    whole = march_cpu(grid, torch.ones_like(occupied), look, EYES, SIZE, white, False)
+    part = march_cpu(grid, occupied, look, EYES, SIZE, white, False)
+    most = float((whole - part).abs().max())
+    assert 0 < most < (0.01 if look.sdf else 0.02)
+    by_hand = (grid[..., 0] - look.bound(2 / CELLS)) * (-1 if look.sdf else 1)
+    for i, j, k in ((0, 0, 0), (2, 3, 4), (4, 4, 4), (1, 4, 6)):
+        assert bool(occupied[i, j, k]) == bool((by_hand[i : i + 2, j : j + 2, k : k + 2] > 0).any())
+
+
+def test_a_ball_is_seen_as_one() -> None:
+    """Of distances: opaque inside its outline, clear outside, normals outward, none that faces away."""
+    many = first_state(32, 3).params
+    (view,) = render(many, replace(NEUS, ratio=1.0, sharpness=200.0), [(EYES, 64, torch.ones(3))], True)
+    away = (torch.arange(64) + 0.5 - 32) / EYES.focal_px(64)
+    slant = (away.square()[:, None] + away.square()).sqrt().atan()
+    inside, outside = slant < math.asin(0.46 / 2), slant > math.asin(0.54 / 2)
+    assert float(view.alpha[:, 0, inside].min()) > 0.97 and float(view.alpha[:, 0, outside].max()) < 0.03
+    assert view.normal is not None and view.away is not None
+    towards = torch.nn.functional.normalize(EYES.centres, dim=1)
+    middle = view.normal[:, :, 31:33, 31:33].mean((2, 3))
+    assert float((middle * towards).sum(1).min()) > 0.97
+    assert float(view.away[:, 0, inside].max()) < 1e-3
+
+
+def test_warming_compiles_whatever_a_step_needs() -> None:
+    march.warm()
+    state = scene().first()
+    before = {
+        name: len(getattr(march.kernels, name).signatures) for name in ("march", "march_adjoint", "coarsen")
+    }
+    made = scene(scene="sdf")
+    made.update(state, made.compute([state.params], [0])[0])
+    assert before == {name: len(getattr(march.kernels, name).signatures) for name in before}
+
+
+# ---- one update
+
+
+def same(one: FieldState, other: FieldState) -> bool:
+    return all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
+
+
+def later(made: FieldScene, steps: int) -> FieldState:
+    """The state after a few serial steps."""
+    state = made.first()
+    for step in range(steps):
+        state = made.update(state, made.compute([state.params], [step])[0].at(state))[0]
+    return state
+
+
+@pytest.mark.parametrize("travels", ["pictures", "gradients"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_each_loss_alone_moves_the_field(name: str, travels: str) -> None:
+    kind = "sdf" if name == "eikonal" else "field"
+    crooked = scene(scene=kind).first()
+    way = crooked.params.map(lambda x: 0.2 * torch.sin(9.0 * torch.arange(x.numel()).reshape(x.shape)))
+    state = replace(crooked, params=way, step=3)
+    made = scene(scene=kind, travels=travels, **(NOTHING | {f"lambda_{name}": 5.0}))
+    drift = made.compute([state.params], [3])[0].at(state)
+    after, cheap = made.update(state, drift)
+    losses = dict(zip(LOSSES, torch.cat([drift.losses, cheap]).tolist(), strict=True))
+    own = losses.pop(name)
+    assert not any(losses.values()) and (own > 0 or (name == "eikonal" and travels == "gradients"))
+    assert max(float(m.abs().max()) for m in after.exp_avg.levels) > 0
+    nothing = scene(scene=kind, travels=travels, **NOTHING)
+    still = nothing.update(state, nothing.compute([state.params], [3])[0].at(state))[0]
+    assert max(float(m.abs().max()) for m in still.exp_avg.levels) == 0
+
+
+@pytest.mark.parametrize("kind", ["field", "sdf"])
+def test_at_the_guess_pictures_pull_as_gradients_do(kind: str) -> None:
+    made = scene(scene=kind)
+    paper = replace(made, settings=replace(made.settings, travels="gradients"))
+    state = later(made, 3)
+    fresh = replace(state, exp_avg=state.exp_avg.map(torch.zeros_like))
+    ours, theirs = (
+        x.update(fresh, x.compute([state.params], [3])[0].at(state))[0].exp_avg for x in (made, paper)
+    )
+    assert worst(ours.levels, theirs.levels) < 2e-5
+
+
+def test_adam_is_torch_s_with_a_rate_for_each_channel() -> None:
+    made = scene(grid_lr_share=0.25, grid_eps=1e-15)
+    state = later(made, 2)
+    generator = torch.Generator().manual_seed(0)
+    grads = state.params.map(lambda x: torch.randn(x.shape, generator=generator))
+    ours = made._adam(state, grads)
+    theta = state.params.levels[1].clone().requires_grad_()
+    left = 0.25 ** (2 / UPDATES)
+    for channels, rate in ((slice(0, 1), made.field.density_lr), (slice(1, 4), made.field.colour_lr)):
+        part = theta.detach()[..., channels].clone().requires_grad_()
+        adam = torch.optim.Adam([part], left * rate, betas=made.field.betas, eps=1e-15)
+        moments = (m.levels[1][..., channels].clone() for m in (state.exp_avg, state.exp_avg_sq))
+        adam.state[part] = dict(
+            zip(("step", "exp_avg", "exp_avg_sq"), (torch.tensor(2.0), *moments), strict=True)
+        )
+        part.grad = grads.levels[1][..., channels].clone()
+        adam.step()
+        assert torch.allclose(ours.params.levels[1][..., channels], part, rtol=0, atol=1e-6)
+
+
+def test_distances_and_mismatch() -> None:
+    made = scene()
+    one = later(made, 2)
+    two = replace(one, params=one.params.map(lambda x: x + 0.1))
+    (pull,) = made.compute([one.params], [2])
+    assert made.distance(one, one) == made.mismatch(one, pull) == 0.0
+    assert made.distance(two, one) == pytest.approx(0.01, rel=1e-5) and made.mismatch(two, pull) > 0
+    scaled = scene(distance="scaled", atol=0.05, rtol=0.0)
+    assert scaled.distance(two, one) == pytest.approx(2.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("travels", ["pictures", "gradients"])
+def test_what_is_not_finite_is_named_or_skipped(travels: str) -> None:
+    made = scene(travels=travels)
+    state = replace(made.first(), step=7)
+    (drift,) = made.compute([state.params], [7])
+    assert made.known is not None
+    blind = replace(made, known=replace(made.known, image=torch.full((1, 3, 16, 16), math.inf)))
+    with pytest.raises(FloatingPointError, match=r"step 7: loss .*rgb.*: the gradient of level 0"):
+        blind.update(state, drift)
+    skipping = replace(blind, settings=replace(blind.settings, nonfinite="skip"))
+    assert skipping.update(state, drift)[0].step == 8
+
+
+# ---- whole runs
+
+
+def run(
+    made: FieldScene, ranks: Ranks, window: int, tail: str = "momentum", held: list[Any] | None = None,
+    begin: Window[FieldState] | None = None,
+) -> Window[FieldState]:  # fmt: skip
+    logged = Logged()
+    task = problem(made, ranks, logged)
+    settings = Settings(made.steps, window, 0.0, ema=1.0, tail=tail)
+    again = begin and resume(begin.states, begin.start, begin.threshold, task, settings)
+
+    def on_pass(now: Window[FieldState], report: Any) -> None:
+        assert all(len(row) == len(LOSSES) for row in logged.rows(report))
+        if held is not None:
+            held.append(now)
+
+    return solve(task, settings, again or made.first(), on_pass)
+
+
+@cache
+def serial(kind: str, travels: str, k: int) -> FieldState:
+    """A plain loop's last state."""
+    made = scene(scene=kind, travels=travels, updates_per_evaluation=k)
+    return later(made, made.steps)
+
+
+@pytest.mark.parametrize(("window", "tail"), [(1, "copy"), (3, "copy"), (8, "momentum")])
+@pytest.mark.parametrize(("kind", "travels", "k"), RANKED)
+def test_threshold_0_is_the_serial_loop(kind: str, travels: str, k: int, window: int, tail: str) -> None:
+    made = scene(scene=kind, travels=travels, updates_per_evaluation=k)
+    with Ranks() as ranks:
+        ranks.begin(0, made.compute)
+        done = run(made, ranks, window, tail)
+    assert same(done.states[0], serial(kind, travels, k)) and done.states[0].step == UPDATES
+
+
+def test_taken_up_from_a_checkpoint_with_another_window(tmp_path: Path) -> None:
+    made, held, file = scene(scene="sdf"), list[Window[FieldState]](), tmp_path / checkpoint.FILE
+    with Ranks() as ranks:
+        ranks.begin(0, made.compute)
+        run(made, ranks, 3, held=held)
+        checkpoint.save(file, held[len(held) // 2], "{}", 1.0)
+        found = checkpoint.restore(file, "{}", FieldState.from_tensors)
+        assert found is not None and 0 < found[0].start < made.steps
+        assert same(run(made, ranks, 5, begin=found[0]).states[0], serial("sdf", "pictures", 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("travels", ["pictures", "gradients"])
+def test_two_ranks_equal_one(travels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [job for job, (_, what, _) in enumerate(RANKED) if what == travels]
+    expected = {job: serial(*RANKED[job]) for job in jobs}
+    program = str(ROOT / "tests" / "toy_field.py")
+    with (
+        other_rank(1, travels, tmp_path / "other", monkeypatch, program) as process,
+        Ranks(timeout_s=120.0, kinds=toy_field.travellers(travels)) as ranks,
+    ):
+        for job in jobs:
+            made = toy_field.ranked(job)
+            ranks.begin(job, made.compute)
+            for window in (2, 5):
+                assert same(run(made, ranks, window).states[0], expected[job]), (RANKED[job], window)
+        ranks.close()
+        assert process.wait(timeout=90) == 0
+
+
+# ---- meshes
+
+
+@pytest.mark.parametrize("resolution", [48, 64])
+def test_the_mesh_of_a_ball_of_distances(resolution: int) -> None:
+    mesh = extract_field(first_state(16, 2).params, NEUS, resolution, 1500).trimesh()
+    assert mesh.is_watertight and mesh.volume > 0
+    radii = np.linalg.norm(mesh.vertices, axis=1)
+    assert abs(radii - 0.5).max() < 0.03  # 0.013: decimation, and distances trilinear in cells of an eighth
+
+
+def test_a_density_s_mesh_is_the_one_that_fits() -> None:
+    """Where no silhouettes judge, the typical density; else whichever they like, between the ones tried too."""
+    params = first_state(16, 2).params
+
+    def liked(volume: float) -> Callable[[Any], float]:
+        return lambda mesh: -abs(mesh.trimesh().volume - volume)
+
+    typical, large, small = (
+        extract_field(params, DENSE, 48, 1500, judge).trimesh() for judge in (None, liked(0.4), liked(0.0))
+    )
+    assert all(mesh.is_watertight for mesh in (typical, large, small))
+    assert small.volume <= typical.volume < large.volume
+    with pytest.raises(UserError, match="not finite; run again with resume=false"):
+        extract_field(params.map(lambda x: x * math.nan), DENSE)
+
+
+# ---- the program
+
+
+SMALL = [
+    "steps=6", "batch_size=2", "reference_size=16", "grid_cells=16", "grid_levels=2", "mesh_resolution=24",
+    "mesh_faces=300", "texture_size=64", "bake_views=8", "bake_size=64", "turntable_frames=0", "turntable_size=32",
+    "threads=1", "device=cpu", "threshold=0",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> str:
+    rgba = np.zeros((64, 64, 4), dtype=np.uint8)
+    rgba[16:48, 22:46] = (200, 80, 40, 255)
+    path = tmp_path_factory.mktemp("picture") / "thing.png"
+    Image.fromarray(rgba).save(path)
+    return str(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["zero123_nerf", "textmesh", "dreamfusion"])
+def test_a_picture_or_a_sentence_becomes_a_mesh(
+    config: str, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All files but Gaussians' own; a longer run goes on, one of another kind does not."""
+    told = (
+        [f"prior={tiny_prior.write(tmp_path / 'prior')}", f"input={picture}"]
+        if config == "zero123_nerf"
+        else [f"text_prior={tiny_prior.write_text(tmp_path / 'prior')}", "prompt=red box"]
+    )
+    words = [
+        "--config",
+        str(ROOT / "configs" / f"{config}.yaml"),
+        *told,
+        *SMALL,
+        f"outdir={tmp_path}",
+        "name=thing",
+    ]
+    assert main_propeller.main(words) == 0
+    folder = tmp_path / "thing"
+    assert trimesh.load(folder / "thing.glb", force="mesh").is_volume and (folder / "thing.obj").exists()
+    assert Image.open(folder / "thing_sheet.png").size[0] > 100 and not (folder / "thing.ply").exists()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 3] and set(CHEAP) <= set(lines[0])
+    assert main_propeller.main([*words, "steps=9", "window=2"]) == 0
+    other = "sdf" if config != "textmesh" else "field"
+    assert main_propeller.main([*words, "steps=9", f"scene={other}"]) == 2
+    assert f"(here {other})" in capsys.readouterr().err
+
+
+def test_what_only_gaussians_have_is_refused(picture: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--config", str(ROOT / "configs" / "zero123_nerf.yaml"), f"input={picture}", "compressed=spz"]
+    assert main_propeller.main(words) == 2
+    assert "compressed=spz holds Gaussians and scene=field has none" in capsys.readouterr().err
+
+
+def test_bad_grids_are_named() -> None:
+    with pytest.raises(UserError, match=r"grid_cells=20 cannot be halved 3 times; .* a multiple of 8"):
+        Config(grid_cells=20, grid_levels=4)
+    with pytest.raises(ValueError, match=r"level 1 must be \[9, 9, 9, 4\]"):
+        Grids((torch.zeros(5, 5, 5, 4), torch.zeros(8, 8, 8, 4)))
+
+
+def test_a_run_is_another_by_its_own_kind_s_options_alone() -> None:
+    config = Config(prompt="a", scene="field")
+    marks = {
+        kind: json.loads(fingerprint(config.but(scene=kind), b"")) for kind in ("gaussians", "field", "sdf")
+    }
+    assert "scene" not in marks["gaussians"] and marks["sdf"]["scene"] == "sdf"
+    for option, kinds in (
+        ("num_points", ["gaussians"]), ("grid_cells", ["field", "sdf"]), ("lambda_eikonal", ["sdf"]),
+        ("lambda_orient", ["field", "sdf"]), ("t_min", ["gaussians", "field", "sdf"]),
+    ):  # fmt: skip
+        assert [kind for kind, mark in marks.items() if option in mark] == kinds, option
+    for name in ("zero123_nerf", "textmesh", "dreamfusion"):
+        assert load(["--config", f"configs/{name}.yaml"])[0].scene in ("field", "sdf")

@@ -55,7 +55,7 @@ class SdfSettings(Section):
     # fmt: off
     sharpness_first: float = option(20.0, "of the surface at step 0; NeuS: exp(3)", "1 / world unit", above=0.0)
     sharpness_last: float = option(150.0, "and at the last step, log-linear", "1 / world unit", above=0.0)
-    lambda_eikonal: float = option(10.0, "of slopes other than 1; TextMesh: 1000 of its own scale", "", 0)
+    lambda_eikonal: float = option(1000.0, "of slopes other than 1, as TextMesh", "", 0)
     # fmt: on
 
 

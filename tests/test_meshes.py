@@ -76,7 +76,7 @@ def test_a_mesh_is_seen_as_rays_see_it() -> None:
     """Corner colours mixed over each face, the nearest one shown; ambient 1 leaves out the light."""
     rng = np.random.default_rng(1)
     mesh = _cube(colours=rng.uniform(0, 1, (12, 3, 3)))
-    turn, lift, size = 0.7, 0.4, 24
+    turn, lift, size = 0.7, 0.4, 16
     camera = orbit([turn], [lift], RADIUS, FOV_Y_RAD)
     image = views(mesh, camera, size, supersample=1)[0].double().numpy()
     w2c = camera.w2c[0].double().numpy()

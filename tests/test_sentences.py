@@ -59,7 +59,7 @@ def test_windows_and_ranks_give_the_serial_state(serial: Path, text_prior: str, 
 @pytest.mark.slow
 def test_a_picture_and_a_sentence_together(text_prior: str, serial: Path, tmp_path: Path) -> None:
     both = [f"input={ROOT / 'data' / 'cat.png'}", "prior=pocket", "name=both"]
-    assert main_propeller.main(_words(text_prior, tmp_path, *both, "lambda_sd=0.5")) == 0
+    assert main_propeller.main(_words(text_prior, tmp_path, *both, "lambda_sd=0.5", "steps=4")) == 0
     losses = [json.loads(x) for x in (tmp_path / "both" / "metrics.jsonl").read_text().splitlines()]
     assert all(line["sds"] > 0 for line in losses) and losses[-1]["rgb"] > 0
     alone = [json.loads(x) for x in (serial / "a-red-cube" / "metrics.jsonl").read_text().splitlines()]

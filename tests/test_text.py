@@ -218,12 +218,13 @@ def test_the_learner_learns_and_leaves_the_prior_alone(prior: StableDiffusion) -
     images, cameras, t, noise = _arguments(prior)
     told = _told(prior)
     before, _ = prior.sds_grad(images, told, cameras, t, noise, SCALE)
-    learner = Variational(prior, seed=0, learning_rate=3e-3)
+    learner = Variational(prior, seed=0, learning_rate=1e-2)
     with torch.no_grad():
         latents = prior.encode(images)
-    losses = [learner.learn(latents, told, cameras) for _ in range(60)]
+    losses = [learner.learn(latents, told, cameras) for _ in range(25)]
     learner.updates = 0  # the same draws again
-    again = [learner.learn(latents, told, cameras) for _ in range(60)]
+    again = [learner.learn(latents, told, cameras) for _ in range(25)]
+    print(np.mean(again) / np.mean(losses))
     assert np.mean(again) < 0.97 * np.mean(losses)
     after, _ = prior.sds_grad(images, told, cameras, t, noise, SCALE)
     assert torch.equal(before, after)

@@ -35,7 +35,8 @@ web:
 
 # Two workers, each with one thread (tests/conftest.py). A worker keeps to its half of the files, whose tests share what
 # is dear, and takes over part of the other's once it is through.
-TESTS := -m pytest -q --numprocesses $(or $(WORKERS),2) --dist worksteal
+WORKERS ?= 2
+TESTS := -m pytest -q --numprocesses $(WORKERS) --dist worksteal
 
 test: setup web
 	$(BIN)/python $(TESTS) --cov --cov-report=term

@@ -224,7 +224,6 @@ def test_the_learner_learns_and_leaves_the_prior_alone(prior: StableDiffusion) -
     losses = [learner.learn(latents, told, cameras) for _ in range(25)]
     learner.updates = 0  # the same draws again
     again = [learner.learn(latents, told, cameras) for _ in range(25)]
-    print(np.mean(again) / np.mean(losses))
     assert np.mean(again) < 0.97 * np.mean(losses)
     after, _ = prior.sds_grad(images, told, cameras, t, noise, SCALE)
     assert torch.equal(before, after)

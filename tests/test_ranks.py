@@ -351,6 +351,7 @@ def test_a_silent_rank_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert time.monotonic() - begin < 6
 
 
+@pytest.mark.slow
 def test_serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process as rank 1: it serves to the end, deaf to Ctrl-C, and then hears again."""
     path, handler = tmp_path / "state.pt", signal.getsignal(signal.SIGINT)

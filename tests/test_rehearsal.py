@@ -59,7 +59,7 @@ BACKENDS = {"gsplat": "gsplat", "inria": "diff_gaussian_rasterization"}
 VIEWS = orbit([0.3, 2.1], [0.2, -0.4], [2.0, 1.7], 0.857)
 LITTLE = [word for word in SMALL if not word.startswith("device=")] + [
     "turntable_frames=0",
-    "bake_views=2",
+    "bake_views=4",
     "mesh_resolution=24",
     "window=3",
     "threshold=1e-3",
@@ -254,3 +254,136 @@ def test_stand_ins_have_the_packages_own_signatures() -> None:
             compared += 1
     if not compared:
         pytest.skip("no such package is installed")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("sh_degree", [0, 2])
+def test_a_render_there_is_the_render_here(backend: str, sh_degree: int, device: str) -> None:
+    scene, background = raster_twin.ball(40, sh_degree, 1, scale=(0.02, 0.2)), torch.tensor([0.9, 0.4, 0.1])
+    found = []
+    for side, by in (("cpu", "cpu"), ("cuda", backend)):
+        leaves = scene.map(partial(_leaf, side))
+        rendered = render(leaves, VIEWS.to(side), (32, 48), background.to(side), backend=by)
+        (rendered.image.square().sum() + rendered.alpha.sum() + rendered.depth.cos().sum()).backward()
+        shown = [rendered.image, rendered.alpha, rendered.depth, rendered.radii_px, rendered.means2d]
+        grads = [rendered.means2d.grad, *(x.grad for _, x in leaves.items() if x.numel())]
+        assert all(x is not None and x.device.type == side for x in (*shown, *grads))
+        found.append([x.detach().cpu() for x in (*shown, *grads)])  # type: ignore[union-attr]
+    for here, there in zip(*found, strict=True):
+        assert _apart(here, there) < 1e-5  # 4e-6: exp and log of scales, sigmoid and logit
+
+
+def _leaf(side: str, x: Tensor) -> Tensor:
+    return x.detach().to(side, torch.float32, copy=True).requires_grad_()
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    """Largest difference over the largest entry."""
+    return float((one.double() - other.double()).abs().max() / one.double().abs().max().clamp_min(1e-30))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_rasteriser_refuses_what_it_could_not_read(backend: str, device: str) -> None:
+    adapter = {"gsplat": raster_cuda._render_gsplat, "inria": raster_cuda._render_inria}[backend]
+    package = __import__(BACKENDS[backend])
+    scene, background = raster_twin.ball(4, 0, 0).map(Tensor.float), torch.ones(2, 3)
+    with pytest.raises(RuntimeError, match="must be a cuda tensor"):
+        adapter(package, scene, VIEWS, (16, 16), background)
+    with pytest.raises(RuntimeError, match=r"must be torch.float32|same dtype"):
+        adapter(package, scene.map(Tensor.cuda).map(Tensor.double), VIEWS.to("cuda"), (16, 16), background.cuda())
+
+
+def test_a_mesh_there_is_the_mesh_here(device: str) -> None:
+    import trimesh
+
+    solid = trimesh.creation.icosphere(subdivisions=2, radius=0.5)
+    here = Mesh(torch.tensor(solid.vertices, dtype=torch.float32), torch.tensor(solid.faces).long())
+    there = Mesh(here.vertices.cuda(), here.faces.cuda())
+    one, other = rasterize(here, VIEWS, (48, 64)), rasterize(there, VIEWS.to("cuda"), (48, 64))
+    assert other.face_id.is_cuda and other.depth.is_cuda
+    same_face = one.face_id == other.face_id.cpu()
+    assert float(same_face.float().mean()) > 0.999  # the rest lies on edges
+    seen = same_face & one.mask
+    assert _apart(one.depth[seen], other.depth.cpu()[seen]) < 1e-5
+    assert torch.allclose(one.barycentric[seen], other.barycentric.cpu()[seen], atol=1e-4)
+
+
+def test_neighbours_there_are_the_neighbours_here(device: str) -> None:
+    points = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(neighbour_distance(points.cuda()).cpu(), neighbour_distance(points), rtol=1e-5)
+
+
+# ---- the dear part and the cheap part of a step
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """thing.png, and the folders of two priors."""
+    folder = tmp_path_factory.mktemp("rehearsal")
+    rgba = np.zeros((64, 64, 4), dtype=np.uint8)
+    rgba[10:54, 20:50, :3] = np.random.default_rng(0).integers(0, 255, (44, 30, 3))
+    rgba[10:54, 20:50, 3] = 255
+    Image.fromarray(rgba).save(folder / "thing.png")
+    tiny_prior.write(folder / "prior")
+    tiny_prior.write_text(folder / "text_prior")
+    return folder
+
+
+def _words(scratch: Path, outdir: str, *more: str) -> list[str]:
+    return [
+        "--config",
+        str(ROOT / "configs" / "image.yaml"),
+        f"prior={scratch / 'prior'}",
+        f"input={scratch / 'thing.png'}",
+        f"outdir={scratch / outdir}",
+        *LITTLE,
+        *more,
+    ]
+
+
+@contextmanager
+def processor(backend: str = "gsplat") -> Iterator[None]:
+    """Runs of device=cpu do the operations that a device would be asked for: by that rasteriser's adapter and stand-in,
+    and by attention's formula instead of the processor's own kernel."""
+    adapter = {"gsplat": raster_cuda._render_gsplat, "inria": raster_cuda._render_inria}[backend]
+    name = BACKENDS[backend]
+
+    def drawn(gaussians: Gaussians, groups: Sequence[Group]) -> list[Any]:
+        return [adapter(__import__(name), gaussians, *(eyes, size, behind)) for eyes, size, behind in groups]
+
+    with packages(name, place="cpu"), sdpa_kernel(SDPBackend.MATH), mock.patch.dict(raster.BACKENDS, cpu=drawn):
+        yield
+
+
+def _scene(scratch: Path, *more: str) -> tuple[GaussianScene, State]:
+    config, _ = load(_words(scratch, "none", *more))
+    device = device_of(config)
+    scene = scene_of(config, picture_of(config), load_priors(config, device, quiet=True))
+    return scene, scene.first(device)
+
+
+def _two_steps(scene: GaussianScene, state: State) -> list[Tensor]:
+    """Of two evaluations at once and two roll-out steps, all that comes of them."""
+    guess = scene.coast(state)
+    drifts = scene.compute([state.params, guess.params], [0, 1])
+    found: list[Tensor] = []
+    for drift in drifts:
+        if isinstance(drift, Pull):
+            found.append(torch.tensor(scene.mismatch(state, drift)))
+        state, losses = scene.update(state, drift)
+        found += [*drift.parts(), losses]
+    found.append(torch.tensor(scene.distance(state, guess)))
+    return found + list(state.tensors().values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_step_there_is_the_step_here(backend: str, scratch: Path) -> None:
+    """Drift and roll-out to the bit."""
+    asked = ("batch_slots=2", "densify_from=1", "densify_every=1", "densify_until=9", "updates_per_evaluation=2")
+    with processor(backend):
+        here = _two_steps(*_scene(scratch, *asked, "device=cpu"))
+    with pretended(), packages(BACKENDS[backend]):
+        there = _two_steps(*_scene(scratch, *asked))
+        assert sum(type(x) is Pretended for x in there) > len(there) // 2
+        assert all(torch.equal(one, other.cpu()) for one, other in zip(here, there, strict=True))

@@ -28,8 +28,9 @@ from gs_propeller.base.camera import Cameras
 from gs_propeller.mesh import kernels
 from gs_propeller.scenes.gaussians.raster_cpu import _Blend, splat
 from gs_propeller.scenes.gaussians.state import Gaussians
-from tests.pretended.device import Pretended, off, on, wait
+from tests.pretended.device import off, on, wait
 
+PLACE = "cuda"  # where tensors must lie, and results do
 NAMES = ("gsplat", "diff_gaussian_rasterization", "simple_knn", "nvdiffrast")
 
 
@@ -40,12 +41,16 @@ def _given(
     for name, tensor in tensors.items():
         if tensor is None:
             continue
-        if not tensor.is_cuda:
-            raise RuntimeError(f"{package}: {name} must be a CUDA tensor")
+        if tensor.device.type != PLACE:
+            raise RuntimeError(f"{package}: {name} must be a {PLACE} tensor, is on {tensor.device}")
         if tensor.dtype != dtype:
             raise RuntimeError(f"{package}: {name} must be {dtype}, is {tensor.dtype}")
         if contiguous and not tensor.is_contiguous():
             raise RuntimeError(f"{package}: {name} must be contiguous")
+
+
+def _made(x: Tensor) -> Tensor:
+    return on(x) if PLACE == "cuda" else x
 
 
 def _raw(means: Tensor, scales: Tensor, quats: Tensor, opacities: Tensor, harmonics: Tensor) -> Gaussians:
@@ -83,11 +88,11 @@ def rasterization(
     scene = _raw(*(off(x) for x in (means, scales, quats, opacities, colors)))
     group = (cameras, (height, width), off(backgrounds))
     centres, looks, radii, reach = splat(scene, [group])
-    means2d = on(centres)
+    means2d = _made(centres)
     image, alpha, depth = _Blend.apply([group], off(means2d), looks, radii, reach)
-    colours = on(torch.cat([image, depth], 1).permute(0, 2, 3, 1).contiguous())
-    both_axes = on(radii.detach().int()[..., None].repeat(1, 1, 2))
-    return colours, on(alpha.permute(0, 2, 3, 1).contiguous()), {"means2d": means2d, "radii": both_axes}
+    colours = _made(torch.cat([image, depth], 1).permute(0, 2, 3, 1).contiguous())
+    both_axes = _made(radii.detach().int()[..., None].repeat(1, 1, 2))
+    return colours, _made(alpha.permute(0, 2, 3, 1).contiguous()), {"means2d": means2d, "radii": both_axes}
 
 
 # ---- diff_gaussian_rasterization
@@ -135,7 +140,7 @@ class GaussianRasterizer(nn.Module):
         _same_camera(s, scene.means, centres[0], radii[0] > 0, half)
         centres = centres + off(means2D)[None, :, :2] * half
         image, alpha, depth = _Blend.apply([group], centres, looks, radii, reach)
-        return on(image[0]), on(radii[0].detach().int()), on(depth[0]), on(alpha[0])
+        return _made(image[0]), _made(radii[0].detach().int()), _made(depth[0]), _made(alpha[0])
 
 
 def _same_camera(
@@ -157,7 +162,7 @@ def distCUDA2(points: Tensor) -> Tensor:
     """[N] mean squared distance to the three nearest others."""
     _given("simple_knn", contiguous=True, points=points)
     host = off(points).double()
-    return on(torch.cdist(host, host).square().topk(4, largest=False).values[:, 1:].mean(1).float())
+    return _made(torch.cdist(host, host).square().topk(4, largest=False).values[:, 1:].mean(1).float())
 
 
 # ---- nvdiffrast
@@ -196,7 +201,7 @@ def rasterize(
         z = (clip[v][faces[face_id[hit]], 2] * weights[hit]).sum(-1) / depth[hit]
         found[v, ..., :2], found[v, ..., 3] = weights[..., :2], face_id + 1
         found[v][hit, 2] = z
-    return on(torch.from_numpy(found)), on(torch.zeros(found.shape))
+    return _made(torch.from_numpy(found)), _made(torch.zeros(found.shape))
 
 
 # ---- importing them
@@ -225,10 +230,20 @@ def _modules() -> dict[str, ModuleType]:
 
 
 @contextmanager
-def packages(*names: str) -> Iterator[None]:
-    """These packages installed, by NAMES, and no other of them."""
+def packages(*names: str, place: str = "cuda") -> Iterator[None]:
+    """These packages installed, by NAMES, and no other of them. place: "cpu" has them compute for the processor, as no
+    published one does: then a run there does the very arithmetic of one on the device."""
     assert set(names) <= set(NAMES), names
-    modules = {name: module for name, module in _modules().items() if name.partition(".")[0] in names}
-    missing = {name: None for name in NAMES if name not in names}
-    with mock.patch.dict(sys.modules, modules | missing):
-        yield
+    modules: dict[str, Any] = {name: None for name in NAMES if name not in names}  # None: not to be found
+    modules |= {name: module for name, module in _modules().items() if name.partition(".")[0] in names}
+    before = {name: sys.modules.get(name) for name in modules}
+    sys.modules.update(modules)
+    try:
+        with mock.patch.dict(globals(), PLACE=place):
+            yield
+    finally:  # only these: what else was imported meanwhile stays
+        for name, module in before.items():
+            if module is None:
+                sys.modules.pop(name, None)
+            else:
+                sys.modules[name] = module

@@ -343,15 +343,26 @@ def _words(scratch: Path, outdir: str, *more: str) -> list[str]:
 
 @contextmanager
 def processor(backend: str = "gsplat") -> Iterator[None]:
-    """Runs of device=cpu do the operations that a device would be asked for: by that rasteriser's adapter and stand-in,
-    and by attention's formula instead of the processor's own kernel."""
+    """Runs of device=cpu do the operations that a device would be asked for, so that their bits can be compared: by that
+    rasteriser's adapter and stand-in; attention by its formula and pictures for a group norm in the plain order, as torch
+    has them on other devices; and weights copied, since sums over those of a mapped file, aligned otherwise, round
+    otherwise."""
     adapter = {"gsplat": raster_cuda._render_gsplat, "inria": raster_cuda._render_inria}[backend]
-    name = BACKENDS[backend]
+    norm, to = F.group_norm, nn.Module.to
 
     def drawn(gaussians: Gaussians, groups: Sequence[Group]) -> list[Any]:
-        return [adapter(__import__(name), gaussians, *(eyes, size, behind)) for eyes, size, behind in groups]
+        return [adapter(__import__(BACKENDS[backend]), gaussians, *group) for group in groups]
 
-    with packages(name, place="cpu"), sdpa_kernel(SDPBackend.MATH), mock.patch.dict(raster.BACKENDS, cpu=drawn):
+    def copied(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        return to(module, *args, **kwargs)._apply(torch.clone)
+
+    with (
+        packages(BACKENDS[backend], place="cpu"),
+        sdpa_kernel(SDPBackend.MATH),
+        mock.patch.object(F, "group_norm", lambda x, *rest: norm(x.contiguous(), *rest)),
+        mock.patch.object(nn.Module, "to", copied),
+        mock.patch.dict(raster.BACKENDS, cpu=drawn),
+    ):
         yield
 
 

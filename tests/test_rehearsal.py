@@ -398,3 +398,156 @@ def test_a_step_there_is_the_step_here(backend: str, scratch: Path) -> None:
         there = _two_steps(*_scene(scratch, *asked))
         assert sum(type(x) is Pretended for x in there) > len(there) // 2
         assert all(torch.equal(one, other.cpu()) for one, other in zip(here, there, strict=True))
+
+
+@pytest.mark.slow
+def test_half_precision_is_near(scratch: Path) -> None:
+    """The prior in float16, as `precision=auto` has it there; what travels and what evolves stays float32."""
+    with processor():
+        here = _two_steps(*_scene(scratch, "device=cpu"))
+    with pretended(), packages("gsplat"):
+        scene, state = _scene(scratch, "precision=auto")
+        assert scene.guides[0].prior.unet.dtype == torch.float16  # type: ignore[attr-defined]
+        there = [x.cpu() for x in _two_steps(scene, state)]
+    assert all(one.dtype == other.dtype and one.shape == other.shape for one, other in zip(here, there, strict=True))
+    assert all(bool(x.isfinite().all()) for x in there)
+    pull, halved = here[1], there[1]
+    assert 0.0 < _apart(pull, halved) < 0.02  # HALF
+
+
+# ---- whole runs
+
+DENSE = ["steps=12", "updates_per_evaluation=1", "checkpoint_every_s=0"]
+
+
+def _last(scratch: Path, outdir: str, steps: int = 12) -> State:
+    tensors, meta = load_tensors(scratch / outdir / "thing" / "checkpoint.safetensors")
+    assert meta["start"] == steps
+    return State.from_tensors({key[2:]: value for key, value in tensors.items() if key.startswith("0/")})
+
+
+def _run(scratch: Path, outdir: str, *more: str) -> int:
+    return main_propeller.main(_words(scratch, outdir, *DENSE, *more))
+
+
+def _in_two_sittings(scratch: Path, outdir: str, *more: str) -> State:
+    """Ctrl-C in the middle, then the same command again."""
+    shown = Progress.update
+
+    def interrupting(self: Progress, step: int, **values: str) -> None:
+        shown(self, step, **values)
+        if step >= 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with mock.patch.object(Progress, "update", interrupting):
+        assert _run(scratch, outdir, *more) == 130
+    assert _run(scratch, outdir, *more) == 0
+    return _last(scratch, outdir)
+
+
+@pytest.fixture(scope="module")
+def whole(scratch: Path) -> State:
+    """A run on the processor over clones, splits, prunes and a reset, its files in `here`. In two sittings too: torch's
+    exponential rounds rows that lie together, as those from a file do, otherwise than rows of a table."""
+    with processor():
+        return _in_two_sittings(scratch, "here", "device=cpu", "batch_slots=3")
+
+
+@pytest.mark.slow
+def test_a_run_stopped_and_gone_on_there_is_the_run_here(whole: State, scratch: Path) -> None:
+    """To the bit, from the first state to every file, over density control and a checkpoint."""
+    births = whole.lineage[:, 0, 1]
+    assert int((births >= 0).sum()) > 0 and len(whole) < 150 + int((births >= 0).sum())  # born and pruned
+    with pretended(), packages("gsplat", "simple_knn"):
+        assert same(whole, _in_two_sittings(scratch, "there"))
+    files = [sorted(p.name for p in (scratch / place / "thing").iterdir()) for place in ("here", "there")]
+    assert files[0] == files[1] and "thing.glb" in files[1]
+    assert (scratch / "here/thing/thing.ply").read_bytes() == (scratch / "there/thing/thing.ply").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("installed", [["nvdiffrast"], []])
+@pytest.mark.parametrize("shape", ["train_geo=true", "train_geo=false"])
+def test_a_mesh_is_refined_there_as_here(whole: State, scratch: Path, installed: list[str], shape: str) -> None:
+    """On the device where nvdiffrast is installed, by torch's operations; else in the host's memory, by the kernels."""
+    found = []
+    for side in ("cpu", "cuda"):
+        place = f"{side}-{shape}-{len(installed)}"
+        shutil.copytree(scratch / "here", scratch / place)
+        words = _words(scratch, place, *DENSE, shape)
+        if side == "cpu":
+            with processor():
+                assert main2_mesh.main([*words, "device=cpu"]) == 0
+        else:
+            with pretended(), packages("gsplat", *installed):
+                assert main2_mesh.main(words) == 0
+        found.append(load_mesh(scratch / place / "thing" / "thing_refined.obj"))
+    here, there = found
+    before = load_mesh(scratch / "here" / "thing" / "thing.obj")
+    assert float((here.texture - before.texture).abs().max()) > 0.01  # it has learnt
+    assert float((here.texture - there.texture).abs().mean()) < 1e-3  # TEXTURE
+    assert _apart(here.mesh.vertices, there.mesh.vertices) < 1e-3  # VERTICES
+
+
+@pytest.mark.slow
+def test_a_sentence_becomes_an_asset_there(scratch: Path) -> None:
+    words = ["--config", str(ROOT / "configs" / "text.yaml"), "prompt=a red dog", f"text_prior={scratch / 'text_prior'}",
+             f"outdir={scratch / 'text'}", *LITTLE, *DENSE, "name=thing"]  # fmt: skip
+    with processor():
+        assert main_propeller.main([*words, "device=cpu", "batch_slots=3"]) == 0
+        here = _last(scratch, "text")
+        shutil.rmtree(scratch / "text")
+    with pretended(), packages("gsplat"):
+        assert main_propeller.main(words) == 0
+        assert same(here, _last(scratch, "text"))
+        assert main2_mesh.main(words) == 0
+    assert (scratch / "text" / "thing" / "thing_refined.glb").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the other rank is a fork of this process")
+def test_two_ranks_there_are_one_here(whole: State, scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exact, so that any window's result is the serial one. The other rank is forked: it has all modules at once."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in (world | {"GLOO_SOCKET_IFNAME": "lo", "RANK": "0"}).items():
+        monkeypatch.setenv(name, value)
+    exact = ["threshold=0", "ema=1", "batch_slots=1", "timeout_s=120"]
+
+    def other() -> None:
+        os.environ |= {"RANK": "1", "LOCAL_RANK": "1"}
+        with pretended(), packages("gsplat"):
+            _run(scratch, "ranks", *exact)
+
+    process = multiprocessing.get_context("fork").Process(target=other)
+    process.start()
+    with pretended(), packages("gsplat"):
+        assert _run(scratch, "ranks", *exact) == 0
+    process.join(60)
+    assert process.exitcode == 0
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name)
+    with processor():
+        assert _run(scratch, "one rank", *exact, "device=cpu") == 0
+    assert same(_last(scratch, "ranks"), _last(scratch, "one rank"))
+
+
+# ---- what a step costs in waits
+
+
+@pytest.mark.slow
+def test_a_step_waits_no_more_than_it_did(scratch: Path) -> None:
+    """Every one stalls a GPU's queue: whoever adds one raises the figure here, and says why; `python -m bench.waits` shows
+    where they are."""
+    from bench.waits import step_waits
+
+    with pretended(), packages("gsplat"):
+        found = step_waits(*_scene(scratch, "updates_per_evaluation=1", "densify_every=2"))
+    assert {part: sum(counts.values()) for part, counts in found.items()} == {
+        "guess": 1,
+        "evaluation": 9,
+        "roll-out": 12,
+        "roll-out with density control": 17,
+    }

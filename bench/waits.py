@@ -76,14 +76,23 @@ def shown(console: Console, part: str, found: Waits) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     parser = argparse.ArgumentParser(
-        prog="python -m bench.waits", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench.waits",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("options", nargs="*", help="options of the run, as in updates_per_evaluation=3")
     given = parser.parse_args(words)
     quiet_libraries()
     with tempfile.TemporaryDirectory() as scratch, pretended_device.pretended(), packages("gsplat"):
         prior = tiny_prior.write(Path(scratch))
-        line = ["--config", "configs/image.yaml", "input=data/cat.png", f"prior={prior}", *SMALL, *given.options]
+        line = [
+            "--config",
+            "configs/image.yaml",
+            "input=data/cat.png",
+            f"prior={prior}",
+            *SMALL,
+            *given.options,
+        ]
         config, _ = load(line)
         device = device_of(config)
         scene = scene_of(config, picture_of(config), load_priors(config, device, quiet=True))
@@ -91,7 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(width=150)
     for part, waits in found.items():
         shown(console, part, waits)
-    print(json.dumps({part: {f"{place} {kind}": n for (place, kind), n in w.items()} for part, w in found.items()}))
+    print(
+        json.dumps(
+            {part: {f"{place} {kind}": n for (place, kind), n in w.items()} for part, w in found.items()}
+        )
+    )
     return 0
 
 

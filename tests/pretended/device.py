@@ -26,7 +26,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-SAID, KNOWN = torch.device("cuda", 0), torch.device("lazy", 0)  # what it calls itself, what torch takes it for
+SAID, KNOWN = (
+    torch.device("cuda", 0),
+    torch.device("lazy", 0),
+)  # what it calls itself, what torch takes it for
 ROOT = Path(__file__).parents[2]
 OURS = ("gs_propeller", "guidance", "main_propeller.py", "main2_mesh.py", "bench", "tests")
 
@@ -61,10 +64,10 @@ class Pretended(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         return _ran(func, args, kwargs or {})
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"{self.host!r} on {SAID}"
 
     @property
@@ -72,7 +75,7 @@ class Pretended(Tensor):
         return Tensor.data.__get__(self)  # type: ignore[attr-defined,no-any-return]
 
     @data.setter
-    def data(self, other: Pretended) -> None:
+    def data(self, other: Pretended) -> None:  # type: ignore[override]
         Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
         self.host = other.host
 
@@ -162,7 +165,13 @@ def _together(func: Any, name: str, args: tuple[Any, ...], tensors: list[Tensor]
     written = [k for k, argument in enumerate(func._schema.arguments) if argument.is_write]
     if any(k < len(args) and isinstance(args[k], Tensor) and type(args[k]) is not Pretended for k in written):
         raise RuntimeError(MIXED.format(f"{name} writes to the host"))
-    lenient = torch.Tag.pointwise in func.tags or name in ("fill_", "fill", "masked_fill", "masked_fill_", "index_fill")
+    lenient = torch.Tag.pointwise in func.tags or name in (
+        "fill_",
+        "fill",
+        "masked_fill",
+        "masked_fill_",
+        "index_fill",
+    )
     if not (lenient and all(x.ndim == 0 for x in strangers)):  # a number of the host's goes along
         raise RuntimeError(MIXED.format(f"{name} of {[list(x.shape) for x in tensors]}"))
 
@@ -171,7 +180,6 @@ def _together(func: Any, name: str, args: tuple[Any, ...], tensors: list[Tensor]
 
 
 waits: collections.Counter[tuple[str, str]] = collections.Counter()  # (place, kind)
-operators = [0]  # run on the device: launches of kernels, roughly
 
 
 def wait(kind: str) -> None:
@@ -189,7 +197,6 @@ def wait(kind: str) -> None:
 
 
 def _waited(name: str, args: Any, kwargs: Any, tensors: list[Tensor], lands: bool) -> None:
-    operators[0] += 1
     if name in ANSWERED:
         wait(ANSWERED[name])
     elif name in ("index", "index_put", "index_put_", "_index_put_impl_"):
@@ -203,9 +210,8 @@ def _waited(name: str, args: Any, kwargs: Any, tensors: list[Tensor], lands: boo
     elif name == "_to_copy" and not kwargs.get("non_blocking"):
         if lands != (type(args[0]) is Pretended):
             wait("to the device" if lands else "to the host")
-    elif name == "copy_" and len({type(x) is Pretended for x in tensors}) == 2:
-        if not (kwargs.get("non_blocking") or (len(args) > 2 and args[2])):
-            wait("to the device" if type(args[0]) is Pretended else "to the host")
+    elif name == "copy_" and len({type(x) is Pretended for x in tensors}) == 2 and not any(args[2:3]):
+        wait("to the device" if type(args[0]) is Pretended else "to the host")
 
 
 @contextmanager
@@ -286,7 +292,9 @@ def _known(value: Any) -> Any:
     return KNOWN if is_name and str(value).partition(":")[0] == "cuda" else value
 
 
-PROPERTIES = SimpleNamespace(name="pretended", total_memory=80 << 30, major=9, minor=0, multi_processor_count=132)
+PROPERTIES = SimpleNamespace(
+    name="pretended", total_memory=80 << 30, major=9, minor=0, multi_processor_count=132
+)
 ANSWERS: dict[str, Callable[..., Any]] = {
     "is_available": lambda: True,
     "device_count": lambda: 1,

@@ -129,7 +129,9 @@ class GaussianRasterizer(nn.Module):
         assert colors_precomp is None and cov3D_precomp is None and s.scale_modifier == 1.0
         _given("inria", means3D=means3D, means2D=means2D, opacities=opacities, shs=shs, bg=s.bg, campos=s.campos,
                viewmatrix=s.viewmatrix, projmatrix=s.projmatrix)  # fmt: skip
-        _given("inria", contiguous=True, scales=scales, rotations=rotations)  # its adjoint reads them as they lie
+        _given(
+            "inria", contiguous=True, scales=scales, rotations=rotations
+        )  # its adjoint reads them as they lie
         wait("inria: how many pairs are rendered")
         size = (s.image_height, s.image_width)
         half = torch.tensor([s.image_width / 2, s.image_height / 2])
@@ -150,9 +152,7 @@ def _same_camera(
     with torch.no_grad():
         clip = nn.functional.pad(means, (0, 1), value=1.0) @ off(s.projmatrix)
         assert torch.allclose(((clip[:, :2] / clip[:, 3:] + 1) * half)[seen], centres[seen], atol=1e-2)
-        assert torch.allclose(
-            Cameras(off(s.viewmatrix).T[None], 1.0).centres[0], off(s.campos), atol=1e-4
-        )
+        assert torch.allclose(Cameras(off(s.viewmatrix).T[None], 1.0).centres[0], off(s.campos), atol=1e-4)
 
 
 # ---- simple_knn
@@ -215,7 +215,9 @@ def _module(name: str, **members: Any) -> ModuleType:
 
 
 def _modules() -> dict[str, ModuleType]:
-    backend = _module("gsplat.cuda._backend", _C=object())  # its kernels, None where they could not be compiled
+    backend = _module(
+        "gsplat.cuda._backend", _C=object()
+    )  # its kernels, None where they could not be compiled
     cuda = _module("gsplat.cuda", _backend=backend)
     knn, dr = _module("simple_knn._C", distCUDA2=distCUDA2), _module("nvdiffrast.torch")
     dr.__dict__.update(RasterizeCudaContext=RasterizeCudaContext, rasterize=rasterize)

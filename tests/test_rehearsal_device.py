@@ -51,6 +51,7 @@ PLANTED: dict[str, tuple[type[Exception], str, Callable[[Tensor, Tensor], Any]]]
     "sum in place": (RuntimeError, SIDES, lambda d, h: d.add_(h)),
     "sum in place of a number of the host's": (RuntimeError, SIDES, lambda d, h: h.sum().add_(d.sum())),
     "sum into the host's": (RuntimeError, SIDES, lambda d, h: torch.add(d, d, out=h)),
+    "number into the host's": (RuntimeError, SIDES, lambda d, h: torch.neg(d.sum(), out=torch.tensor(0.0))),
     "cat": (RuntimeError, SIDES, lambda d, h: torch.cat([d, h])),
     "stack of numbers": (RuntimeError, SIDES, lambda d, h: torch.stack([d.sum(), h.sum()])),
     "where": (RuntimeError, SIDES, lambda d, h: torch.where(d > 0, d, h)),

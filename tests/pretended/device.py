@@ -26,10 +26,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-SAID, KNOWN = (
-    torch.device("cuda", 0),
-    torch.device("lazy", 0),
-)  # what it calls itself, what torch takes it for
+SAID = torch.device("cuda", 0)  # what it calls itself
+KNOWN = torch.device("lazy", 0)  # what torch takes it for
 ROOT = Path(__file__).parents[2]
 OURS = ("gs_propeller", "guidance", "main_propeller.py", "main2_mesh.py", "bench", "tests")
 
@@ -75,7 +73,8 @@ class Pretended(Tensor):
         return Tensor.data.__get__(self)  # type: ignore[attr-defined,no-any-return]
 
     @data.setter
-    def data(self, other: Pretended) -> None:  # type: ignore[override]
+    def data(self, other: Tensor) -> None:
+        assert type(other) is Pretended
         Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
         self.host = other.host
 
@@ -122,7 +121,7 @@ def _ran(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return func(*args, **kwargs)
     name = func.overloadpacket.__name__
     if ours:
-        _together(func, name, args, tensors)
+        _together(func, name, args, kwargs, tensors)
     _waited(name, args, kwargs, tensors, lands)
     if asked is not None:
         kwargs = {**kwargs, "device": torch.device("cpu")}
@@ -151,10 +150,12 @@ def _each(value: Any, change: Callable[[Tensor], Any]) -> Any:
     return value
 
 
-def _together(func: Any, name: str, args: tuple[Any, ...], tensors: list[Tensor]) -> None:
+def _together(
+    func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
+) -> None:
     """Raises RuntimeError where a real device would, for tensors of both sides in one operator."""
     strangers = [x for x in tensors if type(x) is not Pretended]
-    if not strangers or name == "copy_" or (name == "_to_copy"):
+    if not strangers or name in ("copy_", "_to_copy"):
         return
     if name in ("index", "index_put", "index_put_", "_unsafe_index", "_unsafe_index_put", "_index_put_impl_"):
         if type(args[0]) is not Pretended:
@@ -162,14 +163,13 @@ def _together(func: Any, name: str, args: tuple[Any, ...], tensors: list[Tensor]
         strangers = [x for x in args[2:3] if isinstance(x, Tensor) and type(x) is not Pretended]
         if all(x.ndim == 0 for x in strangers):
             return  # indices of the host's are copied, and so is a single value
-    written = [k for k, argument in enumerate(func._schema.arguments) if argument.is_write]
-    if any(k < len(args) and isinstance(args[k], Tensor) and type(args[k]) is not Pretended for k in written):
+    given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+    written = [given.get(argument.name) for argument in func._schema.arguments if argument.is_write]
+    if any(isinstance(x, Tensor) and type(x) is not Pretended for x in written):
         raise RuntimeError(MIXED.format(f"{name} writes to the host"))
-    lenient = torch.Tag.pointwise in func.tags or name in (
-        "fill_",
+    lenient = torch.Tag.pointwise in func.tags or name.removesuffix("_") in (
         "fill",
         "masked_fill",
-        "masked_fill_",
         "index_fill",
     )
     if not (lenient and all(x.ndim == 0 for x in strangers)):  # a number of the host's goes along

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+import trimesh
 from torch import Tensor
 
 from gs_propeller.app import command, devices
@@ -26,6 +27,7 @@ from gs_propeller.app.config import Config
 from gs_propeller.base import locks
 from gs_propeller.base.errors import UserError
 from gs_propeller.mesh import raster as mesh_raster
+from gs_propeller.mesh.surface import Mesh
 from gs_propeller.scenes.gaussians import raster, raster_cuda, raster_ready
 from gs_propeller.scenes.gaussians.raster import gathered, render, render_groups
 from gs_propeller.solver import launcher
@@ -332,3 +334,90 @@ def test_a_full_gpu_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
     with pytest.raises(RuntimeError, match="a mistake of ours"):  # with its traceback
         command.run("main.py", words, lambda config: None, broken)
+
+
+# --- a mesh on a GPU
+
+
+def nvdiffrast(upside_down: bool = False) -> Any:
+    """nvdiffrast 0.4's rasterize, by rays in clip space: (u, v, z/w, 1 + triangle) of the nearest, row 0 at the bottom.
+
+    That row is at y = -1 in normalised coordinates; our projection turns the picture by looking down y.
+    """
+
+    def rasterize(
+        glctx: Any,
+        pos: Tensor,
+        tri: Tensor,
+        resolution: tuple[int, int],
+        ranges: Any = None,
+        grad_db: bool = True,
+    ) -> tuple[Tensor, None]:
+        assert glctx == "context" and pos.is_contiguous() and pos.dtype == torch.float32
+        assert tri.dtype == torch.int32 and pos.shape[2] == 4
+        height, width = resolution
+        y, x = torch.meshgrid(
+            (torch.arange(height) + 0.5) / height * 2 - 1,
+            (torch.arange(width) + 0.5) / width * 2 - 1,
+            indexing="ij",
+        )
+        out = torch.zeros(len(pos), height, width, 4)
+        best = torch.full((len(pos), height, width), float("inf"))
+        for v, points in enumerate(pos.double()):
+            for f, corners in enumerate(points[tri.long()]):
+                # homogeneous: solve for the weights that bring the corners to (x, y, 1) w
+                matrix = corners[:, [0, 1, 3]].T
+                if abs(float(torch.linalg.det(matrix))) < 1e-12:
+                    continue
+                weights = torch.linalg.solve(
+                    matrix, torch.stack([x, y, torch.ones_like(x)]).double().reshape(3, -1)
+                )
+                weights = weights / weights.sum(0)
+                depth = (corners[:, 2] @ weights) / (corners[:, 3] @ weights)
+                inside = ((weights >= 0).all(0) & (corners[:, 3] @ weights > 0)).reshape(height, width)
+                nearer = inside & (depth.reshape(height, width) < best[v])
+                best[v][nearer] = depth.reshape(height, width)[nearer].float()
+                parts = torch.stack([weights[0], weights[1], depth, torch.full_like(depth, f + 1.0)], 1)
+                out[v][nearer] = parts.reshape(height, width, 4)[nearer].float()
+        return (out.flip(1) if upside_down else out), None
+
+    return SimpleNamespace(rasterize=rasterize, RasterizeCudaContext=lambda device: "context")
+
+
+@pytest.fixture
+def on_stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
+    def put(module: Any) -> None:
+        monkeypatch.setitem(sys.modules, "nvdiffrast", SimpleNamespace(torch=module))
+        monkeypatch.setitem(sys.modules, "nvdiffrast.torch", module)
+        monkeypatch.setattr(mesh_raster, "installed", lambda package: True)
+        mesh_raster._context.cache_clear()
+
+    yield put
+    mesh_raster._context.cache_clear()
+
+
+def test_nvdiffrast_is_asked_in_its_own_conventions(on_stand_in: Callable[[Any], None]) -> None:
+    """Faces, barycentrics and depths are those of our rays."""
+    on_stand_in(nvdiffrast())
+    solid = trimesh.creation.icosphere(subdivisions=1, radius=0.5)
+    mesh = Mesh(torch.tensor(solid.vertices, dtype=torch.float32), torch.tensor(solid.faces).long())
+    ours, theirs = (
+        mesh_raster.rasterize(mesh, VIEWS, (24, 32)),
+        mesh_raster._rasterize_cuda(mesh, VIEWS, 24, 32),
+    )
+    same = ours.face_id == theirs.face_id
+    assert float(same.float().mean()) > 0.995  # the rest lies on edges
+    inside = same & ours.mask
+    assert torch.allclose(ours.barycentric[inside], theirs.barycentric[inside], atol=1e-5)
+    assert torch.allclose(ours.depth[inside], theirs.depth[inside], atol=1e-5)
+
+
+def test_nvdiffrast_is_tried_before_it_is_taken(
+    on_stand_in: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    assert "needs the package nvdiffrast: pip install" in str(mesh_raster.mesh_trouble(cpu))
+    for module, said in ((nvdiffrast(), "None"), (nvdiffrast(upside_down=True), "otherwise than the CPU")):
+        on_stand_in(module)
+        mesh_raster.mesh_trouble.cache_clear()
+        assert said in str(mesh_raster.mesh_trouble(cpu))

@@ -294,7 +294,10 @@ class Refinement:
         """Of a state from the guess that its pull was taken at, by the step's own renders."""
         seen = self.seen(state.params, state.step // self.every)
         # White on white, an outline may differ where no pixel does; then the pull is another one all the same.
-        return pull.mismatch(seen.image.detach()) or float((self._stiffness(seen) - pull.kappa).abs().max())
+        moved = pull.mismatch(seen.image.detach())
+        if not bool(pull.kappa.any()):  # skipped; so it is of any views that look the same
+            return moved
+        return moved or float((self._stiffness(seen) - pull.kappa).abs().max())
 
     def _stepped(self, state: RefineState, grads: Offsets) -> RefineState:
         age, s = state.step + 1, self.settings

@@ -21,6 +21,7 @@ $(STAMP): requirements.txt requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	$(BIN)/python -c "from gs_propeller.scenes.gaussians.raster_cpu import warm; warm()"
 	$(BIN)/python -c "from gs_propeller.mesh.render import warm; warm()"
+	$(BIN)/python -c "from gs_propeller.app.asset import warm; warm()"
 	touch $@
 
 # What the tests of written files need beyond Python: a machine without npm, or where chromium is missing and

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gs_propeller.app.config import Config
 from gs_propeller.app.guides import Priors, guides
-from gs_propeller.base.camera import Cameras
+from gs_propeller.base.camera import Cameras, orbit
 from gs_propeller.base.picture import Picture
 from gs_propeller.distil.draw import camera_deg
 from gs_propeller.distil.known import Known
@@ -24,7 +24,7 @@ from gs_propeller.mesh.surface import Mesh, extract
 from gs_propeller.mesh.texture import Reference, Textured, bake
 from gs_propeller.scenes.gaussians.raster import render
 from gs_propeller.scenes.gaussians.scene import GaussianScene
-from gs_propeller.scenes.gaussians.state import Evaluation, Gaussians, State
+from gs_propeller.scenes.gaussians.state import Evaluation, Gaussians, State, init_ball
 from gs_propeller.solver.picard import Problem, Report
 from gs_propeller.solver.ranks import Ranks
 
@@ -132,6 +132,16 @@ class Viewer:
 def orbit_angles(count: int) -> tuple[list[float], list[float]]:
     """(azimuths, elevations) [V] degrees that see all sides: a spiral over three heights."""
     return [360.0 * k / count for k in range(count)], [(0.0, 30.0, -30.0, 65.0)[k % 4] for k in range(count)]
+
+
+def warm() -> None:
+    """Compiles every kernel that leads from Gaussians to a textured mesh, or loads it from the cache. Seconds, once."""
+    mesh = extract(init_ball(20, 0.5, 0, 0).params, 16, 100)
+
+    def grey(at: Cameras, size: int) -> tuple[Tensor, Tensor]:
+        return torch.full((len(at), 3, size, size), 0.5), torch.ones(len(at), 1, size, size)
+
+    bake(mesh, grey, orbit([0.0], [0.0], 2.0, 0.857), 64, 16)
 
 
 def textured_mesh(viewer: Viewer, picture: Picture | None) -> Textured:

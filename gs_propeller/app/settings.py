@@ -45,7 +45,7 @@ class DeviceSettings(Section):
     group: int = option(0, "ranks to a picture, of many pictures; 0: as even as it goes", "", 0, 1024)
     rollout_device: str = option(
         "auto", "what rank 0 does: shared takes drifts as the others do, own rolls out alone (the paper), auto takes "
-        "the faster by what both have cost", choices=("auto", "shared", "own"))
+        "the faster by what both have cost; with vsd it is shared", choices=("auto", "shared", "own"))
     threads: int = option(0, "CPU threads of a rank; 0: its share of the cores", "", 0, 1024)
     raster: str = option(
         "auto", "splatting backend; cpu takes CUDA tensors through the host",

@@ -176,8 +176,17 @@ def extract(
     peak = float(grid.max())
     levels = [level for level in LEVELS if level < 0.9 * peak] or [0.5 * peak]
 
+    def surface(level: float) -> trimesh.Trimesh:
+        return _surface(solid(grid, level), level, cell, centre - extent)
+
+    def fit(
+        level: float,
+    ) -> float:  # as it is: smoothing and decimation, the dear part, move no outline by a pixel
+        assert silhouettes is not None
+        return silhouettes(from_trimesh(surface(level)))
+
     def meshed(level: float) -> Mesh:
-        mesh = clean(_surface(solid(grid, level), level, cell, centre - extent), faces)
+        mesh = clean(surface(level), faces)
         for stride in (2, 4):  # a surface too rugged to decimate without holes is taken from a coarser field
             if len(mesh.faces) <= 2 * faces:
                 break
@@ -191,15 +200,15 @@ def extract(
         at = np.round((gaussians.means.cpu().numpy() - centre + extent) / cell).astype(np.int64)
         typical = float(np.median(grid[tuple(at.clip(0, resolution - 1).T)]))
         return meshed(max([level for level in levels if level <= min(1.0, 0.9 * typical)], default=levels[0]))
-    meshes = [meshed(level) for level in levels]
-    fits = [silhouettes(mesh) for mesh in meshes]
-    best = int(np.argmax(fits))
-    for other in (best - 1, best + 1):  # and half way to its neighbours
-        if not 0 <= other < len(levels):
-            continue
-        meshes.append(meshed(math.sqrt(levels[best] * levels[other])))
-        fits.append(silhouettes(meshes[-1]))
-    return meshes[int(np.argmax(fits))]
+    fits = {level: fit(level) for level in levels}
+    best = max(levels, key=lambda level: fits[level])
+    place = levels.index(best)
+    for other in (
+        levels[max(place - 1, 0) : place] + levels[place + 1 : place + 2]
+    ):  # and half way to its neighbours
+        between = math.sqrt(best * other)
+        fits[between] = fit(between)
+    return meshed(max(fits, key=lambda level: fits[level]))
 
 
 def solid(grid: Array, level: float) -> Array:

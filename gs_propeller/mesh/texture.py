@@ -212,11 +212,10 @@ def _seen(
 def _nearest_in_space(known: Tensor, colours: Tensor, wanted: Tensor) -> Tensor:
     """[M, 3] colours at points wanted [M, 3]: of the 8 nearest known points, by inverse square distance."""
     count = min(8, len(known))
-    stride = max(1, len(known) // 200_000)  # a tree of more is slow, and the fill is smooth anyway
+    stride = max(1, len(known) // 50_000)  # a tree of more is slow, and the fill is smooth anyway
     tree = cKDTree(known[::stride].numpy())
-    distance, index = (
-        torch.from_numpy(x.reshape(len(wanted), -1)) for x in tree.query(wanted.numpy(), count)
-    )
+    found = tree.query(wanted.numpy(), count, workers=torch.get_num_threads())
+    distance, index = (torch.from_numpy(x.reshape(len(wanted), -1)) for x in found)
     weight = (1 / (distance.square() + 1e-8)).float()
     return (colours[::stride][index] * weight[:, :, None]).sum(1) / weight.sum(1, keepdim=True)
 

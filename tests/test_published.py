@@ -98,6 +98,26 @@ def test_full_size_has_the_published_number_of_weights() -> None:
     assert sizes["clip_camera_projection"] == 768 * 772 + 768
 
 
+def test_memory_of_a_view_is_what_the_documents_say() -> None:
+    """MiB that the encoder of full size keeps of one for its gradient, in half precision, beside the weights."""
+    with torch.device("meta"):
+        vae = published.networks()["vae"].half().requires_grad_(False)
+    weights = {p.untyped_storage()._cdata for p in vae.parameters()}
+    for side, expected in ((256, 385), (512, 1586)):
+        kept: dict[int, Tensor] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, Tensor] = kept) -> Tensor:
+            kept[tensor.untyped_storage()._cdata] = tensor
+            return tensor
+
+        picture = torch.rand(1, 3, side, side, device="meta").requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            vae.encode((picture * 2 - 1).half()).latent_dist.mode()
+        held = sum(x.untyped_storage().nbytes() for key, x in kept.items() if key not in weights)
+        assert round(held / 2**20) == expected
+    assert "(385 and\n1586 MiB)" in Path("docs/troubleshooting.md").read_text()
+
+
 def test_one_gradient_against_the_formula(place: Path) -> None:
     fast, slow = gradient(Zero123(place))
     assert apart(fast, slow) < 1e-4

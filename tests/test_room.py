@@ -78,6 +78,14 @@ def test_the_first_slot_says_how_many_fit(memory: Memory, capsys: pytest.Capture
     assert asked(room, memory, 8) == [fit, 8 - fit] and not capsys.readouterr().err
 
 
+def test_a_number_that_was_asked_for_is_taken_until_it_is_too_many(
+    memory: Memory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert asked(Room(8, "cuda", measure=False), memory, 10) == [8, 2] and not capsys.readouterr().err
+    memory.used = 650 * MIB
+    assert asked(Room(8, "cuda", measure=False), memory, 8) == [2] * 4
+
+
 @pytest.mark.parametrize(("most", "sizes"), [(3, [1, 3, 1]), (1, [1] * 5)])
 def test_no_more_than_asked_for(
     memory: Memory, most: int, sizes: list[int], capsys: pytest.CaptureFixture[str]

@@ -52,8 +52,8 @@ class DeviceSettings(Section):
         choices=("auto", "cpu", "gsplat", "inria"))
     timeout_s: float = option(600.0, "longest wait for another rank", "s", 1, 1e6)
     batch_slots: int = option(
-        0, "slots of a rank in one render and one UNet call, as far as the GPU's memory holds them; 0: all on CUDA, 1 "
-        "on a CPU", "", 0, 1024)
+        0, "slots of a rank in one render and one UNet call; 0: on CUDA as many as its memory holds, on a CPU 1", "",
+        0, 1024)
     compile: bool = option(False, "torch.compile: minutes at the start, then faster steps")
     attention_slicing: str = option(
         "auto", "less memory, slower; auto: on GPUs of less than 8 GiB where attention is not torch's own",

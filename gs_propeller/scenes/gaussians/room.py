@@ -1,7 +1,7 @@
 """How many slots of a window the GPU's memory holds at once: measured on the first, halved where it was too many.
 
-K slots. What a slot needs depends on the prior, the pictures' side, the views and the number type; so none of them is
-asked, but the first slot is taken alone and its peak of memory read.
+What a slot needs depends on the prior, the pictures' side, the views and the number type; so none of them is asked, but
+the first slot is taken alone and its peak of memory read.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ SHARE = 0.9  # of the free memory: what is left is for fragments and for what ot
 
 
 class Room:
-    """Slots at once: `most` of them on a CPU, on a GPU as many as fit."""
+    """Slots at once: `most` of them, fewer once that was too many. measure: on a GPU, as many of them as should fit."""
 
-    def __init__(self, most: int, device: torch.device | str = "cpu"):
+    def __init__(self, most: int, device: torch.device | str = "cpu", measure: bool = True):
         self.most, self.device = most, torch.device(device)
         self.slots = most
-        self.measured = self.device.type != "cuda" or most == 1
+        self.measured = self.device.type != "cuda" or most == 1 or not measure
 
     def batches(self, count: int, call: Callable[[slice], list[Any]]) -> list[Any]:
         """The results of `call` on all of `count` slots, so many at once as there is room for. Raises UserError where

@@ -53,8 +53,8 @@ class Seen:
 class GaussianScene:
     """One asset's distillation on Gaussians, the same on every rank. known: None without a picture.
 
-    updates: T. batch_slots: slots rendered and denoised in one call, where the GPU's memory holds them; 1 gives the
-    same bits whoever computes a slot.
+    updates: T. batch_slots: slots rendered and denoised in one call, fewer where the GPU's memory does not hold them; 1
+    gives the same bits whoever computes a slot. measure: find out beforehand how many it holds.
     """
 
     guides: tuple[Guide, ...]
@@ -72,6 +72,7 @@ class GaussianScene:
     settings: SceneSettings
     backend: str = "auto"
     batch_slots: int = 1
+    measure: bool = False
 
     @property
     def steps(self) -> int:
@@ -102,7 +103,7 @@ class GaussianScene:
         """What travels back of several window slots. Raises FloatingPointError where it is not finite, naming the step
         and the loss, and UserError where the GPU's memory does not hold one slot."""
         if not self._rooms and params:
-            self._rooms.append(Room(self.batch_slots, params[0].means.device))
+            self._rooms.append(Room(self.batch_slots, params[0].means.device, self.measure))
         return (
             self._rooms[0].batches(len(params), lambda slots: self._computed(params[slots], steps[slots]))
             if params

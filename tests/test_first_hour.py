@@ -48,7 +48,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(raster_ready.FOUND, "{}")
     monkeypatch.delenv(raster_ready.FOUND)  # whatever a test leaves there goes with it
-    kept = raster_ready.trouble, mesh_raster.mesh_trouble
+    kept = raster_ready.tried, mesh_raster.tried
     for answers in kept:
         answers.cache_clear()
     yield
@@ -205,6 +205,7 @@ def test_kernels_that_cannot_draw_are_no_rasteriser(
 
     monkeypatch.setattr(raster_ready, "draw", draw)
     assert "no kernel image is available" in str(raster_ready.tried("gsplat"))
+    raster_ready.tried.cache_clear()
     assert raster_ready.tried("gsplat") is None
 
 
@@ -251,7 +252,10 @@ def test_one_process_compiles_at_a_time(
     monkeypatch.setattr(raster_ready, "has_kernels", has_kernels)
     monkeypatch.setattr(locks, "AGAIN_S", 0.01)
     said: list[str | None] = []
-    ranks = [threading.Thread(target=lambda: said.append(raster_ready.tried("gsplat"))) for _ in range(4)]
+    ranks = [
+        threading.Thread(target=lambda: said.append(raster_ready.tried.__wrapped__("gsplat")))
+        for _ in range(4)
+    ]
     for rank in ranks:
         rank.start()
     for rank in ranks:
@@ -287,7 +291,6 @@ def test_ranks_are_told_what_the_launcher_found(monkeypatch: pytest.MonkeyPatch)
     assert json.loads(os.environ[raster_ready.FOUND]) == {"gsplat": "no nvcc", "inria": None}
     assert raster_ready.rasteriser("auto") == ("inria", None)
     monkeypatch.delenv(raster_ready.FOUND)
-    raster_ready.trouble.cache_clear()
     output[0] = "Fatal Python error: Segmentation fault"
     raster_ready.try_apart("gsplat")
     assert "ends the process that draws with it (exit code -11)" in str(raster_ready.trouble("gsplat"))
@@ -419,5 +422,5 @@ def test_nvdiffrast_is_tried_before_it_is_taken(
     assert "needs the package nvdiffrast: pip install" in str(mesh_raster.mesh_trouble(cpu))
     for module, said in ((nvdiffrast(), "None"), (nvdiffrast(upside_down=True), "otherwise than the CPU")):
         on_stand_in(module)
-        mesh_raster.mesh_trouble.cache_clear()
+        mesh_raster.tried.cache_clear()
         assert said in str(mesh_raster.mesh_trouble(cpu))

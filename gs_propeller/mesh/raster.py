@@ -65,12 +65,16 @@ def mesh_device(device: torch.device) -> torch.device:
     return device if there else torch.device("cpu")
 
 
-@cache
 def mesh_trouble(device: torch.device) -> str | None:
-    """What keeps nvdiffrast from drawing on a GPU, one line with the remedy; None where it does. Tried with a
-    triangle."""
+    """What keeps nvdiffrast from drawing on a GPU, one line with the remedy; None where it does."""
     if not installed("nvdiffrast"):
         return f"drawing meshes on a GPU needs the package nvdiffrast: {INSTALL['nvdiffrast']}"
+    return tried(device)
+
+
+@cache
+def tried(device: torch.device) -> str | None:
+    """The same, by a triangle; once a process."""
     return attempted("drawing meshes on a GPU by nvdiffrast", "nvdiffrast", lambda: draw_triangle(device))
 
 

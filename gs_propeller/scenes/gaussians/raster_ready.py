@@ -49,19 +49,21 @@ def rasteriser(raster: str) -> tuple[str, str | None]:
     return "cpu", trouble((there or list(PACKAGES))[0])
 
 
-@cache
 def trouble(backend: str) -> str | None:
     """Of a CUDA backend. Its first call may compile for minutes; ranks that call it at once do so one by one."""
     found = json.loads(os.environ.get(FOUND, "{}"))
-    return found[backend] if backend in found else tried(backend)
-
-
-def tried(backend: str) -> str | None:
-    """The same, whatever was found before."""
+    if backend in found:
+        return str(found[backend]) if found[backend] else None
     package = PACKAGES[backend]
     if not installed(package):
         return f"raster backend '{backend}' needs the package {package}: {INSTALL[package]}"
-    return attempted(f"raster backend '{backend}'", package, lambda: _built_and_drawn(backend))
+    return tried(backend)
+
+
+@cache
+def tried(backend: str) -> str | None:
+    """The same of one that is installed; once a process."""
+    return attempted(f"raster backend '{backend}'", PACKAGES[backend], lambda: _built_and_drawn(backend))
 
 
 def attempted(what: str, package: str, attempt: Callable[[], str | None]) -> str | None:
@@ -109,8 +111,7 @@ def try_apart(raster: str) -> None:
             for backend in backends
         }
     os.environ[FOUND] = json.dumps(found)
-    trouble.cache_clear()
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: tried(name) for name in sys.argv[1:]}))
+    print(json.dumps({name: trouble(name) for name in sys.argv[1:]}))

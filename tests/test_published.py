@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -428,8 +429,25 @@ def test_what_the_published_weights_take_for_granted_of_cameras() -> None:
 
 
 @pytest.mark.parametrize("config", ["image", "zero123_xl"])
-def test_the_whole_program_from_a_folder_of_that_layout(place: Path, tmp_path: Path, config: str) -> None:
+def test_the_whole_program_from_a_folder_of_that_layout(
+    place: Path,
+    tmp_path: Path,
+    config: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With the configuration for published weights a step that overflows is skipped, counted and said."""
     from main_propeller import main
+
+    sds_grad, calls = Zero123.sds_grad, list[int]()
+
+    def overflowing(*told: Any) -> tuple[Tensor, Tensor]:
+        calls.append(1)
+        grad, residual = sds_grad(*told)
+        return grad * (math.nan if len(calls) == 2 else 1.0), residual
+
+    if config == "zero123_xl":
+        monkeypatch.setattr(Zero123, "sds_grad", overflowing)
 
     words = [
         "--config", f"configs/{config}.yaml", "input=data/cat.png", f"prior={place}", f"outdir={tmp_path}", "steps=4",
@@ -438,6 +456,8 @@ def test_the_whole_program_from_a_folder_of_that_layout(place: Path, tmp_path: P
         "device=cpu",
     ]  # fmt: skip
     assert main(words) == 0
+    skips = [line for line in capsys.readouterr().err.splitlines() if "were skipped" in line]
+    assert [line[:22] for line in skips] == (["note: 1 of 4 evaluatio"] if config == "zero123_xl" else [])
     assert (tmp_path / "cat" / "cat.glb").stat().st_size > 1000
 
 

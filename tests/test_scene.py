@@ -288,10 +288,9 @@ def test_steps_are_skipped_alike_in_every_window(travels: str, k: int) -> None:
     first: list[int] = []
     one = run(made, 1, skipped=first)
     assert 0 < len(first) < made.steps
-    for window in (3, 8):
-        again: list[int] = []
-        assert same(run(made, window, skipped=again).states[0], one.states[0])
-        assert again == first
+    again: list[int] = []
+    assert same(run(made, 5, skipped=again).states[0], one.states[0])
+    assert again == first
     assert not same(one.states[0], serial(travels, k))
 
 

@@ -225,6 +225,7 @@ def test_ranks_share_gpus_round_robin_and_make_theirs_the_current_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made_current = []
+    monkeypatch.setattr("gs_propeller.app.devices.rasteriser", lambda raster: ("gsplat", None))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", made_current.append)

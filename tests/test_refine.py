@@ -194,6 +194,30 @@ def test_a_broken_prior_is_named(task: Refinement) -> None:
         broken.compute([task.first().params], [2])
 
 
+@pytest.mark.parametrize(("kind", "window"), [("task", 8), ("swelling", 3)])
+def test_a_prior_that_breaks_now_and_then_is_skipped(
+    kind: str, window: int, request: pytest.FixtureRequest
+) -> None:
+    """Those steps have no pull, in every window alike; their loss is no number."""
+    broken = (2, 5, 6)
+
+    def targets_of(step: int, images: Tensor, strength: float) -> Tensor:
+        return greener(step, images, strength) * (math.nan if step in broken else 1.0)
+
+    task = replace(request.getfixturevalue(kind), targets_of=targets_of, skips=True)
+    serial, lost = run(task, 1), set[int]()
+
+    def on_pass(_: Window[RefineState], report: Report[Pull]) -> None:
+        for k, drift in enumerate(report.drifts):
+            if not bool(drift.losses.isfinite().all()):
+                lost.add(report.start + k)
+
+    settings = Settings(task.steps, window, threshold=0.0, ema=1.0)
+    whole = solve(problem_of(task), settings, task.first(), on_pass)
+    assert same(serial.states[0], whole.states[0]) and whole.passes <= serial.passes
+    assert lost == set(broken) and all(x.isfinite().all() for x in serial.states[0].params.parts())
+
+
 def test_mismatch_is_nought_where_the_pull_is_the_same(swelling: Refinement) -> None:
     first = swelling.first()
     (pull,) = swelling.compute([first.params], [0])

@@ -39,12 +39,14 @@ def scene_of(config: Config, picture: Picture | None, priors: Priors) -> Gaussia
         known = Known.of(picture.rgb.to(device), picture.mask.to(device), s.known.reference_size)
     return GaussianScene(
         guides(config, picture, priors), known, s.solver.steps, s.files.seed, s.views, s.levels, s.pull, s.known,
-        s.ball, s.adam, s.density, s.regularisers, s.scene, s.devices.raster, slots_at_once(config, device),
+        s.ball, s.adam, s.density, s.regularisers, s.scene, s.devices.raster,
+        slots_at_once(config, device), not config.batch_slots,
     )  # fmt: skip
 
 
 def slots_at_once(config: Config, device: torch.device) -> int:
-    """Slots of a rank in one call. One by one a CPU loses nothing, and no bit depends on who computes a slot."""
+    """Slots of a rank in one call, if its memory holds them. One by one a CPU loses nothing, and no bit depends on who
+    computes a slot."""
     return int(config.batch_slots) or (1 if device.type == "cpu" else config.window or 1)
 
 

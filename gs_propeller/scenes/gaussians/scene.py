@@ -9,6 +9,7 @@ rows differ. In both the known view and the regularisers, cheap and stiff, are t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,7 @@ from gs_propeller.distil.settings import KnownSettings, LevelSettings, PullSetti
 from gs_propeller.scenes.gaussians import density
 from gs_propeller.scenes.gaussians.density import reindex
 from gs_propeller.scenes.gaussians.raster import Rendered, gathered, render_groups, render_slots
+from gs_propeller.scenes.gaussians.room import Room
 from gs_propeller.scenes.gaussians.settings import (
     AdamSettings,
     BallSettings,
@@ -51,7 +53,8 @@ class Seen:
 class GaussianScene:
     """One asset's distillation on Gaussians, the same on every rank. known: None without a picture.
 
-    updates: T. batch_slots: slots rendered and denoised in one call; 1 gives the same bits whoever computes a slot.
+    updates: T. batch_slots: slots rendered and denoised in one call, fewer where the GPU's memory does not hold them; 1
+    gives the same bits whoever computes a slot. measure: find out beforehand how many it holds.
     """
 
     guides: tuple[Guide, ...]
@@ -69,6 +72,7 @@ class GaussianScene:
     settings: SceneSettings
     backend: str = "auto"
     batch_slots: int = 1
+    measure: bool = False
 
     @property
     def steps(self) -> int:
@@ -97,12 +101,19 @@ class GaussianScene:
 
     def compute(self, params: Sequence[Gaussians], steps: Sequence[int]) -> list[Pull] | list[Evaluation]:
         """What travels back of several window slots. Raises FloatingPointError where it is not finite, naming the step
-        and the loss."""
-        results: list[Pull] | list[Evaluation] = []
-        for first in range(0, len(params), self.batch_slots):
-            slots = slice(first, first + self.batch_slots)
-            results += self._computed(params[slots], steps[slots])  # type: ignore[arg-type,operator]
-        return results
+        and the loss, and UserError where the GPU's memory does not hold one slot."""
+        if not self._rooms and params:
+            self._rooms.append(Room(self.batch_slots, params[0].means.device, self.measure))
+        return (
+            self._rooms[0].batches(len(params), lambda slots: self._computed(params[slots], steps[slots]))
+            if params
+            else []
+        )
+
+    @cached_property
+    def _rooms(self) -> list[Room]:
+        """At most one: it learns on the way."""
+        return []
 
     def _computed(self, params: Sequence[Gaussians], steps: Sequence[int]) -> list[Pull] | list[Evaluation]:
         """One render, and one encoding and one UNet call of each prior, for K slots of V views."""
@@ -125,30 +136,33 @@ class GaussianScene:
         ).sum().backward()
         for step, leaf, view, pull in zip(steps, leaves, novel, found, strict=True):
             first = step * self.settings.updates_per_evaluation
-            results.append(Evaluation(*self._checked(leaf, first, DEAR, [view]), pull.losses))
+            grads, stats, sound = self._checked(leaf, first, DEAR, [view])
+            results.append(Evaluation(grads, stats, pull.losses if sound else pull.skipped().losses))
         return results
 
     def _sound(self, pull: Pull, step: int) -> Pull:
         if bool(pull.pull.isfinite().all() & pull.losses.isfinite().all()):
             return pull
         if self.settings.nonfinite == "skip":
-            still = torch.zeros_like(pull.kappa)
-            return pull._replace(pull=torch.zeros_like(pull.pull), kappa=still, losses=still[:1])
+            return pull.skipped()
         raise _broken(step * self.settings.updates_per_evaluation, DEAR, "the renders")
 
     # ---- at the exact place, on rank 0
 
     def update(self, state: State, drift: Pull | Drift) -> tuple[State, Tensor]:
-        """The state after the k updates that one evaluation serves, and the losses [L] of CHEAP of the last of them."""
+        """The state after the k updates that one evaluation serves, and the losses [L] of CHEAP of the last of them; no
+        numbers where the gradient of one was skipped."""
         step = state.step // self.settings.updates_per_evaluation
-        losses = state.params.means.new_zeros(len(CHEAP))
+        losses = skips = state.params.means.new_zeros(len(CHEAP))
         for _ in range(min(self.settings.updates_per_evaluation, self.updates - state.step)):
             grads, stats, losses = self._gradient(state, drift, step)
             state = density.stepped(state, grads, stats, self.adam, self.density, self.seed)
-        return state, losses
+            skips = skips + losses
+        return state, torch.where(skips.isfinite().all(), losses, math.nan)
 
     def _gradient(self, state: State, drift: Pull | Drift, step: int) -> tuple[Gaussians, StepStats, Tensor]:
-        """The whole gradient of one update at its exact place, its statistics, and the losses of CHEAP."""
+        """The whole gradient of one update at its exact place, its statistics, and the losses of CHEAP: no numbers
+        where it was not finite, and is skipped."""
         seen = self.seen(state, step)
         self._last.clear()  # its graph serves once
         losses = self._cheap(seen, state.step)
@@ -160,11 +174,12 @@ class GaussianScene:
             total.backward()
         renders = [view for view in (seen.novel, seen.known) if view is not None]
         names = LOSSES if isinstance(drift, Pull) else CHEAP
-        grads, stats = self._checked(seen.leaves, state.step, names, renders)
+        grads, stats, sound = self._checked(seen.leaves, state.step, names, renders)
         if isinstance(drift, Drift):
             there = reindex(drift, state)
             grads, stats = grads.map(torch.add, there.grads), stats.joined(there.stats)
-        return grads, stats, torch.stack([value.detach().reshape(()).float() for value in losses.values()])
+        shown = torch.stack([value.detach().reshape(()).float() for value in losses.values()])
+        return grads, stats, shown if sound else shown * math.nan
 
     def _cheap(self, seen: Seen, update: int) -> dict[str, Tensor]:
         """The losses of CHEAP by name."""
@@ -227,16 +242,17 @@ class GaussianScene:
 
     def _checked(
         self, leaves: Gaussians, step: int, names: Sequence[str], renders: Sequence[Rendered]
-    ) -> tuple[Gaussians, StepStats]:
+    ) -> tuple[Gaussians, StepStats, bool]:
+        """The leaves' gradients, their statistics, and whether they are finite: zero, where one is to be skipped."""
         grads = leaves.map(lambda x: torch.zeros_like(x) if x.grad is None else x.grad)
         finite = torch.stack(
             [g.isfinite().all() for _, g in grads.items()]
         ).tolist()  # one wait for the device
         broken = [name for (name, _), fine in zip(grads.items(), finite, strict=True) if not fine]
         if not broken:
-            return grads, gathered(grads, *renders)
+            return grads, gathered(grads, *renders), True
         if self.settings.nonfinite == "skip":
-            return grads.map(torch.zeros_like), StepStats.zeros(grads)
+            return grads.map(torch.zeros_like), StepStats.zeros(grads), False
         raise _broken(step, names, ", ".join(broken))
 
 

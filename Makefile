@@ -34,11 +34,16 @@ web:
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } > /dev/null 2>&1 \
 		|| echo "chromium could not be installed: its test is skipped"; fi
 
+# Two workers, each with one thread (tests/conftest.py). A worker keeps to its half of the files, whose tests share what
+# is dear, and takes over part of the other's once it is through.
+WORKERS ?= 2
+TESTS := -m pytest -q --numprocesses $(WORKERS) --dist worksteal
+
 test: setup web
-	$(BIN)/python -m pytest -q --cov --cov-report=term
+	$(BIN)/python $(TESTS) --cov --cov-report=term
 
 test-fast: setup
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python $(TESTS) -m "not slow"
 
 # gsplat is only a peer to measure against; without its dependencies it needs no CUDA to be imported.
 bench: setup

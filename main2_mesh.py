@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code, see command.py; 2 also where one of many pictures was skipped."""
-    return run(__file__, argv, _checked, _refined)
+    return run(__file__, argv, _checked, _refined, splats=False)
 
 
 def _checked(config: Config) -> None:

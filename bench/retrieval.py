@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from gs_propeller.base.camera import orbit
-from guidance.pocket.captions import articled, build_tokenizer, said, save_tokenizer
+from guidance.pocket.captions import articled, build_tokenizer, corpus, said, save_tokenizer, vocabulary
 from guidance.pocket.data import SIZE_PX
 from guidance.pocket.families import make
 from guidance.pocket.model import TOKENS
@@ -105,7 +105,7 @@ def train(minutes: float, seed: int = 0, steps: int = 1_000_000) -> tuple[CLIPMo
     """The contrastive loss over batches of different objects, until the minutes or the steps are over. Returns model,
     tokenizer and the steps made."""
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer(vocabulary(corpus()))
     model = build(len(tokenizer))
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (MEAN, STD))

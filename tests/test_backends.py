@@ -26,7 +26,7 @@ from gs_propeller.base.errors import UserError
 from gs_propeller.mesh.raster import rasterize
 from gs_propeller.mesh.surface import Mesh
 from gs_propeller.scenes.gaussians import state as records
-from gs_propeller.scenes.gaussians.raster import Rendered, render, render_slots
+from gs_propeller.scenes.gaussians.raster import Rendered, render
 from gs_propeller.scenes.gaussians.raster_cuda import _render_gsplat, _render_inria, installed
 from gs_propeller.scenes.gaussians.state import Gaussians, neighbour_distance
 from tests import raster_twin as twin
@@ -225,6 +225,7 @@ def test_ranks_share_gpus_round_robin_and_make_theirs_the_current_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made_current = []
+    monkeypatch.setattr("gs_propeller.app.devices.rasteriser", lambda raster: ("gsplat", None))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", made_current.append)
@@ -288,17 +289,6 @@ def test_kernels_match_over_many_tiles(backend: str) -> None:
         ).image
     assert float((ours.cpu() - theirs).abs().mean()) < 1e-3
     assert float((ours.cpu() - theirs).abs().max()) < 0.05
-
-
-@pytest.mark.parametrize("backend", ON_CUDA)
-def test_slots_on_a_gpu_are_scenes_one_by_one(backend: str) -> None:
-    scenes = [twin.ball(n, 0, n).map(Tensor.cuda) for n in (30, 50)]
-    cameras, backdrops = [VIEWS.to("cuda")] * 2, [BACKGROUND.cuda()] * 2
-    together = render_slots(scenes, cameras, WIDE, backdrops, backend=backend)
-    for scene, slot in zip(scenes, together, strict=True):
-        alone = render(scene, cameras[0], WIDE, backdrops[0], backend=backend)
-        assert torch.equal(slot.radii_px, alone.radii_px)
-        assert torch.allclose(slot.image, alone.image, atol=1e-5)
 
 
 @needs("nvdiffrast")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def test_every_part_runs_small_on_the_cpu(tmp_path: Path, capsys: pytest.Capture
     assert set(figures) == {"device", "backends", "drift", "roll-out", "window", "floor", "profile"}
     assert figures["floor"]["one drift repeated"]["bitwise_equal"]  # a CPU adds in a fixed order
     assert figures["backends"]["cpu"]["gradient_error"] < 1e-5
-    assert "pip install" in figures["backends"]["inria"]["skipped"]
+    assert re.search("pip install|needs CUDA tensors", figures["backends"]["inria"]["skipped"])
     assert len(figures["window"]) == 4
     assert "conv" in (tmp_path / "profile.txt").read_text()
 

@@ -60,13 +60,13 @@ def test_a_folder_that_others_may_write_to_is_not_trusted(
     monkeypatch.setattr(kernels.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(kernels.tempfile, "tempdir", str(tmp_path))
     usual = tmp_path / f"propeller-kernels-{os.getuid()}"
-    assert kernels._own_folder() == kernels._own_folder() == usual
+    assert kernels.own_folder() == kernels.own_folder() == usual
     usual.chmod(0o777)
-    other = kernels._own_folder()
+    other = kernels.own_folder()
     assert other != usual and stat.S_IMODE(other.stat().st_mode) == 0o700
     shutil.rmtree(usual)
     usual.symlink_to(other)
-    assert kernels._own_folder() not in (usual, other)
+    assert kernels.own_folder() not in (usual, other)
 
 
 def test_nothing_is_said_where_there_is_a_place(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from gs_propeller.app import log
 from gs_propeller.base.errors import UserError
+from gs_propeller.solver.picard import Report
 
 ROOT = Path(__file__).parent.parent
 IMAGE = str(ROOT / "configs" / "image.yaml")
@@ -77,6 +79,37 @@ def test_metrics_drop_what_is_done_again(tmp_path: Path) -> None:
     assert lines[-1]["loss"] == 0.5
     log.Metrics(path).close()
     assert path.read_text() == ""
+
+
+def test_skipped_steps_are_counted_and_said(tmp_path: Path) -> None:
+    """Their losses are null; a run that goes on counts those before it too."""
+    path, nan = tmp_path / "m.jsonl", float("nan")
+
+    def report(start: int, rows: list[list[float]]) -> tuple[Report[int], list[torch.Tensor]]:
+        drifts = tuple(range(len(rows)))
+        return Report(start, len(rows), (), 1e-3, drifts, len(rows)), [torch.tensor(row) for row in rows]
+
+    metrics = log.Metrics(path)
+    shown = metrics.write_pass(*report(0, [[1.0, 2.0], [nan, 2.0]]), ["sds", "rgb"], 1, 9, 0.5)
+    assert metrics.skipped == 1 and shown["skipped"] == "1" and shown["rgb"] == "2" and "sds" not in shown
+    shown = metrics.write_pass(*report(2, [[1.0, float("inf")], [1.0, 0.0]]), ["sds", "rgb"], 2, 9, 0.5)
+    assert metrics.skipped == 2 and shown["skipped"] == "2" and shown["sds"] == "1"
+    metrics.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["sds"], line["rgb"]) for line in lines] == [
+        (1.0, 2.0),
+        (None, 2.0),
+        (1.0, None),
+        (1.0, 0.0),
+    ]
+    again = log.Metrics(path, 2)
+    assert again.skipped == 1
+    assert "skipped" in again.write_pass(*report(2, [[1.0, 1.0]]), ["sds", "rgb"], 2, 9, 0.5)
+    again.close()
+    fresh = log.Metrics(path)
+    assert fresh.skipped == 0
+    assert "skipped" not in fresh.write_pass(*report(0, [[1.0, 1.0]]), ["sds", "rgb"], 1, 9, 0.5)
+    fresh.close()
 
 
 def test_metrics_that_cannot_be_written(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_mesh_is_seen_as_rays_see_it() -> None:
     """Corner colours mixed over each face, the nearest one shown; ambient 1 leaves out the light."""
     rng = np.random.default_rng(1)
     mesh = _cube(colours=rng.uniform(0, 1, (12, 3, 3)))
-    turn, lift, size = 0.7, 0.4, 24
+    turn, lift, size = 0.7, 0.4, 16
     camera = orbit([turn], [lift], RADIUS, FOV_Y_RAD)
     image = views(mesh, camera, size, supersample=1)[0].double().numpy()
     w2c = camera.w2c[0].double().numpy()
@@ -90,7 +90,7 @@ def test_a_mesh_is_seen_as_rays_see_it() -> None:
             if found is not None:
                 assert np.abs(image[:3, row, col] - found).max() < 1e-4  # measured 3e-6
                 compared += 1
-    assert compared > 80
+    assert compared > 40
 
 
 def test_both_sides_are_drawn_and_lit_alike() -> None:
@@ -258,13 +258,14 @@ def test_what_is_seen_of_a_mesh_is_its_outside() -> None:
     assert counts.min() > 0.5 * counts.max()
 
 
-def test_the_text_stream_tells_of_models_where_asked(folder: Path) -> None:
+def test_the_text_stream_tells_of_models_where_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the objects, in the words that a tokenizer for them knows; the stream without them is untouched."""
     plain = [text_stream.told(2, i) for i in range(6)]
     assert [text for _, text in plain] == [make(*text_stream.member(2, i)).caption for i in range(6)]
     both = [text_stream.told(2, i, models=True) for i in range(8)]
     meshes_told = [(thing, text) for thing, text in both if isinstance(thing, ColouredMesh)]
     assert len(meshes_told) == 4
+    monkeypatch.setattr(captions, "MEMBERS", 20)
     words = set(captions.vocabulary(captions.corpus(with_models=True)))
     for thing, text in meshes_told:
         assert thing.key in ("animals/Fox", "animals/Cow")  # "bot" is no noun

@@ -307,10 +307,10 @@ def test_large_photographs_are_read_small_and_once(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / ("a.jpg" if kind == "jpg" else "a.png")
-    image = Image.fromarray(_photo()).resize((4800, 3600), Image.Resampling.BICUBIC)
+    image = Image.fromarray(_photo()).resize((4800, 1200), Image.Resampling.BICUBIC)
     if kind == "16 bit":
         image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
-    image.save(path)
+    image.save(path, **({} if kind == "jpg" else {"compress_level": 1}))
     largest: list[int] = []
     before = np.asarray
 
@@ -327,7 +327,7 @@ def test_large_photographs_are_read_small_and_once(
     monkeypatch.undo()
     if kind != "16 bit":
         first = load_picture(path, S)
-        assert _overlap(first.mask[0].numpy(), 60, 60) > 0.95
+        assert _overlap(first.mask[0].numpy(), 60, 180) > 0.95
         assert load_picture(path, S) is first
         Image.fromarray(_rgba()).save(path.with_suffix(".png"))
         path.with_suffix(".png").replace(path)

@@ -11,40 +11,42 @@ import torch
 
 from bench import retrieval, text
 from guidance import POCKET_TEXT
-from guidance.pocket import stream, text_stream, train_text, training
+from guidance.pocket import captions, stream, text_stream, train_text, training
 from guidance.pocket.score_text import fixed_sample
 from guidance.stable_diffusion import StableDiffusion
 
 
 @pytest.mark.slow
 def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same few samples, noise and all, at every step: their loss falls at once."""
     small = text_stream.drawn(0, 6)
     monkeypatch.setattr(text_stream, "drawn", lambda number, models: small)
     monkeypatch.setattr(stream, "window", lambda step, first: range(1))
-    monkeypatch.setattr(training, "LOG_EVERY", 10)
+    monkeypatch.setattr(train_text, "keyed", lambda seed, step: training.keyed(seed, 0))
+    monkeypatch.setattr(captions, "MEMBERS", 100)  # they say all the words, as the shipped weights want it
+    monkeypatch.setattr(training, "LOG_EVERY", 5)
     clock = iter(range(10_000))
     monkeypatch.setattr(training.time, "time", lambda: float(next(clock)))
     log = training.Log(tmp_path / "log.jsonl")
     steps = []
     for _ in range(2):
-        train_text.train(training.Options(tmp_path, minutes=2.0, batch=4), log)
+        train_text.train(training.Options(tmp_path, minutes=0.6, batch=4, lr=4e-3), log)
         steps.append(int(train_text.load_file(tmp_path / training.CHECKPOINT)["run.step"]))
     assert steps[1] > steps[0] > 0
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["stage"] == "unet"]
-    # 0.77; a line is the mean of ten steps of four samples, and wanders
-    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    assert losses[-1] < 0.8 * losses[0]
     sums = train_text.export(training.Options(tmp_path, minutes=0.0), tmp_path / "prior")
     record = json.loads((tmp_path / "prior" / "training.json").read_text())
     assert record["sha256"] == sums and record["steps"] == steps[1]
     prior = StableDiffusion(tmp_path / "prior")
     assert prior.size_px == 64 and "cube" in prior.words
     onward = training.Options(
-        tmp_path / "more", minutes=1.0, batch=4, start=tmp_path / "prior", until=steps[1] + 2
+        tmp_path / "more", minutes=1.0, batch=4, start=tmp_path / "prior", until=steps[1] + 1
     )
     train_text.train(onward, log)  # another machine, which has the weights alone
     run = train_text.load_file(onward.out / training.CHECKPOINT)
-    assert int(run["run.step"]) == steps[1] + 2
+    assert int(run["run.step"]) == steps[1] + 1
 
 
 def test_no_shipped_file_is_a_link() -> None:
@@ -66,6 +68,7 @@ def test_the_shipped_text_prior_is_the_recorded_one() -> None:
 @pytest.mark.slow
 def test_the_judge_learns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A few steps on a small pool: better than chance at the pool's own views."""
+    monkeypatch.setattr(captions, "MEMBERS", 20)
     monkeypatch.setattr(retrieval, "OBJECTS", 24)
     monkeypatch.setattr(retrieval, "BATCH", 24)
     model, tokenizer, steps = retrieval.train(10.0, steps=40)

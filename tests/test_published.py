@@ -7,20 +7,26 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor, SlicedAttnProcessor
 from huggingface_hub import constants
 from safetensors.torch import load_file
 from torch import Tensor
 
 from bench import published
-from gs_propeller.app.config import Config
+from gs_propeller.app.config import Config, load
+from gs_propeller.app.first_stage import checked
 from gs_propeller.base.camera import orbit, relative_cameras
 from gs_propeller.base.errors import UserError
-from guidance import POCKET, find_prior, folder
+from guidance import POCKET, find_prior, find_text_prior, folder
 from guidance.zero123 import Zero123
 from tests.test_zero123 import slow_sds
 
@@ -93,6 +99,26 @@ def test_full_size_has_the_published_number_of_weights() -> None:
     assert sizes["clip_camera_projection"] == 768 * 772 + 768
 
 
+def test_memory_of_a_view_is_what_the_documents_say() -> None:
+    """MiB that the encoder of full size keeps of one for its gradient, in half precision, beside the weights."""
+    with torch.device("meta"):
+        vae = published.networks()["vae"].half().requires_grad_(False)
+    weights = {p.untyped_storage()._cdata for p in vae.parameters()}
+    for side, expected in ((256, 385), (512, 1586)):
+        kept: dict[int, Tensor] = {}
+
+        def keep(tensor: Tensor, kept: dict[int, Tensor] = kept) -> Tensor:
+            kept[tensor.untyped_storage()._cdata] = tensor
+            return tensor
+
+        picture = torch.rand(1, 3, side, side, device="meta").requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            vae.encode((picture * 2 - 1).half()).latent_dist.mode()
+        held = sum(x.untyped_storage().nbytes() for key, x in kept.items() if key not in weights)
+        assert round(held / 2**20) == expected
+    assert "(385 and\n1586 MiB)" in Path("docs/troubleshooting.md").read_text()
+
+
 def test_one_gradient_against_the_formula(place: Path) -> None:
     fast, slow = gradient(Zero123(place))
     assert apart(fast, slow) < 1e-4
@@ -155,6 +181,32 @@ def test_slices_of_attention_change_nothing_but_memory(place: Path) -> None:
     whole = _alone(prior)
     prior.tune(attention_slicing="on")
     assert apart(_alone(prior), whole) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "whole", "option", "sliced"),
+    [
+        (4000, False, "auto", False),  # torch's own attention never holds the matrix
+        (4000, True, "auto", True),
+        (9000, True, "auto", False),
+        (4000, True, "off", False),
+        (9000, False, "on", True),
+    ],
+)
+def test_slices_never_replace_torch_s_own_attention_unasked(
+    place: Path, monkeypatch: pytest.MonkeyPatch, mebibytes: int, whole: bool, option: str, sliced: bool
+) -> None:
+    """whole: attention is one that holds its matrix whole."""
+    prior = Zero123(place)
+    if whole:
+        prior.unet.set_attn_processor(AttnProcessor())
+    prior.device = torch.device("cuda")
+    about = SimpleNamespace(total_memory=mebibytes * 2**20)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: about)
+    before = {type(processor) for processor in prior.unet.attn_processors.values()}
+    prior.tune(attention_slicing=option)
+    after = {type(processor) for processor in prior.unet.attn_processors.values()}
+    assert after == ({SlicedAttnProcessor} if sliced else before)
 
 
 class Evil:
@@ -249,6 +301,7 @@ def test_the_hub_is_asked_only_where_there_is_a_gpu(cache: Path, monkeypatch: py
 
     monkeypatch.setattr(folder, "_reachable", reachable)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert find_prior("auto") == str(POCKET) and not asked
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(folder, "fetched", lambda hub_id, half=True: cache / hub_id)
@@ -261,6 +314,55 @@ def test_the_hub_is_asked_only_where_there_is_a_gpu(cache: Path, monkeypatch: py
     monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert find_prior("auto") == str(POCKET) and len(asked) == 2
+
+
+def test_a_hub_id_is_fetched_once_whoever_asks(
+    place: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranks that no launcher of ours started: the first fetches, the others find it. Threads stand for them."""
+    hub_id, fetched = "some/prior", list[bool]()
+
+    def fetch(name: str, half: bool = True) -> Path:
+        assert name == hub_id
+        fetched.append(half)
+        time.sleep(0.3)
+        return in_cache(cache, name, place)
+
+    monkeypatch.setattr(folder, "fetched", fetch)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    found: list[Path] = []
+    ranks = [
+        threading.Thread(target=lambda: found.append(folder.local_folder(hub_id, True))) for _ in range(3)
+    ]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    assert fetched == [True] and len(found) == 3 and len({path.resolve() for path in found}) == 1
+
+
+def test_the_launcher_fetches_before_ranks_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[str, bool]] = []
+    monkeypatch.setattr(
+        "gs_propeller.app.guides.local_folder", lambda source, half: asked.append((source, half))
+    )
+    words = ["input=data/cat.png", "prompt=a cat", "prior=some/prior", "text_prior=other/prior", "ranks=2"]
+    checked(load(["--config", "configs/image.yaml", *words, "device=cpu"])[0])
+    assert asked == [("some/prior", False), ("other/prior", False)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    checked(load(["--config", "configs/image.yaml", *words, "device=cuda"])[0])
+    assert asked[2:] == [("some/prior", True), ("other/prior", True)]
+
+
+def test_stable_diffusion_is_where_it_moved_to(cache: Path, tmp_path: Path) -> None:
+    """The hub's copy first, in auto and in the configuration; the old id still counts where a cache has it."""
+    moved, old = folder.TEXT.known
+    assert moved == load(["--config", "configs/stable_diffusion.yaml"])[0].text_prior
+    assert moved.startswith("sd2-community/") and old == moved.replace("sd2-community", "stabilityai")
+    text = published.write_text(tmp_path / "stable-diffusion")
+    for hub_id in (old, moved):
+        kept = in_cache(cache, hub_id, text)
+        assert find_text_prior("auto") == str(kept)
 
 
 @pytest.mark.slow
@@ -327,8 +429,25 @@ def test_what_the_published_weights_take_for_granted_of_cameras() -> None:
 
 
 @pytest.mark.parametrize("config", ["image", "zero123_xl"])
-def test_the_whole_program_from_a_folder_of_that_layout(place: Path, tmp_path: Path, config: str) -> None:
+def test_the_whole_program_from_a_folder_of_that_layout(
+    place: Path,
+    tmp_path: Path,
+    config: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With the configuration for published weights a step that overflows is skipped, counted and said."""
     from main_propeller import main
+
+    sds_grad, calls = Zero123.sds_grad, list[int]()
+
+    def overflowing(*told: Any) -> tuple[Tensor, Tensor]:
+        calls.append(1)
+        grad, residual = sds_grad(*told)
+        return grad * (math.nan if len(calls) == 2 else 1.0), residual
+
+    if config == "zero123_xl":
+        monkeypatch.setattr(Zero123, "sds_grad", overflowing)
 
     words = [
         "--config", f"configs/{config}.yaml", "input=data/cat.png", f"prior={place}", f"outdir={tmp_path}", "steps=4",
@@ -337,6 +456,8 @@ def test_the_whole_program_from_a_folder_of_that_layout(place: Path, tmp_path: P
         "device=cpu",
     ]  # fmt: skip
     assert main(words) == 0
+    skips = [line for line in capsys.readouterr().err.splitlines() if "were skipped" in line]
+    assert [line[:22] for line in skips] == (["note: 1 of 4 evaluatio"] if config == "zero123_xl" else [])
     assert (tmp_path / "cat" / "cat.glb").stat().st_size > 1000
 
 

@@ -116,11 +116,13 @@ def program(role: str, path: str) -> None:
         Path(os.environ["READY"]).touch()
     with Ranks(timeout_s=90.0, kinds=kinds) as ranks:
         if ranks.rank > 0:
-            if role == "killed":
+            if role == "killed 1":
                 os.kill(os.getpid(), signal.SIGKILL)
             ranks.serve(painting if role == "paints" else lambda job: troubled)
             return
         ranks.begin(0, troubled)
+        if role == "killed 0":
+            os.kill(os.getpid(), signal.SIGKILL)
         if role == "bad input":
             sys.exit(2)
         if role == "vanishes":
@@ -191,10 +193,14 @@ def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert same(serial, window)
     with other_rank(1, "serves", tmp_path, monkeypatch) as process, working(compute) as ranks:
         assert under_launcher() and (ranks.rank, ranks.world) == (0, 2)
-        for rollout, at_once in (("shared", 1), ("own", 1), ("auto", 3)):
+        for rollout, at_once, tail, width in (
+            ("shared", 1, "copy", 2),
+            ("own", 1, "momentum", 8),
+            ("own", 3, "copy", 5),
+            ("auto", 3, "momentum", 5),
+        ):
             ranks.rollout, ranks.at_once = rollout, at_once
-            for tail, width in (("copy", 2), ("momentum", 5), ("momentum", 8)):
-                assert same(run(ranks, width, STEPS, tail), serial), f"window {width}, tail {tail}, {rollout}"
+            assert same(run(ranks, width, STEPS, tail), serial), f"window {width}, tail {tail}, {rollout}"
         ranks.rollout, ranks.at_once = "shared", 1
         assert same(run(ranks, 1, STEPS), serial)
         assert same(run(ranks, 5, STEPS, shuffled=True), serial)
@@ -345,6 +351,7 @@ def test_a_silent_rank_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert time.monotonic() - begin < 6
 
 
+@pytest.mark.slow
 def test_serving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process as rank 1: it serves to the end, deaf to Ctrl-C, and then hears again."""
     path, handler = tmp_path / "state.pt", signal.getsignal(signal.SIGINT)
@@ -405,9 +412,10 @@ def test_launch(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("path_for_ranks")
-def test_launch_names_the_rank_that_died(tmp_path: Path) -> None:
-    with pytest.raises(RankError, match=r"rank 1 of 2 died: killed \(signal 9\).*fewer ranks"):
-        launch([__file__, "killed", str(tmp_path / "none.pt")], ranks=2, threads=1)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_launch_names_the_rank_that_died(rank: int, tmp_path: Path) -> None:
+    with pytest.raises(RankError, match=rf"rank {rank} of 2 died: killed \(signal 9\).*fewer ranks"):
+        launch([__file__, f"killed {rank}", str(tmp_path / "none.pt")], ranks=2, threads=1)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -95,8 +96,10 @@ def same(one: RefineState, other: RefineState) -> bool:
     return all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
 
 
-def test_refinement_goes_where_prior_and_picture_point(task: Refinement) -> None:
-    result = task.result(run(task, 1).states[0])
+def test_refinement_goes_where_prior_and_picture_point(
+    task: Refinement, serially: Callable[[Refinement, int], Window[RefineState]]
+) -> None:
+    result = task.result(serially(task, 1).states[0])
     back, front = orbit([math.pi], [0.0], 2.0, FOV), task.reference.camera
     middle = shade(result, back, 32)[0][0, :, 16, 16]
     assert float(middle[1]) > 0.55 > 0.5 > float(middle[0])
@@ -104,22 +107,40 @@ def test_refinement_goes_where_prior_and_picture_point(task: Refinement) -> None
     assert float(shown[0]) > 0.6 and float(shown[1]) < 0.4
 
 
-@pytest.mark.parametrize("by", ["render", "paper"])
-@pytest.mark.parametrize("tail", ["momentum", "copy"])
-@pytest.mark.parametrize("window", [2, 4, 8])
+@pytest.fixture(scope="module")
+def serially() -> Callable[[Refinement, int], Window[RefineState]]:
+    """The serial run of a task whose evaluations serve so many updates, made once."""
+    made: dict[tuple[bool, int], Window[RefineState]] = {}
+
+    def of(task: Refinement, every: int) -> Window[RefineState]:
+        key = task.settings.train_geo, every
+        if key not in made:
+            made[key] = run(serving(task, every), 1)
+        return made[key]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("window", "tail", "by"),
+    [(2, "momentum", "paper"), (4, "copy", "render"), (4, "momentum", "render"), (8, "copy", "paper")],
+)
 @pytest.mark.parametrize("every", [1, 3])
 def test_every_window_is_the_serial_run_at_threshold_nought(
-    task: Refinement, window: int, tail: str, by: str, every: int
-) -> None:
-    task = serving(task, every)
-    serial, parallel = run(task, 1), run(task, window, by, tail=tail, travels=True)
+    task: Refinement, serially: Callable[[Refinement, int], Window[RefineState]], window: int, tail: str, by: str,
+    every: int,
+) -> None:  # fmt: skip
+    serial, task = serially(task, every), serving(task, every)
+    parallel = run(task, window, by, tail=tail, travels=True)
     assert same(serial.states[0], parallel.states[0])
     assert serial.states[0].step == STEPS
     assert parallel.passes <= task.steps == STEPS // every
 
 
-def test_geometry_grows_into_the_known_outline(swelling: Refinement) -> None:
-    result = swelling.result(run(swelling, 1).states[0])
+def test_geometry_grows_into_the_known_outline(
+    swelling: Refinement, serially: Callable[[Refinement, int], Window[RefineState]]
+) -> None:
+    result = swelling.result(serially(swelling, 1).states[0])
     assert result.mesh.trimesh().is_watertight
     front = swelling.reference.camera
 
@@ -129,13 +150,19 @@ def test_geometry_grows_into_the_known_outline(swelling: Refinement) -> None:
     assert gap(result) < 0.5 * gap(swelling.textured)
 
 
-@pytest.mark.parametrize("by", ["render", "paper"])
-@pytest.mark.parametrize(("window", "every"), [(3, 1), (5, 1), (2, 3), (4, 5)])
-def test_geometry_too_is_the_serial_run_s(swelling: Refinement, window: int, every: int, by: str) -> None:
+@pytest.mark.parametrize(
+    ("window", "every", "by"), [(3, 1, "paper"), (5, 1, "render"), (2, 3, "render"), (4, 5, "paper")]
+)
+def test_geometry_too_is_the_serial_run_s(
+    swelling: Refinement,
+    serially: Callable[[Refinement, int], Window[RefineState]],
+    window: int,
+    every: int,
+    by: str,
+) -> None:
     """Five does not divide the steps: the last evaluation serves what is left."""
-    task = serving(swelling, every)
-    serial = run(task, 1).states[0]
-    assert same(serial, run(task, window, by, travels=True).states[0])
+    serial = serially(swelling, every).states[0]
+    assert same(serial, run(serving(swelling, every), window, by, travels=True).states[0])
     assert serial.step == STEPS
 
 
@@ -167,6 +194,30 @@ def test_a_broken_prior_is_named(task: Refinement) -> None:
         broken.compute([task.first().params], [2])
 
 
+@pytest.mark.parametrize(("kind", "window"), [("task", 8), ("swelling", 3)])
+def test_a_prior_that_breaks_now_and_then_is_skipped(
+    kind: str, window: int, request: pytest.FixtureRequest
+) -> None:
+    """Those steps have no pull, in every window alike; their loss is no number."""
+    broken = (2, 5, 6)
+
+    def targets_of(step: int, images: Tensor, strength: float) -> Tensor:
+        return greener(step, images, strength) * (math.nan if step in broken else 1.0)
+
+    task = replace(request.getfixturevalue(kind), targets_of=targets_of, skips=True)
+    serial, lost = run(task, 1), set[int]()
+
+    def on_pass(_: Window[RefineState], report: Report[Pull]) -> None:
+        for k, drift in enumerate(report.drifts):
+            if not bool(drift.losses.isfinite().all()):
+                lost.add(report.start + k)
+
+    settings = Settings(task.steps, window, threshold=0.0, ema=1.0)
+    whole = solve(problem_of(task), settings, task.first(), on_pass)
+    assert same(serial.states[0], whole.states[0]) and whole.passes <= serial.passes
+    assert lost == set(broken) and all(x.isfinite().all() for x in serial.states[0].params.parts())
+
+
 def test_mismatch_is_nought_where_the_pull_is_the_same(swelling: Refinement) -> None:
     first = swelling.first()
     (pull,) = swelling.compute([first.params], [0])
@@ -193,9 +244,11 @@ def test_each_regulariser_alone_has_a_gradient(swelling: Refinement, alone: str)
     assert float(of_coarse.abs().max()) == float(of_fine.abs().max()) == 0
 
 
-def test_a_window_takes_several_steps_a_pass(task: Refinement) -> None:
+def test_a_window_takes_several_steps_a_pass(
+    task: Refinement, serially: Callable[[Refinement, int], Window[RefineState]]
+) -> None:
     """With a threshold of a thousandth of the range, and ends near the serial run."""
-    serial, parallel = run(task, 1), run(task, 4, threshold=1e-6)
+    serial, parallel = serially(task, 1), run(task, 4, threshold=1e-6)
     assert parallel.passes < 0.7 * STEPS
     assert distance(serial.states[0], parallel.states[0]) < 1e-3  # measured 5e-5
 

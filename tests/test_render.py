@@ -159,9 +159,9 @@ def test_threads_change_no_bit() -> None:
 
 
 def test_a_mesh_is_drawn_where_its_rasteriser_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the prior's device with nvdiffrast, else in the host's memory."""
-    for there, expected in ((None, "cpu"), ("nvdiffrast", "cuda")):
-        monkeypatch.setattr("gs_propeller.mesh.raster.find_spec", lambda name, found=there: found)
+    """On the prior's device where nvdiffrast works there, else in the host's memory."""
+    for trouble, expected in (("it is not there", "cpu"), (None, "cuda")):
+        monkeypatch.setattr("gs_propeller.mesh.raster.mesh_trouble", lambda device, said=trouble: said)
         assert mesh_device(torch.device("cuda")).type == expected
         assert mesh_device(torch.device("cpu")).type == "cpu"
 

@@ -12,7 +12,7 @@ import main_propeller
 from gs_propeller.mesh.foreign import load_mesh
 from guidance.folder import POCKET_TEXT
 from tests import tiny_prior
-from tests.test_main import EXACT, ROOT, SMALL, run_command, same, state_of, stop_after
+from tests.test_main import EXACT, ROOT, SMALL, on_two_ranks, same, state_of, stop_after
 
 TEXT = str(ROOT / "configs" / "text.yaml")
 PROMPT = "a red cube"
@@ -50,8 +50,7 @@ def test_a_sentence_becomes_an_asset_by_both_stages(serial: Path, text_prior: st
 @pytest.mark.slow
 def test_windows_and_ranks_give_the_serial_state(serial: Path, text_prior: str, tmp_path: Path) -> None:
     assert main_propeller.main(_words(text_prior, tmp_path / "one", *EXACT, "window=4")) == 0
-    done = run_command(_words(text_prior, tmp_path / "two", *EXACT, "window=4", "ranks=2"))
-    assert done.returncode == 0, done.stderr
+    assert on_two_ranks(_words(text_prior, tmp_path / "two", *EXACT, "window=4", "ranks=2")) == 0
     expected = state_of(serial / "a-red-cube")
     for name in ("one", "two"):
         assert same(expected, state_of(tmp_path / name / "a-red-cube"))
@@ -60,7 +59,7 @@ def test_windows_and_ranks_give_the_serial_state(serial: Path, text_prior: str, 
 @pytest.mark.slow
 def test_a_picture_and_a_sentence_together(text_prior: str, serial: Path, tmp_path: Path) -> None:
     both = [f"input={ROOT / 'data' / 'cat.png'}", "prior=pocket", "name=both"]
-    assert main_propeller.main(_words(text_prior, tmp_path, *both, "lambda_sd=0.5")) == 0
+    assert main_propeller.main(_words(text_prior, tmp_path, *both, "lambda_sd=0.5", "steps=4")) == 0
     losses = [json.loads(x) for x in (tmp_path / "both" / "metrics.jsonl").read_text().splitlines()]
     assert all(line["sds"] > 0 for line in losses) and losses[-1]["rgb"] > 0
     alone = [json.loads(x) for x in (serial / "a-red-cube" / "metrics.jsonl").read_text().splitlines()]
@@ -69,9 +68,7 @@ def test_a_picture_and_a_sentence_together(text_prior: str, serial: Path, tmp_pa
 
 @pytest.mark.slow
 def test_vsd_keeps_a_learner_for_each_rank(text_prior: str, tmp_path: Path) -> None:
-    words = _words(text_prior, tmp_path, "loss=vsd", "window=4", "ranks=2")
-    done = run_command(words)
-    assert done.returncode == 0, done.stderr
+    assert on_two_ranks(_words(text_prior, tmp_path, "loss=vsd", "window=4", "ranks=2")) == 0
     folder = tmp_path / "a-red-cube"
     assert (folder / "a-red-cube.glb").exists()
     for rank in range(2):

@@ -49,12 +49,14 @@ def scene_of(config: Config, picture: Picture | None, priors: Priors) -> Distill
         "knowing": s.known,
         "settings": s.scene,
         "batch_slots": slots,
+        "measure": not config.batch_slots,
     }
     return kind_of(config).scene(s, common)
 
 
 def slots_at_once(config: Config, device: torch.device) -> int:
-    """Slots of a rank in one call. One by one a CPU loses nothing, and no bit depends on who computes a slot."""
+    """Slots of a rank in one call, if its memory holds them. One by one a CPU loses nothing, and no bit depends on who
+    computes a slot."""
     return int(config.batch_slots) or (1 if device.type == "cpu" else config.window or 1)
 
 

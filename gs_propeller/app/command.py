@@ -15,15 +15,21 @@ from gs_propeller.app.log import show_help
 from gs_propeller.base.errors import Interrupted, RankError, UserError
 
 INTERRUPTED = 130
+FULL = (
+    "the GPU's memory is full; fewer views (batch_size), batch_slots=1, attention_slicing=on or precision=float16 need "
+    "less, device=cpu none"
+)
 
 
 def run(
-    program: str, argv: Sequence[str] | None, check: Callable[[Config], None], work: Callable[[Config], int]
-) -> int:
+    program: str, argv: Sequence[str] | None, check: Callable[[Config], None], work: Callable[[Config], int],
+    splats: bool = True,
+) -> int:  # fmt: skip
     """Runs `work` here, or in as many local ranks as the configuration means; returns the exit code.
 
     program: the script's path; argv: its arguments, None: the process's own. check(config) raises UserError before
-    ranks are launched. 0: done; 2: bad input; 3: a rank was lost, or a gradient was not finite; 130: Ctrl-C or TERM.
+    ranks are launched. splats: the work draws Gaussians. 0: done; 2: bad input; 3: a rank was lost, a gradient was not
+    finite, or the GPU's memory was full; 130: Ctrl-C or TERM.
     """
     # Read when OpenMP is loaded: threads that wait sleep. Spinning, they take the cores from whatever else is at work,
     # and two threads on two busy cores are many times slower than one.
@@ -36,16 +42,19 @@ def run(
         elif flags.dry_run:
             print(to_yaml(config), end="")
         else:
-            return _done([str(Path(program).resolve()), *words], config, check, work)
+            return _done([str(Path(program).resolve()), *words], config, check, work, splats)
     except UserError as error:
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"error: {error}", file=sys.stderr)
         return 2
-    except (RankError, FloatingPointError) as error:
+    except (RuntimeError, FloatingPointError) as error:
+        full = type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for its name
+        if not (full or isinstance(error, (RankError, FloatingPointError))):
+            raise
         single = not config.input or Path(config.input).is_file()
         folder = config.run_folder if single else Path(config.outdir)
         kept = f"the last checkpoint is kept in {folder}: the same command goes on from it"
-        print(f"error: {error}\n{kept}", file=sys.stderr)
+        print(f"error: {FULL if full else error}\n{kept}", file=sys.stderr)
         return 3
     except (Interrupted, KeyboardInterrupt) as stop:
         print(str(stop) or "stopped", file=sys.stderr)
@@ -54,14 +63,19 @@ def run(
 
 
 def _done(
-    words: Sequence[str], config: Config, check: Callable[[Config], None], work: Callable[[Config], int]
+    words: Sequence[str],
+    config: Config,
+    check: Callable[[Config], None],
+    work: Callable[[Config], int],
+    splats: bool,
 ) -> int:
-    from gs_propeller.app.devices import rank_count
+    from gs_propeller.app.devices import before_ranks, rank_count
     from gs_propeller.solver.checkpoint import terms_as_interrupts
     from gs_propeller.solver.launcher import launch, under_launcher
 
-    if under_launcher() or rank_count(config) == 1:
+    if under_launcher() or rank_count(config, splats) == 1:
         with terms_as_interrupts():
             return work(config)
     check(config)
-    return launch(words, rank_count(config), config.threads)
+    before_ranks(config, splats)
+    return launch(words, rank_count(config, splats), config.threads)

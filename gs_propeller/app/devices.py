@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import torch
 
 from gs_propeller.app.config import Config
+from gs_propeller.app.log import said_if_long
 from gs_propeller.base.errors import UserError
+from gs_propeller.scenes.gaussians.raster_ready import rasteriser, try_apart
+
+COMPILING = "compiling the GPU rasteriser's kernels, once on this machine: some minutes"
 
 
-def device_of(config: Config) -> torch.device:
-    """This rank's device, made the current one if it is a GPU. Raises UserError."""
+def device_of(config: Config, splats: bool = True, quiet: bool = False) -> torch.device:
+    """This rank's device, made the current one if it is a GPU. splats: Gaussians are drawn there, so that auto takes
+    CUDA only where a rasteriser works; that it does not is said, but for quiet. Raises UserError."""
     cuda = torch.cuda.is_available()
     if config.device == "cuda" and not cuda:
         raise UserError("device=cuda, but torch sees no CUDA device; use device=auto")
@@ -21,7 +27,22 @@ def device_of(config: Config) -> torch.device:
     torch.cuda.set_device(
         device
     )  # some packages launch their kernels on the current one, wherever the tensors are
-    return device
+    if not splats:
+        return device
+    stream = None if quiet or int(os.environ.get("RANK", 0)) else sys.stderr
+    with said_if_long(COMPILING, 5.0, stream):
+        trouble = rasteriser(config.raster)[1]
+    if trouble is None:
+        return device
+    _asked_for(config, trouble)
+    if stream is not None and config.device == "auto":
+        print(
+            f"note: on the CPU, though there is a GPU: {trouble}; or device=cuda raster=cpu, for the prior alone on it",
+            file=stream,
+        )
+    elif stream is not None:
+        print(f"note: the CPU draws the Gaussians: {trouble}", file=stream)
+    return torch.device("cpu") if config.device == "auto" else device
 
 
 def precision_of(config: Config, device: torch.device) -> torch.dtype:
@@ -31,10 +52,36 @@ def precision_of(config: Config, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[config.precision]
 
 
-def rank_count(config: Config) -> int:
-    """Ranks that the plain command starts."""
-    on_cuda = config.device != "cpu" and torch.cuda.is_available()
-    return config.ranks or (torch.cuda.device_count() if on_cuda else 1)
+def rank_count(config: Config, splats: bool = True) -> int:
+    """Ranks that the plain command starts. splats: as in device_of."""
+    if config.ranks or config.device == "cpu" or not torch.cuda.is_available():
+        return int(config.ranks) or 1
+    gpus = torch.cuda.device_count()
+    if gpus > 1 and splats and config.device == "auto" and config.raster == "auto":
+        before_ranks(config)
+        return 1 if rasteriser("auto")[1] is not None else gpus
+    return gpus
+
+
+def before_ranks(config: Config, splats: bool = True) -> None:
+    """What ranks would else do all at once, done before they start: the rasteriser is compiled and tried.
+    Raises UserError."""
+    if splats and config.device != "cpu" and torch.cuda.is_available():
+        with said_if_long(COMPILING, 5.0):
+            try_apart(config.raster)
+        _asked_for(config, rasteriser(config.raster)[1])
+
+
+def _asked_for(config: Config, trouble: str | None) -> None:
+    """Raises UserError where the rasteriser that does not work is the one that was named."""
+    if trouble is not None and config.raster != "auto":
+        raise UserError(f"{trouble}; or raster=cpu")
+
+
+def half_of(config: Config) -> bool:
+    """Whether the prior will be in half precision, before there is a device."""
+    device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+    return precision_of(config, torch.device(device)) != torch.float32
 
 
 def group_size(config: Config, ranks: int, pictures: int) -> int:

@@ -11,7 +11,7 @@ from gs_propeller.app.asset import scene_of, slots_at_once, travellers
 from gs_propeller.app.config import Config
 from gs_propeller.app.devices import device_of, group_size, rank_count
 from gs_propeller.app.fingerprint import given_bytes
-from gs_propeller.app.guides import Priors, find_priors, keep, load_priors, notes, picture_of
+from gs_propeller.app.guides import Priors, fetch_priors, keep, load_priors, notes, picture_of
 from gs_propeller.app.job import Asset, distilling, finished, saved, solved
 from gs_propeller.app.jobs import jobs_of, work_off
 from gs_propeller.app.kinds import kind_of
@@ -33,7 +33,7 @@ def checked(config: Config) -> None:
     group_size(config, rank_count(config), len(jobs))
     if len(jobs) == 1:
         picture_of(jobs[0])
-    find_priors(config)
+    fetch_priors(config)
 
 
 def _checked_copies(config: Config) -> None:
@@ -52,7 +52,7 @@ def make_assets(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset]
     if len(jobs) == 1:
         picture_of(config)  # before the seconds that loading takes
     quiet_libraries()
-    device = device_of(config)
+    device = device_of(config, quiet=quiet)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     set_threads(share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads))
     priors = load_priors(config, device, quiet)

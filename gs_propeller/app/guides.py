@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 
 from gs_propeller.app.config import Config
-from gs_propeller.app.devices import precision_of
+from gs_propeller.app.devices import half_of, precision_of
 from gs_propeller.app.fingerprint import fingerprint, given_bytes
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.picture import Picture, load_picture
 from gs_propeller.distil.pull import Guide
 from guidance import find_prior, find_text_prior
+from guidance.folder import local_folder
 
 if TYPE_CHECKING:
     from guidance.stable_diffusion import StableDiffusion
@@ -48,6 +49,14 @@ def find_priors(config: Config, announce: bool = False) -> tuple[str | None, str
         find_prior(config.prior, announce) if config.input else None,
         find_text_prior(config.text_prior, announce) if config.prompt else None,
     )
+
+
+def fetch_priors(config: Config) -> None:
+    """What find_priors finds is whole on this machine when this returns: for the process that starts the ranks. Raises
+    UserError."""
+    for source in find_priors(config):
+        if source is not None:
+            local_folder(source, half_of(config))
 
 
 def load_priors(config: Config, device: torch.device, quiet: bool = False) -> Priors:

@@ -135,6 +135,12 @@ def solved(config: Config, stage: Stage[S, D], device: torch.device, quiet: bool
             window = solve(task, settings, window, on_pass)
         finally:
             metrics.close()
+    if metrics.skipped and not quiet:
+        print(
+            f"note: {metrics.skipped} of {settings.steps} evaluations were skipped, since their gradient was not finite"
+            " (nonfinite=skip); where they are many, precision=bfloat16 or float32 has none",
+            file=sys.stderr,
+        )
     spent_s += time.monotonic() - begun_s
     checkpoint.save(file, window, stage.mark, spent_s)
     return window, spent_s

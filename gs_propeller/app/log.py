@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 import threading
@@ -99,11 +100,12 @@ class Metrics:
     """JSON lines; on resume, the lines of steps that are done again go away. Raises UserError."""
 
     def __init__(self, path: Path, start: int = 0) -> None:
-        self.path = path
+        self.path, self.skipped = path, 0
         try:
             kept = []
             if start > 0 and path.is_file():
                 kept = [line for line in path.read_text().splitlines() if _step_of(line) < start]
+            self.skipped = sum(_is_skipped(json.loads(line)) for line in kept)
             path.write_text("".join(f"{line}\n" for line in kept))
             self.file = path.open("a")
         except OSError as error:
@@ -126,7 +128,8 @@ class Metrics:
         elapsed_s: float,
         every: int = 1,
     ) -> dict[str, str]:
-        """A line for each step that a pass accepted; returns what the live line shows of the last.
+        """A line for each step that a pass accepted; returns what the live line shows of the last. A loss that is no
+        number is one of a step that was skipped; it is written as null, and such steps are counted in `skipped`.
 
         losses: [L] of each accepted step, named by `names`; they leave the device here, once a pass. every:
         updates that a step of the report stands for.
@@ -141,16 +144,29 @@ class Metrics:
             "elapsed_s": elapsed_s,
         }
         for k, row in enumerate(table):
-            values = dict(zip(names, row, strict=True))
+            values = {
+                name: value if math.isfinite(value) else None for name, value in zip(names, row, strict=True)
+            }
+            self.skipped += _is_skipped(values)
             error = report.errors[k] if k < len(report.errors) else 0.0
             self.write(step=(report.start + k) * every, error=error, **shared, **values)
         shown = {"pass": f"{passes}", "accepted": f"{report.accepted}/{report.slots}"}
         shown["error"] = f"{max(report.errors, default=0.0):.1e}/{report.threshold:.1e}"
-        shown |= {name: f"{value:.3g}" for name, value in zip(names, table[-1], strict=True) if value}
+        shown |= {
+            name: f"{value:.3g}"
+            for name, value in zip(names, table[-1], strict=True)
+            if value and math.isfinite(value)
+        }
+        if self.skipped:
+            shown["skipped"] = f"{self.skipped}"
         return shown | {"N": f"{gaussians}"}
 
     def close(self) -> None:
         self.file.close()
+
+
+def _is_skipped(values: dict[str, Any]) -> bool:
+    return None in values.values()
 
 
 def _step_of(line: str) -> float:

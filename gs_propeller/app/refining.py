@@ -95,6 +95,7 @@ def refinement(config: Config, textured: Textured, picture: Picture | None, prio
         None if reference is None else reference.to(device),
         s.refine,
         2 * prior.size_px,
+        s.scene.nonfinite == "skip",
     )
 
 

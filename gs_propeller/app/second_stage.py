@@ -11,7 +11,7 @@ from pathlib import Path
 from gs_propeller.app.config import Config
 from gs_propeller.app.devices import device_of, group_size, rank_count
 from gs_propeller.app.fingerprint import given_bytes
-from gs_propeller.app.guides import load_priors, picture_of
+from gs_propeller.app.guides import fetch_priors, load_priors, picture_of
 from gs_propeller.app.job import solved
 from gs_propeller.app.jobs import jobs_of, work_off
 from gs_propeller.app.log import quiet_libraries, said_if_long, summary
@@ -25,7 +25,7 @@ from gs_propeller.app.refining import (
     started,
 )
 from gs_propeller.mesh.foreign import Frame
-from gs_propeller.mesh.raster import mesh_device
+from gs_propeller.mesh.raster import mesh_device, mesh_trouble
 from gs_propeller.mesh.refine import Refinement
 from gs_propeller.mesh.render import warm
 from gs_propeller.mesh.texture import Textured
@@ -39,9 +39,10 @@ Refined = tuple[Textured, dict[str, Path]]
 def checked(config: Config) -> None:
     """What is wrong with the input is said once, not by every rank. Raises UserError."""
     jobs = jobs_of(config)
-    group_size(config, rank_count(config), len(jobs))
+    group_size(config, rank_count(config, splats=False), len(jobs))
     if len(jobs) == 1:
         started(jobs[0])
+    fetch_priors(config)
 
 
 def refine_assets(jobs: Sequence[Config], quiet: bool = False, made: list[Refined] | None = None) -> int:
@@ -51,10 +52,12 @@ def refine_assets(jobs: Sequence[Config], quiet: bool = False, made: list[Refine
         started(config)
     quiet_libraries()
     share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads)
-    device = device_of(config)
+    device = device_of(config, splats=False)
     priors = load_priors(config, device, quiet)
+    stream = None if quiet or int(os.environ.get("RANK", 0)) else sys.stderr
+    if device.type == "cuda" and stream is not None and (trouble := mesh_trouble(device)) is not None:
+        print(f"note: the CPU draws the mesh: {trouble}", file=stream)
     if mesh_device(device).type == "cpu":  # before the loop: compiling is no part of its pace
-        stream = None if quiet or int(os.environ.get("RANK", 0)) else sys.stderr
         with said_if_long("compiling the CPU's kernels, once on this machine: a minute or so", stream=stream):
             warm()
 

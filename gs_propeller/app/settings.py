@@ -39,20 +39,25 @@ class DeviceSettings(Section):
     """The machine."""
 
     # fmt: off
-    device: str = option("auto", "auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
+    device: str = option(
+        "auto", "auto takes CUDA where there is one and a rasteriser for it works", choices=("auto", "cpu", "cuda"))
     ranks: int = option(0, "processes, a device each; 0: every visible GPU, or one on a CPU", "", 0, 1024)
     group: int = option(0, "ranks to a picture, of many pictures; 0: as even as it goes", "", 0, 1024)
     rollout_device: str = option(
         "auto", "what rank 0 does: shared takes drifts as the others do, own rolls out alone (the paper), auto takes "
         "the faster by what both have cost; with vsd it is shared", choices=("auto", "shared", "own"))
     threads: int = option(0, "CPU threads of a rank; 0: its share of the cores", "", 0, 1024)
-    raster: str = option("auto", "splatting backend", choices=("auto", "cpu", "gsplat", "inria"))
+    raster: str = option(
+        "auto", "splatting backend; cpu takes CUDA tensors through the host",
+        choices=("auto", "cpu", "gsplat", "inria"))
     timeout_s: float = option(600.0, "longest wait for another rank", "s", 1, 1e6)
     batch_slots: int = option(
-        0, "slots of a rank in one render and one UNet call; 0: all on CUDA, 1 on a CPU", "", 0, 1024)
+        0, "slots of a rank in one render and one UNet call; 0: on CUDA as many as its memory holds, on a CPU 1", "",
+        0, 1024)
     compile: bool = option(False, "torch.compile: minutes at the start, then faster steps")
     attention_slicing: str = option(
-        "auto", "less memory, slower; auto: on GPUs of less than 8 GiB", choices=("auto", "on", "off"))
+        "auto", "less memory, slower; auto: on GPUs of less than 8 GiB where attention is not torch's own",
+        choices=("auto", "on", "off"))
     precision: str = option(
         "auto", "of the prior; auto: float16 on CUDA, float32 on a CPU",
         choices=("auto", "float32", "float16", "bfloat16"))

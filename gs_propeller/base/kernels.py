@@ -19,7 +19,7 @@ def find_place() -> None:
     folders = [PACKAGE / "scenes" / "gaussians", PACKAGE / "scenes" / "fields", PACKAGE / "mesh"]
     if all(_writable(folder / "__pycache__") for folder in folders) or _writable(_caches()):
         return
-    place = _own_folder()
+    place = own_folder()
     os.environ["NUMBA_CACHE_DIR"] = str(place)  # processes that this one starts inherit it
     print(
         f"note: neither {PACKAGE} nor the home folder can be written to; compiled kernels are kept in {place}",
@@ -44,7 +44,7 @@ def _writable(folder: Path | None) -> bool:
     return folder is not None and folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
-def _own_folder() -> Path:
+def own_folder() -> Path:
     """The same one each time, if it is nobody else's: what lies there is run."""
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
     place = Path(tempfile.gettempdir()) / f"propeller-kernels-{user}"

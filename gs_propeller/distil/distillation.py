@@ -10,6 +10,7 @@ view, cheap and stiff, is taken in the roll-out.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from gs_propeller.base.camera import Cameras
 from gs_propeller.distil.draw import Draw, camera_of, draw, known_camera, where
 from gs_propeller.distil.known import Known
 from gs_propeller.distil.pull import Guide, Pull, pulls
+from gs_propeller.distil.room import Room
 from gs_propeller.distil.settings import (
     KnownSettings,
     LevelSettings,
@@ -63,7 +65,8 @@ class Seen:
 class Distillation(ABC):
     """One asset's distillation, the same on every rank. known: None without a picture.
 
-    updates: T. batch_slots: slots rendered and denoised in one call; 1 gives the same bits whoever computes a slot.
+    updates: T. batch_slots: slots rendered and denoised in one call, fewer where the GPU's memory does not hold them; 1
+    gives the same bits whoever computes a slot. measure: find out beforehand how many it holds.
     Parameters are a record of tensors with map and items; a state has them as `params`, and its `step`.
     """
 
@@ -77,6 +80,7 @@ class Distillation(ABC):
     knowing: KnownSettings
     settings: SceneSettings
     batch_slots: int = field(default=1, kw_only=True)
+    measure: bool = field(default=False, kw_only=True)
     cheap: ClassVar[tuple[str, ...]]  # names of the losses taken in the roll-out
 
     # ---- what a scene says of itself
@@ -98,13 +102,13 @@ class Distillation(ABC):
         return []
 
     @abstractmethod
-    def evaluation(self, leaves: Any, view: Any, update: int, losses: Tensor) -> Any:
-        """The gradients that travel, after backward."""
+    def evaluation(self, grads: Any, renders: Sequence[Any], losses: Tensor) -> Any:
+        """What travels: gradients, and what else is known of the renders that they come through, after backward."""
 
     @abstractmethod
-    def stepped(self, state: Any, seen: Seen, drift: Any) -> Any:
-        """The state one update on, by the gradients of the leaves, after backward, and a drift of gradients if it is
-        one."""
+    def stepped(self, state: Any, grads: Any, renders: Sequence[Any], drift: Any) -> Any:
+        """The state one update on, by gradients, what is known of the renders that they come through, after backward,
+        and a drift of gradients if it is one."""
 
     @abstractmethod
     def coasted(self, state: Any) -> Any:
@@ -148,12 +152,17 @@ class Distillation(ABC):
 
     def compute(self, params: Sequence[Any], steps: Sequence[int]) -> list[Any]:
         """What travels back of several window slots. Raises FloatingPointError where it is not finite, naming the step
-        and the loss."""
-        results: list[Any] = []
-        for first in range(0, len(params), self.batch_slots):
-            slots = slice(first, first + self.batch_slots)
-            results += self._computed(params[slots], steps[slots])
-        return results
+        and the loss, and UserError where the GPU's memory does not hold one slot."""
+        if not params:
+            return []
+        if not self._rooms:
+            self._rooms.append(Room(self.batch_slots, device_of(params[0]), self.measure))
+        return self._rooms[0].batches(len(params), lambda slots: self._computed(params[slots], steps[slots]))
+
+    @cached_property
+    def _rooms(self) -> list[Room]:
+        """At most one: it learns on the way."""
+        return []
 
     def _computed(self, params: Sequence[Any], steps: Sequence[int]) -> list[Any]:
         """A render each, and one encoding and one UNet call of each prior, for K slots of V views."""
@@ -174,32 +183,36 @@ class Distillation(ABC):
         terms = [(view.image * pull.pull).sum() for view, pull in zip(novel, found, strict=True)]
         terms += [loss for view in novel for loss in self.novel_losses(view)]
         torch.stack(terms).sum().backward()
-        return [
-            self.evaluation(leaf, view, self._first(step), pull.losses)
-            for step, leaf, view, pull in zip(steps, leaves, novel, found, strict=True)
-        ]
+        results = []
+        for step, leaf, view, pull in zip(steps, leaves, novel, found, strict=True):
+            grads, sound = self._gradients(leaf, self._first(step), DEAR)
+            losses = pull.losses if sound else pull.skipped().losses
+            results.append(self.evaluation(grads, [view] if sound else [], losses))
+        return results
 
     def _sound(self, pull: Pull, step: int) -> Pull:
         if bool(pull.pull.isfinite().all() & pull.losses.isfinite().all()):
             return pull
         if self.settings.nonfinite == "skip":
-            still = torch.zeros_like(pull.kappa)
-            return pull._replace(pull=torch.zeros_like(pull.pull), kappa=still, losses=still[:1])
+            return pull.skipped()
         raise broken(self._first(step), DEAR, "the renders")
 
     # ---- at the exact place, on rank 0
 
     def update(self, state: Any, drift: Any) -> tuple[Any, Tensor]:
-        """The state after the k updates that one evaluation serves, and the last one's losses [L] of `cheap`."""
+        """The state after the k updates that one evaluation serves, and the last one's losses [L] of `cheap`; no
+        numbers where the gradient of one was skipped."""
         step = state.step // self.settings.updates_per_evaluation
-        losses = torch.zeros(len(self.cheap), device=device_of(state.params))
+        losses = skips = torch.zeros(len(self.cheap), device=device_of(state.params))
         for _ in range(min(self.settings.updates_per_evaluation, self.updates - state.step)):
-            seen, losses = self._pulled_back(state, drift, step)
-            state = self.stepped(state, seen, drift)
-        return state, losses
+            grads, renders, losses = self._pulled_back(state, drift, step)
+            state = self.stepped(state, grads, renders, drift)
+            skips = skips + losses
+        return state, torch.where(skips.isfinite().all(), losses, math.nan)
 
-    def _pulled_back(self, state: Any, drift: Any, step: int) -> tuple[Seen, Tensor]:
-        """What is seen of one update at its exact place, its leaves with their gradient, and the losses of `cheap`."""
+    def _pulled_back(self, state: Any, drift: Any, step: int) -> tuple[Any, list[Any], Tensor]:
+        """The gradient of one update at its exact place, the renders that it comes through, and the losses of `cheap`:
+        none and no numbers where it was not finite, and is skipped."""
         seen = self.seen(state, step)
         self._last.clear()  # its graph serves once
         losses = self._cheap(seen, state.step)
@@ -209,7 +222,10 @@ class Distillation(ABC):
             total = total + (seen.novel.image * here).sum()
         if total.requires_grad:
             total.backward()
-        return seen, torch.stack([value.detach().reshape(()).float() for value in losses.values()])
+        names = self.losses if isinstance(drift, Pull) else self.cheap
+        grads, sound = self._gradients(seen.leaves, state.step, names)
+        shown = torch.stack([value.detach().reshape(()).float() for value in losses.values()])
+        return grads, seen.views if sound else [], shown if sound else shown * math.nan
 
     def _cheap(self, seen: Seen, update: int) -> dict[str, Tensor]:
         """The losses of `cheap` by name."""
@@ -257,18 +273,18 @@ class Distillation(ABC):
         assert novel is not None  # it is pictures that travel
         return pull.mismatch(novel.image.detach())
 
-    def gradients(self, leaves: Any, update: int, names: Sequence[str]) -> Any | None:
-        """Of the leaves, after backward; None where they are not finite and a step may be skipped. Raises
-        FloatingPointError where it may not."""
+    def _gradients(self, leaves: Any, update: int, names: Sequence[str]) -> tuple[Any, bool]:
+        """Of the leaves, after backward, and whether they are finite: zero, where one is to be skipped. Raises
+        FloatingPointError where none may be."""
         grads = leaves.map(lambda x: torch.zeros_like(x) if x.grad is None else x.grad)
         finite = torch.stack(
             [g.isfinite().all() for _, g in grads.items()]
         ).tolist()  # one wait for the device
         bad = [name for (name, _), fine in zip(grads.items(), finite, strict=True) if not fine]
         if not bad:
-            return grads
+            return grads, True
         if self.settings.nonfinite == "skip":
-            return None
+            return grads.map(torch.zeros_like), False
         raise broken(update, names, ", ".join(bad))
 
 

@@ -9,6 +9,7 @@ unit that is computed apart: theirs is the gradient for the parameters.)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -57,7 +58,8 @@ class Guide:
 
 class Pull(NamedTuple):
     """What travels: pull and seen [V, 3, S, S], the gradient P for the renders R and those renders; kappa [V]; share
-    [V], a, of a render's change that comes through to the prior's clean picture; losses [1], for the log."""
+    [V], a, of a render's change that comes through to the prior's clean picture; losses [1], for the log, no number
+    where the step was skipped."""
 
     pull: Tensor
     seen: Tensor
@@ -71,6 +73,13 @@ class Pull(NamedTuple):
     @staticmethod
     def of(*parts: Tensor) -> Pull:
         return Pull(*parts)
+
+    def skipped(self) -> Pull:
+        """In its place where it is not finite: none, wherever the views are taken, and no number as its loss."""
+        zero = torch.zeros_like(self.kappa)
+        return self._replace(
+            pull=torch.zeros_like(self.pull), kappa=zero, losses=torch.full_like(self.losses, math.nan)
+        )
 
     def at(self, state: object) -> Pull:
         """Pictures are any state's."""

@@ -110,5 +110,5 @@ class SceneSettings(Section):
     atol: float = option(0.01, "of distance=scaled: what counts as 1 of a parameter near 0", "", 1e-9)
     rtol: float = option(0.01, "of distance=scaled: and the share of a large one", "", 0)
     nonfinite: str = option(
-        "stop", "what a gradient that is not finite does; skip takes zero instead", choices=("stop", "skip"))
+        "stop", "what a gradient that is not finite does; skip takes zero instead, counted", choices=("stop", "skip"))
     # fmt: on

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gs_propeller.base.camera import Cameras
+from gs_propeller.base.camera import Cameras, orbit
 from gs_propeller.base.errors import UserError
 from gs_propeller.mesh import kernels
 from gs_propeller.mesh.surface import Mesh
-from gs_propeller.scenes.gaussians.raster_cuda import INSTALL
+from gs_propeller.scenes.gaussians.raster_cuda import INSTALL, installed
+from gs_propeller.scenes.gaussians.raster_ready import attempted
 
 
 @dataclass(frozen=True)
@@ -59,29 +59,49 @@ def seen_by(vertices: Tensor, cameras: Cameras) -> np.ndarray:
 
 
 def mesh_device(device: torch.device) -> torch.device:
-    """Where a mesh is drawn that belongs to a prior on `device`: there, if it is CUDA and nvdiffrast is installed,
-    else in the host's memory."""
-    there = device.type == "cuda" and find_spec("nvdiffrast") is not None
+    """Where a mesh is drawn that belongs to a prior on `device`: there, if it is CUDA and nvdiffrast works, else in the
+    host's memory."""
+    there = device.type == "cuda" and mesh_trouble(device) is None
     return device if there else torch.device("cpu")
 
 
+def mesh_trouble(device: torch.device) -> str | None:
+    """What keeps nvdiffrast from drawing on a GPU, one line with the remedy; None where it does."""
+    if not installed("nvdiffrast"):
+        return f"drawing meshes on a GPU needs the package nvdiffrast: {INSTALL['nvdiffrast']}"
+    return tried(device)
+
+
 @cache
-def _context(device: str) -> Any:  # pragma: no cover - needs CUDA
+def tried(device: torch.device) -> str | None:
+    """The same, by a triangle; once a process."""
+    return attempted("drawing meshes on a GPU by nvdiffrast", "nvdiffrast", lambda: draw_triangle(device))
+
+
+def draw_triangle(device: torch.device | str) -> None:
+    """Raises what the package does, and RuntimeError where the picture is another than the CPU's."""
+    mesh = Mesh(torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0], [0.0, 0.5, 0.0]]), torch.tensor([[0, 1, 2]]))
+    cameras = orbit([0.0], [0.0], 2.0, 0.857)
+    there = _rasterize_cuda(Mesh(mesh.vertices.to(device), mesh.faces.to(device)), cameras.to(device), 16, 16)
+    if not torch.equal(there.mask.cpu(), rasterize(mesh, cameras, 16).mask):
+        raise RuntimeError("it draws a triangle otherwise than the CPU")
+
+
+@cache
+def _context(device: str) -> Any:
     """nvdiffrast's buffers, which it keeps and grows: one set for each device of this process."""
     import nvdiffrast.torch as dr
 
     return dr.RasterizeCudaContext(device=device)
 
 
-def _rasterize_cuda(
-    mesh: Mesh, cameras: Cameras, height: int, width: int
-) -> Hits:  # pragma: no cover - needs CUDA
-    try:
-        import nvdiffrast.torch as dr
-    except ImportError as error:
+def _rasterize_cuda(mesh: Mesh, cameras: Cameras, height: int, width: int) -> Hits:
+    if not installed("nvdiffrast"):
         raise UserError(
             f"mesh rasterisation on CUDA needs nvdiffrast: {INSTALL['nvdiffrast']}, or device=cpu"
-        ) from error
+        )
+    import nvdiffrast.torch as dr
+
     focal, near, far = cameras.focal_px(height), 0.01, 100.0
     projection = torch.zeros(4, 4, device=mesh.vertices.device)
     projection[0, 0], projection[1, 1] = 2 * focal / width, 2 * focal / height

@@ -112,6 +112,7 @@ class Refinement:
     cameras_of(step): that step's views, of side pixels. targets_of(step, images [V, 3, S, S], strength): the prior's
     multi-step denoising of them, any size. The loss is the mean squared error to the targets, per pixel of the mesh,
     plus that of the known view, if there is one; where geometry is trained, of its mask too, and the regularisers.
+    skips: a step whose target is not finite has no pull towards it, instead of ending the run.
     """
 
     textured: Textured
@@ -120,6 +121,7 @@ class Refinement:
     reference: Reference | None
     settings: RefineSettings
     side: int
+    skips: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -195,16 +197,19 @@ class Refinement:
         target = self.targets_of(step, image, strength)
         target = F.interpolate(target, image.shape[-2:], mode="bilinear", align_corners=False).to(image)
         gap, stiff, ones = image - target, self._stiffness(seen), image.new_ones(len(image))
-        if not bool(gap.isfinite().all()):
+        sound = bool(gap.isfinite().all())
+        if not sound and not self.skips:
             raise FloatingPointError(
-                f"step {step * self.every}: loss novel: what the prior makes of the views is not finite"
+                f"step {step * self.every}: loss novel: what the prior makes of the views is not finite; "
+                "nonfinite=skip goes on without it"
             )
         # A mesh that keeps its shape has nothing to learn outside it.
         inside = gap if s.train_geo else gap * seen.cover
         losses = (stiff / 2 * inside.square().sum()).reshape(1)
-        return Pull(
+        pull = Pull(
             stiff * gap, image, stiff * ones, ones, losses
         )  # a guess is judged by the renders themselves
+        return pull if sound else pull.skipped()
 
     def _stiffness(self, seen: Seen) -> Tensor:
         """The gradient of the loss for a render, per unit of its gap: 2 / (3 area in pixels)."""
@@ -289,7 +294,10 @@ class Refinement:
         """Of a state from the guess that its pull was taken at, by the step's own renders."""
         seen = self.seen(state.params, state.step // self.every)
         # White on white, an outline may differ where no pixel does; then the pull is another one all the same.
-        return pull.mismatch(seen.image.detach()) or float((self._stiffness(seen) - pull.kappa).abs().max())
+        moved = pull.mismatch(seen.image.detach())
+        if not bool(pull.kappa.any()):  # skipped; so it is of any views that look the same
+            return moved
+        return moved or float((self._stiffness(seen) - pull.kappa).abs().max())
 
     def _stepped(self, state: RefineState, grads: Offsets) -> RefineState:
         age, s = state.step + 1, self.settings

@@ -9,24 +9,20 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.files import load_tensors, save_tensors
+from gs_propeller.base.locks import locked
 from gs_propeller.solver.picard import Window
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    import msvcrt
-
 S = TypeVar("S", bound=Any)
-FILE = "checkpoint.safetensors"
+FILE, LOCK = "checkpoint.safetensors", ".lock"
 # A run of more of these goes on where the shorter one ended, if its last evaluation served as many as the others.
 GROWING = {"steps": "updates_per_evaluation", "refine_steps": "refine_updates_per_evaluation"}
 
@@ -98,25 +94,17 @@ def lock(folder: Path) -> Iterator[None]:
     """Holds the run folder; the kernel lets go of it however the process ends. Raises UserError when it is taken."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        (folder / LOCK).touch()
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another outdir=") from error
-    with file:
+    with ExitStack() as held:
         try:
-            _take(file)
+            held.enter_context(locked(folder / LOCK))
         except OSError as error:
             raise UserError(
                 f"another run is at work in {folder}; wait for it, or give name=... to this one"
             ) from error
         yield
-
-
-def _take(file: IO[str]) -> None:
-    """Raises OSError where another process holds the file."""
-    if "fcntl" in globals():
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    else:
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
 
 
 class Interrupts:

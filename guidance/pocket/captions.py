@@ -21,6 +21,7 @@ from guidance.stable_diffusion import WORDS, Directions
 
 # What is left out of the sentences' families: the words for these say too little.
 WORDLESS = ("blobs", "revolution")
+MEMBERS = 400  # of a family: they say all of its words
 SPOKEN = [name for name in FAMILIES if name not in WORDLESS]
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "ball": ("ball", "sphere"),
@@ -63,7 +64,7 @@ def articled(sentence: str) -> str:
 def corpus(with_models: bool = False) -> list[str]:
     """Sentences that hold every word there is; with_models: those of the models' captions too."""
     rng = np.random.default_rng(0)
-    captions = [make(family, seed).caption for family in [*SPOKEN, *SCENES] for seed in range(400)]
+    captions = [make(family, seed).caption for family in [*SPOKEN, *SCENES] for seed in range(MEMBERS)]
     wordings = [said(caption, rng) for caption in captions]
     return [*captions, *wordings, *Directions().names, *((*NOUNS, *CALLED.values()) if with_models else ())]
 
@@ -73,10 +74,9 @@ def vocabulary(sentences: Iterable[str]) -> list[str]:
     return sorted({word for sentence in sentences for word in re.findall(r"[a-z]+", sentence.lower())})
 
 
-def build_tokenizer(with_models: bool = False) -> CLIPTokenizer:
-    """CLIP's tokenizer with pieces learnt from these sentences: each of their words is one piece, any other falls
-    into letters and parts."""
-    words = vocabulary(corpus(with_models))
+def build_tokenizer(words: list[str]) -> CLIPTokenizer:
+    """CLIP's tokenizer with pieces learnt from these words: each of them is one piece, any other falls into letters and
+    parts."""
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -94,7 +94,8 @@ def build_tokenizer(with_models: bool = False) -> CLIPTokenizer:
 
 def save_tokenizer(folder: Path, words_folder: Path, with_models: bool = False) -> None:
     """The tokenizer as the published folders have it, and the list of the words that it was made of."""
-    tokenizer, words = build_tokenizer(with_models), vocabulary(corpus(with_models))
+    words = vocabulary(corpus(with_models))
+    tokenizer = build_tokenizer(words)
     tokenizer.save_pretrained(folder)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     pieces = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))

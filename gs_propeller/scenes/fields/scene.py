@@ -95,19 +95,15 @@ class FieldScene(Distillation):
         slope = (squared / cell**2 + 1e-12).sqrt()
         return {"eikonal": self.sdf.lambda_eikonal * (slope - 1).square().mean()}
 
-    def evaluation(self, leaves: Grids, view: FieldView, update: int, losses: Tensor) -> Slope:
-        return Slope(self._sound_gradients(leaves, update, DEAR), losses)
+    def evaluation(self, grads: Grids, renders: Sequence[FieldView], losses: Tensor) -> Slope:
+        return Slope(grads, losses)
 
-    def stepped(self, state: FieldState, seen: Seen, drift: Pull | Slope) -> FieldState:
-        names = LOSSES if isinstance(drift, Pull) else CHEAP
-        grads = self._sound_gradients(seen.leaves, state.step, names)
+    def stepped(
+        self, state: FieldState, grads: Grids, renders: Sequence[FieldView], drift: Pull | Slope
+    ) -> FieldState:
         if isinstance(drift, Slope):
             grads = grads.map(torch.add, drift.grads)
         return self._adam(state, grads)
-
-    def _sound_gradients(self, leaves: Grids, update: int, names: Sequence[str]) -> Grids:
-        grads: Grids | None = self.gradients(leaves, update, names)
-        return leaves.map(torch.zeros_like) if grads is None else grads
 
     def _adam(self, state: FieldState, grads: Grids) -> FieldState:
         field, age = self.field, state.step + 1

@@ -4,7 +4,7 @@ N Gaussians, V views; pixel centres lie at +0.5, so the middle of an image of wi
 Backends: "cpu" (ours, compiled by numba), "gsplat" and "inria" (CUDA). All composite as 3DGS does:
 EWA splats, 3D covariance projected with the perspective Jacobian, 0.3 px^2 low-pass, alpha between
 1/255 and 0.99 (gsplat: 0.999), front to back until less than 1e-4 of the light is left. Near plane
-0.01 (inria: its own 0.2).
+0.01 (inria: its own 0.2). "cpu" takes CUDA tensors through the host's memory.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from gs_propeller.base.camera import Cameras
 from gs_propeller.base.errors import UserError
-from gs_propeller.scenes.gaussians.raster_cpu import Group, render_cpu
-from gs_propeller.scenes.gaussians.raster_cuda import installed, render_gsplat, render_inria
+from gs_propeller.scenes.gaussians.raster_cpu import Group, Images, render_cpu
+from gs_propeller.scenes.gaussians.raster_cuda import render_gsplat, render_inria
+from gs_propeller.scenes.gaussians.raster_ready import rasteriser
 from gs_propeller.scenes.gaussians.state import Gaussians, StepStats
 
 # Each takes a scene and groups of views, and gives for every group image, alpha, depth, radii_px and means2d.
@@ -30,7 +31,8 @@ Size = int | tuple[int, int]  # px, one number for a square or (height, width)
 class Rendered:
     """image [V, 3, H, W]; alpha [V, 1, H, W] = 1 - light left; depth [V, 1, H, W] = sum of w z, so
     depth / alpha is the expected depth; radii_px [V, N] (3 sigma, as a whole number; 0: not seen by that
-    view); means2d [V, N, 2] px: after backward, its .grad is the gradient of the loss at the 2D means.
+    view); means2d [V, N, 2] px: after backward, its .grad is the gradient of the loss at the 2D means. means2d lies
+    where it was drawn, all others with the Gaussians.
     """
 
     image: Tensor
@@ -51,7 +53,7 @@ def render(
     """Render every view. Differentiable in all fields of the Gaussians, not in cameras or background.
 
     size: px, one number for a square or (height, width). background: [3] or [V, 3], linear in 0..1.
-    backend: "auto" is cpu for CPU tensors and, for CUDA ones, gsplat where installed, else inria.
+    backend: "auto" is cpu for CPU tensors and, for CUDA ones, gsplat where it works, else inria, else cpu.
     Raises UserError for an unknown backend or a missing package, ValueError for wrong shapes.
     """
     return render_groups(gaussians, [(cameras, size, background)], backend=backend)[0]
@@ -66,16 +68,32 @@ def render_groups(
     gradients summed over the views in their order. Raises as `render` does.
     """
     checked = [_group(gaussians, *group) for group in groups]
-    place = gaussians.means.device.type
+    place = _place(gaussians)
     if backend == "auto":
-        backend = "cpu" if place == "cpu" else "gsplat" if installed("gsplat") else "inria"
+        backend = rasteriser("auto")[0] if place == "cuda" else "cpu"
     if backend not in BACKENDS:
         raise UserError(f"unknown raster backend '{backend}': choose auto, {', '.join(BACKENDS)}")
+    draw = BACKENDS[backend]
     if backend == "cpu" and place != "cpu":
-        raise UserError(
-            f"raster backend 'cpu' needs CPU tensors, these are on {place}: use auto, or device=cpu"
-        )
-    return [Rendered(*parts) for parts in BACKENDS[backend](gaussians, checked)] if checked else []
+        if place != "cuda":
+            raise UserError(f"raster backend 'cpu' needs CPU or CUDA tensors, these are on {place}")
+        draw = through_host
+    return [Rendered(*parts) for parts in draw(gaussians, checked)] if checked else []
+
+
+def _place(gaussians: Gaussians) -> str:
+    return gaussians.means.device.type
+
+
+def through_host(gaussians: Gaussians, groups: Sequence[Group]) -> list[Images]:
+    """render_cpu of Gaussians that lie elsewhere; pictures and gradients go back there."""
+    device = gaussians.means.device
+    host = [(cameras.to("cpu"), size, background.cpu()) for cameras, size, background in groups]
+    found = render_cpu(gaussians.map(lambda x: x.cpu()), host)
+    return [
+        (image.to(device), alpha.to(device), depth.to(device), radii.to(device), means2d)
+        for image, alpha, depth, radii, means2d in found
+    ]
 
 
 def _group(gaussians: Gaussians, cameras: Cameras, size: Size, background: Tensor) -> Group:
@@ -88,24 +106,6 @@ def _group(gaussians: Gaussians, cameras: Cameras, size: Size, background: Tenso
     return cameras, (height, width), background.detach().to(gaussians.means).expand(views, 3)
 
 
-def render_slots(
-    scenes: Sequence[Gaussians],
-    cameras: Sequence[Cameras],
-    size: Size,
-    backgrounds: Sequence[Tensor],
-    *,
-    backend: str = "auto",
-) -> list[Rendered]:
-    """`render` of K scenes of any sizes, each from its own cameras. Raises as `render` does, and ValueError where there
-    are not as many of each."""
-    if not len(scenes) == len(cameras) == len(backgrounds) > 0:
-        raise ValueError("as many cameras and backgrounds as scenes are wanted, one at least")
-    return [
-        render(scene, eyes, size, background, backend=backend)
-        for scene, eyes, background in zip(scenes, cameras, backgrounds, strict=True)
-    ]
-
-
 def gathered(like: Gaussians, *renders: Rendered) -> StepStats:
     """Densification's statistics over all views of a step, where DreamPropeller's release keeps the last view's; after
     backward."""
@@ -116,7 +116,7 @@ def gathered(like: Gaussians, *renders: Rendered) -> StepStats:
         if view.means2d.grad is None:
             pull = torch.zeros_like(like.logit_opacities)
         else:
-            x, y = view.means2d.grad.unbind(2)
+            x, y = view.means2d.grad.to(visible.device).unbind(2)
             pull = (torch.hypot(x * (width / 2), y * (height / 2)) * visible).sum(0)
         radii = view.radii_px.to(pull.dtype).amax(0) / max(height, width)
         stats = StepStats(pull, visible.sum(0, dtype=pull.dtype), radii)

@@ -21,15 +21,29 @@ from gs_propeller.scenes.gaussians.raster_cpu import Group, Images
 from gs_propeller.scenes.gaussians.state import Gaussians
 
 _NEAR, _FAR = 0.01, 100.0  # world units
+PACKAGES = {
+    "gsplat": "gsplat",
+    "inria": "diff_gaussian_rasterization",
+}  # by backend, in the order of preference
+PIP = "pip install --no-build-isolation"  # they are built against the torch that is there
 INSTALL = {  # by the name that is imported; requirements-cuda.txt says more
-    "gsplat": "pip install -r requirements-cuda.txt",
-    "diff_gaussian_rasterization": "pip install git+https://github.com/ashawkey/diff-gaussian-rasterization",
-    "nvdiffrast": "pip install git+https://github.com/NVlabs/nvdiffrast",
+    "gsplat": f"{PIP} -r requirements-cuda.txt",
+    "diff_gaussian_rasterization": f"{PIP} git+https://github.com/ashawkey/diff-gaussian-rasterization",
+    "nvdiffrast": f"{PIP} git+https://github.com/NVlabs/nvdiffrast",
 }
+NO_TOOLKIT = (
+    "raster backend 'gsplat' finds no CUDA toolkit (nvcc) to compile its kernels with: install one and set CUDA_HOME "
+    "to it; docs/troubleshooting.md, 'The first hour on a GPU', has it by pip alone"
+)
 
 
 def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
+
+
+def has_kernels() -> bool:
+    """Whether gsplat has its compiled part; it is compiled here if it can be, for minutes. Raises what that raises."""
+    return getattr(importlib.import_module("gsplat.cuda._backend"), "_C", None) is not None
 
 
 def _load(package: str, backend: str, device: torch.device) -> ModuleType:
@@ -37,7 +51,9 @@ def _load(package: str, backend: str, device: torch.device) -> ModuleType:
         raise UserError(f"raster backend '{backend}' needs the package {package}: {INSTALL[package]}")
     if device.type != "cuda":
         raise UserError(f"raster backend '{backend}' needs CUDA tensors, these are on {device.type}: use cpu")
-    return importlib.import_module(package)  # pragma: no cover - needs CUDA
+    if package == "gsplat" and not has_kernels():
+        raise UserError(NO_TOOLKIT)
+    return importlib.import_module(package)
 
 
 def render_gsplat(gaussians: Gaussians, groups: Sequence[Group]) -> list[Images]:

@@ -24,7 +24,7 @@ from gs_propeller.scenes.gaussians.settings import (
     DensifySettings,
     RegulariserSettings,
 )
-from gs_propeller.scenes.gaussians.state import Drift, Evaluation, Gaussians, State, StepStats, init_ball
+from gs_propeller.scenes.gaussians.state import Drift, Evaluation, Gaussians, State, init_ball
 
 CHEAP = ("rgb", "mask", "opacity", "scale")
 LOSSES = DEAR + CHEAP
@@ -57,12 +57,13 @@ class GaussianScene(Distillation):
             losses["scale"] = r.lambda_scale * leaves.log_scales.exp().square().mean()
         return losses
 
-    def evaluation(self, leaves: Gaussians, view: Rendered, update: int, losses: Tensor) -> Evaluation:
-        return Evaluation(*self._gathered(leaves, update, DEAR, [view]), losses)
+    def evaluation(self, grads: Gaussians, renders: Sequence[Rendered], losses: Tensor) -> Evaluation:
+        return Evaluation(grads, gathered(grads, *renders), losses)
 
-    def stepped(self, state: State, seen: Seen, drift: Pull | Drift) -> State:
-        names = LOSSES if isinstance(drift, Pull) else CHEAP
-        grads, stats = self._gathered(seen.leaves, state.step, names, seen.views)
+    def stepped(
+        self, state: State, grads: Gaussians, renders: Sequence[Rendered], drift: Pull | Drift
+    ) -> State:
+        stats = gathered(grads, *renders)
         if isinstance(drift, Drift):
             there = reindex(drift, state)
             grads, stats = grads.map(torch.add, there.grads), stats.joined(there.stats)
@@ -76,13 +77,3 @@ class GaussianScene(Distillation):
         if self.settings.distance == "scaled":
             return density.scaled_distance(new, old, self.seed, self.settings.atol, self.settings.rtol)
         return density.distance(new, old, self.seed)
-
-    def _gathered(
-        self, leaves: Gaussians, update: int, names: Sequence[str], renders: Sequence[Rendered]
-    ) -> tuple[Gaussians, StepStats]:
-        """Gradients and statistics; of a step that is skipped, none."""
-        grads = self.gradients(leaves, update, names)
-        if grads is None:
-            nothing = leaves.map(torch.zeros_like)
-            return nothing, StepStats.zeros(nothing)
-        return grads, gathered(grads, *renders)

@@ -23,7 +23,8 @@ ASKED: dict[str, Any] = {
     "batch_size": 2, "min_elevation": -20.0, "max_elevation": 25.0, "elevation": 6.0, "t_min": 0.1, "t_max": 0.9,
     "lambda_sds": 1.0, "lambda_rgb": 40.0, "lambda_mask": 20.0, "reference_size": 16, "scene": "field",
     "grid_cells": 8, "grid_levels": 2, "sharpness_last": 40.0, "distance_lr": 0.02,
-    "lambda_eikonal": 0.1, "lambda_normal": 1.0, "lambda_orient": 1.0, "lambda_sparsity": 0.5, "lambda_opaque": 0.5,
+    "lambda_eikonal": 0.1, "lambda_normal_smooth": 1.0, "lambda_orient": 1.0, "lambda_sparsity": 0.5,
+    "lambda_opaque": 0.5,
 }  # fmt: skip
 RANKED = [
     ("field", "pictures", 3),

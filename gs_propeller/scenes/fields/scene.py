@@ -21,7 +21,7 @@ from gs_propeller.scenes.fields.march import FieldView, Look, render
 from gs_propeller.scenes.fields.settings import FieldLossSettings, FieldSettings, SdfSettings
 from gs_propeller.scenes.fields.state import FieldState, Grids, Slope, first_state
 
-CHEAP = ("rgb", "mask", "normal", "orient", "sparsity", "opaque", "eikonal")
+CHEAP = ("rgb", "mask", "normal_smooth", "orient", "sparsity", "opaque", "eikonal")
 LOSSES = DEAR + CHEAP
 HIT = 0.01  # opacity^2 under the root of the sparsity loss, threestudio's
 
@@ -71,9 +71,9 @@ class FieldScene(Distillation):
     def _shaped(self, view: FieldView) -> dict[str, Tensor]:
         """Losses on a render, by name."""
         losses, s, alpha = dict[str, Tensor](), self.shaping, view.alpha
-        if s.lambda_normal and view.normal is not None:
+        if s.lambda_normal_smooth and view.normal is not None:
             across, down = (view.normal.diff(dim=dim).square().mean() for dim in (3, 2))
-            losses["normal"] = s.lambda_normal * (across + down)
+            losses["normal_smooth"] = s.lambda_normal_smooth * (across + down)
         if s.lambda_orient and view.away is not None:
             hit = (alpha.detach() > 0).sum().clamp_min(1)
             losses["orient"] = s.lambda_orient * view.away.sum() / hit

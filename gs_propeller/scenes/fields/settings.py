@@ -64,7 +64,7 @@ class FieldLossSettings(Section):
     """Losses on a field's renders, of the novel views and of the known one, as the systems have them."""
 
     # fmt: off
-    lambda_normal: float = option(0.0, "of normals that differ from pixel to pixel; Zero-1-to-3: 8", "", 0)
+    lambda_normal_smooth: float = option(0.0, "of normals that differ from pixel to pixel; Zero-1-to-3: 8", "", 0)
     lambda_orient: float = option(0.0, "of normals that face away from the view; DreamFusion: 10 to 1000", "", 0)
     lambda_sparsity: float = option(0.0, "of opacity, mean sqrt(o^2 + 0.01); DreamFusion: 1", "", 0)
     lambda_opaque: float = option(0.0, "of half opacity, its entropy; ProlificDreamer: to 1000", "", 0)
@@ -73,4 +73,4 @@ class FieldLossSettings(Section):
     @property
     def normals(self) -> bool:
         """Whether any of them needs the normals."""
-        return self.lambda_normal > 0 or self.lambda_orient > 0
+        return self.lambda_normal_smooth > 0 or self.lambda_orient > 0

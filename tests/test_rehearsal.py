@@ -285,6 +285,29 @@ def test_other_ways_of_a_step_leave_nothing_behind(asked: list[str], scratch: Pa
         assert all(bool(x.isfinite().all()) for x in found)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("scene", ["field", "sdf"])
+@pytest.mark.parametrize("travels", ["pictures", "gradients"])
+def test_a_field_there_is_near_the_field_here(scene: str, travels: str, scratch: Path) -> None:
+    """Torch's operations there, compiled kernels here: the drift at the first guess, and what comes of two steps."""
+    asked = (
+        f"scene={scene}",
+        f"travels={travels}",
+        "grid_cells=16",
+        "grid_levels=2",
+        "lambda_orient=1",
+        "grid_eps=1",
+    )
+    with processor():
+        here = _two_steps(*_scene(scratch, *asked, "device=cpu"))
+    with pretended(), packages("gsplat"):
+        there = _two_steps(*_scene(scratch, *asked))
+        assert sum(type(x) is Pretended for x in there) > len(there) // 2
+        there = [x.cpu() for x in there]
+    found = [_apart(one, other) for one, other in zip(here, there, strict=True) if float(one.abs().max())]
+    assert len(found) > 12 and max(found) < 2.5e-4  # 9e-5, of a mismatch, which is small
+
+
 # ---- whole runs
 
 DENSE = ["steps=12", "updates_per_evaluation=1", "checkpoint_every_s=0"]

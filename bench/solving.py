@@ -70,12 +70,12 @@ class Setup:
 
 
 @cache
-def shipped_priors(text: bool = False) -> Priors:
-    """The pocket prior for pictures, or for sentences."""
+def shipped_priors(text: bool = False, name: str = "pocket") -> Priors:
+    """The pocket prior for pictures, or for sentences, or another of that name."""
     quiet_libraries()
     if text:
-        return Priors(None, StableDiffusion(find_text_prior("pocket")))
-    return Priors(Zero123(find_prior("pocket")), None)
+        return Priors(None, StableDiffusion(find_text_prior(name)))
+    return Priors(Zero123(find_prior(name)), None)
 
 
 def configured(case: Case, pairs: dict[str, object]) -> Config:
@@ -91,7 +91,8 @@ def configured(case: Case, pairs: dict[str, object]) -> Config:
 
 def prepared(config: Config, ranks: Ranks | None = None) -> Setup:
     """ranks: None computes every slot here."""
-    scene = scene_of(config, picture_of(config), shipped_priors(not config.input))
+    priors = shipped_priors(not config.input, config.prior if config.input else config.text_prior)
+    scene = scene_of(config, picture_of(config), priors)
     here = ranks or Ranks(kinds=travellers(config), at_once=slots_at_once(config, torch.device("cpu")))
     here.begin(0, scene.compute)
     logged = Logged()

@@ -136,14 +136,14 @@ def test_the_same_bits_on_any_number_of_threads(look: Look) -> None:
 
 @pytest.mark.parametrize("look", [DENSE, replace(NEUS, ratio=1.0)])
 def test_what_is_skipped_is_next_to_nothing(look: Look) -> None:
-    """Half of the space at least, and hardly any light; the rays of another state skip by that state."""
+    """Some of the space, and hardly any light; the rays of another state skip by that state."""
     many = grids(0.01 if look.sdf else 0.1)
     grid, white = composed(many, look).detach(), torch.ones(2, 3)
     occupied = occupancy(grid, look, 2 / CELLS)
     whole = march_cpu(grid, torch.ones_like(occupied), look, EYES, SIZE, white, False)
     part = march_cpu(grid, occupied, look, EYES, SIZE, white, False)
     most = float((whole - part).abs().max())
-    assert 0 < most < (0.01 if look.sdf else 0.02)
+    assert 0 < most < (5e-5 if look.sdf else 5e-3)  # 1.5e-5, 1.6e-3
     by_hand = (grid[..., 0] - look.bound(2 / CELLS)) * (-1 if look.sdf else 1)
     for i, j, k in ((0, 0, 0), (2, 3, 4), (4, 4, 4), (1, 4, 6)):
         assert bool(occupied[i, j, k]) == bool((by_hand[i : i + 2, j : j + 2, k : k + 2] > 0).any())

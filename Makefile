@@ -19,7 +19,7 @@ $(STAMP): requirements.txt requirements-dev.txt
 	@test -x $(BIN)/python || $(PYTHON) -c '$(FITS)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
-	$(BIN)/python -c "from gs_propeller.scenes.gaussians.raster_cpu import warm; warm()"
+	$(BIN)/python -c "from gs_propeller.scenes.gaussians.raster.cpu import warm; warm()"
 	$(BIN)/python -c "from gs_propeller.scenes.fields.march import warm; warm()"
 	$(BIN)/python -c "from gs_propeller.mesh.render import warm; warm()"
 	$(BIN)/python -c "from gs_propeller.app.asset import warm; warm()"

@@ -29,7 +29,7 @@ from gs_propeller.base.errors import UserError
 from gs_propeller.base.picture import load_picture
 from gs_propeller.distil.distillation import Distillation
 from gs_propeller.distil.pull import Pull
-from gs_propeller.scenes.gaussians.raster import BACKENDS, render
+from gs_propeller.scenes.gaussians.raster.render import BACKENDS, render
 from gs_propeller.scenes.gaussians.state import Gaussians, State
 from gs_propeller.solver.launcher import launch
 from gs_propeller.solver.ranks import Ranks

@@ -61,7 +61,7 @@ def on_one_thread() -> None:
     """What a job's process does first."""
     import torch
 
-    from gs_propeller.scenes.gaussians.raster_cpu import set_threads
+    from gs_propeller.scenes.gaussians.raster.cpu import set_threads
 
     torch.set_num_threads(1)
     set_threads(1)

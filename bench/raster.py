@@ -25,8 +25,8 @@ from rich.table import Table
 from torch import Tensor
 
 from gs_propeller.base.camera import Cameras, orbit
-from gs_propeller.scenes.gaussians import raster_cpu
-from gs_propeller.scenes.gaussians.raster import render
+from gs_propeller.scenes.gaussians.raster import cpu as raster_cpu
+from gs_propeller.scenes.gaussians.raster.render import render
 from gs_propeller.scenes.gaussians.state import Gaussians
 from tests import raster_twin as twin
 

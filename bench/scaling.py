@@ -32,7 +32,7 @@ from bench.solving import Setup, configured, prepared
 from bench.speed import BRIEF, timed
 from bench.truth import Case, save_png
 from gs_propeller.distil.pull import Pull
-from gs_propeller.scenes.gaussians.raster_cpu import set_threads
+from gs_propeller.scenes.gaussians.raster.cpu import set_threads
 from gs_propeller.scenes.gaussians.state import Gaussians, init_ball
 from gs_propeller.solver.launcher import launch
 from gs_propeller.solver.picard import advance, init

@@ -10,7 +10,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; processes that 
 import pytest
 import torch
 
-from gs_propeller.scenes.gaussians.raster_cpu import set_threads
+from gs_propeller.scenes.gaussians.raster.cpu import set_threads
 
 
 @pytest.fixture(autouse=True)

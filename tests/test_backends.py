@@ -26,8 +26,8 @@ from gs_propeller.base.errors import UserError
 from gs_propeller.mesh.raster import rasterize
 from gs_propeller.mesh.surface import Mesh
 from gs_propeller.scenes.gaussians import state as records
-from gs_propeller.scenes.gaussians.raster import Rendered, render
-from gs_propeller.scenes.gaussians.raster_cuda import _render_gsplat, _render_inria, installed
+from gs_propeller.scenes.gaussians.raster.cuda import _render_gsplat, _render_inria, installed
+from gs_propeller.scenes.gaussians.raster.render import Rendered, render
 from gs_propeller.scenes.gaussians.state import Gaussians, neighbour_distance
 from tests import raster_twin as twin
 

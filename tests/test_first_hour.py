@@ -28,8 +28,10 @@ from gs_propeller.base import locks
 from gs_propeller.base.errors import UserError
 from gs_propeller.mesh import raster as mesh_raster
 from gs_propeller.mesh.surface import Mesh
-from gs_propeller.scenes.gaussians import raster, raster_cuda, raster_ready
-from gs_propeller.scenes.gaussians.raster import gathered, render, render_groups
+from gs_propeller.scenes.gaussians.raster import cuda as raster_cuda
+from gs_propeller.scenes.gaussians.raster import ready as raster_ready
+from gs_propeller.scenes.gaussians.raster import render as raster
+from gs_propeller.scenes.gaussians.raster.render import gathered, render, render_groups
 from gs_propeller.solver import launcher
 from tests import raster_twin as twin
 from tests.test_backends import BACKGROUND, VIEWS, gsplat_rasterization

@@ -40,7 +40,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def test_a_read_only_checkout_and_no_home(checkout: Path, tmp_path: Path) -> None:
     program = (
-        "import gs_propeller.scenes.gaussians.raster_cpu, gs_propeller.mesh.surface, numba; print('fine')"
+        "import gs_propeller.scenes.gaussians.raster.cpu, gs_propeller.mesh.surface, numba; print('fine')"
     )
     (tmp_path / "tmp").mkdir()
     environment = {k: v for k, v in os.environ.items() if k not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}

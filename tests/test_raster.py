@@ -14,8 +14,9 @@ from torch import Tensor
 from gs_propeller.base import threads as kernel_threads
 from gs_propeller.base.camera import Cameras, orbit
 from gs_propeller.base.errors import UserError
-from gs_propeller.scenes.gaussians import raster_cpu, raster_cuda
-from gs_propeller.scenes.gaussians.raster import Rendered, render, render_groups
+from gs_propeller.scenes.gaussians.raster import cpu as raster_cpu
+from gs_propeller.scenes.gaussians.raster import cuda as raster_cuda
+from gs_propeller.scenes.gaussians.raster.render import Rendered, render, render_groups
 from gs_propeller.scenes.gaussians.state import Gaussians
 from tests import raster_twin as twin
 

@@ -43,9 +43,10 @@ from gs_propeller.mesh.foreign import load_mesh
 from gs_propeller.mesh.raster import rasterize
 from gs_propeller.mesh.surface import Mesh
 from gs_propeller.mesh.texture import Textured
-from gs_propeller.scenes.gaussians import raster, raster_cuda
-from gs_propeller.scenes.gaussians.raster import render
-from gs_propeller.scenes.gaussians.raster_cpu import Group
+from gs_propeller.scenes.gaussians.raster import cuda as raster_cuda
+from gs_propeller.scenes.gaussians.raster import render as raster
+from gs_propeller.scenes.gaussians.raster.cpu import Group
+from gs_propeller.scenes.gaussians.raster.render import render
 from gs_propeller.scenes.gaussians.scene import GaussianScene
 from gs_propeller.scenes.gaussians.state import Gaussians, State, neighbour_distance
 from tests import raster_twin, tiny_prior

@@ -16,7 +16,7 @@ from gs_propeller.distil.draw import camera_of, known_camera
 from gs_propeller.distil.pull import LEAST, Guide, Pull
 from gs_propeller.scenes.gaussians import density
 from gs_propeller.scenes.gaussians.density import reindex
-from gs_propeller.scenes.gaussians.raster import gathered, render
+from gs_propeller.scenes.gaussians.raster.render import gathered, render
 from gs_propeller.scenes.gaussians.scene import CHEAP, LOSSES, GaussianScene
 from gs_propeller.scenes.gaussians.state import Drift, Evaluation, Gaussians, State, StepStats
 from gs_propeller.solver.picard import Settings, Window, resume, solve

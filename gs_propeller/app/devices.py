@@ -10,7 +10,7 @@ import torch
 from gs_propeller.app.config import Config
 from gs_propeller.app.log import said_if_long
 from gs_propeller.base.errors import UserError
-from gs_propeller.scenes.gaussians.raster_ready import rasteriser, try_apart
+from gs_propeller.scenes.gaussians.raster.ready import rasteriser, try_apart
 
 COMPILING = "compiling the GPU rasteriser's kernels, once on this machine: some minutes"
 

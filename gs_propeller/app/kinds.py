@@ -20,8 +20,8 @@ from gs_propeller.mesh.surface import Mesh, extract
 from gs_propeller.scenes.fields import march
 from gs_propeller.scenes.fields.scene import FieldScene, look_of
 from gs_propeller.scenes.fields.state import FieldState, Grids, Slope
-from gs_propeller.scenes.gaussians import raster_cpu
-from gs_propeller.scenes.gaussians.raster import render
+from gs_propeller.scenes.gaussians.raster import cpu as raster_cpu
+from gs_propeller.scenes.gaussians.raster.render import render
 from gs_propeller.scenes.gaussians.scene import GaussianScene
 from gs_propeller.scenes.gaussians.state import Evaluation, Gaussians, State
 

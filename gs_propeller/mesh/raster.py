@@ -17,8 +17,8 @@ from gs_propeller.base.camera import Cameras, orbit
 from gs_propeller.base.errors import UserError
 from gs_propeller.mesh import kernels
 from gs_propeller.mesh.surface import Mesh
-from gs_propeller.scenes.gaussians.raster_cuda import INSTALL, installed
-from gs_propeller.scenes.gaussians.raster_ready import attempted
+from gs_propeller.scenes.gaussians.raster.cuda import INSTALL, installed
+from gs_propeller.scenes.gaussians.raster.ready import attempted
 
 
 @dataclass(frozen=True)

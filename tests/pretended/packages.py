@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from gs_propeller.base.camera import Cameras
 from gs_propeller.mesh import kernels
-from gs_propeller.scenes.gaussians.raster_cpu import _Blend, splat
+from gs_propeller.scenes.gaussians.raster.cpu import _Blend, splat
 from gs_propeller.scenes.gaussians.state import Gaussians
 from tests.pretended.device import off, on, wait
 

@@ -17,7 +17,7 @@ from gs_propeller.distil.distillation import DEAR, Distillation, Group, Seen
 from gs_propeller.distil.pull import Pull
 from gs_propeller.scenes.gaussians import density
 from gs_propeller.scenes.gaussians.density import reindex
-from gs_propeller.scenes.gaussians.raster import Rendered, gathered, render_groups
+from gs_propeller.scenes.gaussians.raster.render import Rendered, gathered, render_groups
 from gs_propeller.scenes.gaussians.settings import (
     AdamSettings,
     BallSettings,

@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numba import njit
 
-from gs_propeller.scenes.gaussians.raster_cpu_tiles import RECORD, TILE
+from gs_propeller.scenes.gaussians.raster.cpu_tiles import RECORD, TILE
 
 
 @njit(cache=True, error_model="numpy", nogil=True)  # pragma: no cover - compiled

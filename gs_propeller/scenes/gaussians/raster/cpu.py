@@ -18,10 +18,10 @@ from torch.autograd.function import once_differentiable
 from gs_propeller.base.camera import Cameras, orbit
 from gs_propeller.base.threads import get_threads, set_threads
 from gs_propeller.base.threads import run as _run
-from gs_propeller.scenes.gaussians import raster_cpu_bins as bins
-from gs_propeller.scenes.gaussians import raster_cpu_tiles as tiles
-from gs_propeller.scenes.gaussians.raster_cpu_project import lens, project, project_adjoint
-from gs_propeller.scenes.gaussians.raster_cpu_tiles import RECORD, TILE
+from gs_propeller.scenes.gaussians.raster import cpu_bins as bins
+from gs_propeller.scenes.gaussians.raster import cpu_tiles as tiles
+from gs_propeller.scenes.gaussians.raster.cpu_project import lens, project, project_adjoint
+from gs_propeller.scenes.gaussians.raster.cpu_tiles import RECORD, TILE
 from gs_propeller.scenes.gaussians.state import Gaussians
 
 # Bound on the lists and gradient records of (tile, splat) pairs held at once, in bytes. Beyond it

@@ -19,7 +19,7 @@ import torch
 
 from gs_propeller.base.camera import orbit
 from gs_propeller.base.locks import one_at_a_time
-from gs_propeller.scenes.gaussians.raster_cuda import (
+from gs_propeller.scenes.gaussians.raster.cuda import (
     INSTALL,
     NO_TOOLKIT,
     PACKAGES,

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from gs_propeller.base.camera import Cameras
 from gs_propeller.base.errors import UserError
-from gs_propeller.scenes.gaussians.raster_cpu import Group, Images, render_cpu
-from gs_propeller.scenes.gaussians.raster_cuda import render_gsplat, render_inria
-from gs_propeller.scenes.gaussians.raster_ready import rasteriser
+from gs_propeller.scenes.gaussians.raster.cpu import Group, Images, render_cpu
+from gs_propeller.scenes.gaussians.raster.cuda import render_gsplat, render_inria
+from gs_propeller.scenes.gaussians.raster.ready import rasteriser
 from gs_propeller.scenes.gaussians.state import Gaussians, StepStats
 
 # Each takes a scene and groups of views, and gives for every group image, alpha, depth, radii_px and means2d.

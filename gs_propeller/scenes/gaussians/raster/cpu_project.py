@@ -19,7 +19,7 @@ import math
 import numpy as np
 from numba import njit
 
-from gs_propeller.scenes.gaussians.raster_cpu_tiles import ALPHA_MIN
+from gs_propeller.scenes.gaussians.raster.cpu_tiles import ALPHA_MIN
 
 NEAR = 0.01  # world units; 3DGS has 0.2, too far for a camera that comes close to a small object
 LOW_PASS = 0.3  # px^2 on the diagonal of the 2D covariance: no splat is thinner than about a pixel

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from gs_propeller.base.camera import Cameras
 from gs_propeller.base.errors import UserError
-from gs_propeller.scenes.gaussians.raster_cpu import Group, Images
+from gs_propeller.scenes.gaussians.raster.cpu import Group, Images
 from gs_propeller.scenes.gaussians.state import Gaussians
 
 _NEAR, _FAR = 0.01, 100.0  # world units

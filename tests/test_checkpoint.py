@@ -107,6 +107,7 @@ def test_in_a_thread_signals_stay_with_the_program() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.slow
 def test_a_lock_without_fcntl(tmp_path: Path) -> None:
     """As on Windows, whose own module is stood in for by one that keeps what it was asked."""
     program = """
@@ -148,6 +149,7 @@ def _hold(folder: str, pipe: Connection) -> None:
         pipe.recv()
 
 
+@pytest.mark.slow
 def test_one_run_a_folder_and_the_dead_let_go(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from gs_propeller.picard import Problem, Settings, solve
 
+pytestmark = pytest.mark.slow  # loads networks or starts processes all along
+
 STEPS = 60
 State = tuple[dict[str, Any], dict[str, Any]]  # the model's and the optimizer's
 

@@ -154,6 +154,7 @@ def serial(kind: str, travels: str, k: int) -> FieldState:
     return later(made, made.steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("window", "tail"), [(1, "copy"), (3, "copy"), (8, "momentum")])
 @pytest.mark.parametrize(("kind", "travels", "k"), RANKED)
 def test_threshold_0_is_the_serial_loop(kind: str, travels: str, k: int, window: int, tail: str) -> None:

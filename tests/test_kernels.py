@@ -38,6 +38,7 @@ def checkout(tmp_path: Path) -> Path:
         path.chmod(path.stat().st_mode | stat.S_IWUSR)
 
 
+@pytest.mark.slow
 def test_a_read_only_checkout_and_no_home(checkout: Path, tmp_path: Path) -> None:
     program = (
         "import gs_propeller.scenes.gaussians.raster.cpu, gs_propeller.mesh.surface, numba; print('fine')"

@@ -141,6 +141,7 @@ def test_window_1_is_one_evaluation_a_step() -> None:
     assert torch.equal(done.states[0], euler(25))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", ["copy", "momentum"])
 def test_gaussians_that_split_and_die(tail: str) -> None:
     """Every window's state equals the plain loop's in every tensor, over clones, splits, prunes and resets."""
@@ -160,6 +161,7 @@ def test_gaussians_that_split_and_die(tail: str) -> None:
         assert done.passes == STEPS if window == 1 else done.passes <= STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", [distance, scaled_distance])
 def test_both_distances_are_exact_at_threshold_0(metric: Callable[[State, State, int], float]) -> None:
     problem = replace(gaussian_problem(), distance=partial(metric, seed=SEED))

@@ -84,6 +84,7 @@ def test_patterns_show_both_colours(pattern: int) -> None:
     assert float(red.max()) > 0.6
 
 
+@pytest.mark.slow
 def test_inside_agrees_with_the_surface() -> None:
     for thing in (cat(), *(make(f, 5) for f in FAMILIES | UNTRAINED)):
         placed = framed(thing, 0.2, 0.1)
@@ -104,6 +105,7 @@ def test_the_shipped_picture_is_the_cat() -> None:
     assert np.mean(np.abs(shipped - drawn) > 1) < 1e-3  # edges may fall the other way on another processor
 
 
+@pytest.mark.slow
 def test_framing_centres_and_fills() -> None:
     for seed, family in enumerate(FAMILIES | UNTRAINED):
         thing = framed(make(family, seed), 0.4, 0.2)
@@ -125,6 +127,7 @@ def test_objects_are_functions_of_family_and_seed() -> None:
         make("dragon", 0)
 
 
+@pytest.mark.slow
 def test_families_kept_from_training_are_in_no_shard() -> None:
     names = {data.member(7, i)[0].family for i in range(3 * len(FAMILIES))}
     assert names == set(FAMILIES)
@@ -132,6 +135,7 @@ def test_families_kept_from_training_are_in_no_shard() -> None:
     assert {thing.family for thing, _ in data.held_out(5, families=UNTRAINED)} == set(UNTRAINED)
 
 
+@pytest.mark.slow
 def test_every_family_makes_members_that_differ_and_are_described() -> None:
     for family in FAMILIES | UNTRAINED:
         captions = {make(family, seed).caption for seed in range(6)}
@@ -183,6 +187,7 @@ def test_the_stream_encodes_cameras_as_the_guidance_does() -> None:
     assert torch.allclose(torch.tensor(data.relative_pose(known, target)), code, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_view_of_the_stream_is_the_view_of_its_pose() -> None:
     """Each object's first picture, or its mirror image: both kinds are in the stream."""
     value, turned = data.shard(0, 6), []
@@ -308,6 +313,7 @@ def test_shipped_weights_draw_the_recorded_sample(folder: Path) -> None:
     )  # half precision, 3 decimals
 
 
+@pytest.mark.slow
 def test_shipped_prior_turns_a_held_out_object() -> None:
     """The prior's own novel views are nearer to the truth than a white page."""
     prior, scores = Zero123(POCKET), []

@@ -82,6 +82,7 @@ def test_the_judge_learns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert torch.allclose(judge.pictures(images).norm(dim=1), torch.ones(24), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_shipped_judge_knows_its_captions() -> None:
     record = json.loads((retrieval.POCKET_JUDGE / "training.json").read_text())
     for name, checksum in record["sha256"].items():

@@ -57,6 +57,7 @@ def test_a_wider_vae_begins_with_the_old_latents() -> None:
         assert torch.allclose(back, old.decode(known).sample, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_evening_out_changes_no_picture() -> None:
     """The free channels get mean 0 and their deviation under the scale, and decode to what they did."""
     new, old = train_vae.begun(POCKET_TEXT)

@@ -30,6 +30,8 @@ from guidance import POCKET, find_prior, find_text_prior, folder
 from guidance.zero123 import Zero123
 from tests.test_zero123 import slow_sds
 
+pytestmark = pytest.mark.slow  # loads networks or starts processes all along
+
 STABLE = "stable-zero123"
 SCALE = 5.0
 

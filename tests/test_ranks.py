@@ -31,6 +31,8 @@ from gs_propeller.solver.ranks import Compute, RankError, Ranks
 from tests import toy_prior
 from tests.toy_scene import ADAM, DENSITY, SEED, STEPS, compute, scene
 
+pytestmark = pytest.mark.slow  # loads networks or starts processes all along
+
 FAILS, DIES, HANGS, BREAKS = 1000, 1001, 1002, 1003  # steps at which the other rank's compute does so
 
 

@@ -46,6 +46,7 @@ def by_rays(mesh: Mesh, cameras: Cameras, size: int) -> tuple[np.ndarray, np.nda
     return depth, point
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["before", "through"])
 def test_the_nearest_face_is_the_one_that_rays_find(place: str) -> None:
     """Before the camera; and with faces that reach behind it."""

@@ -279,6 +279,7 @@ class Overflowing(Wavy):
         return torch.where((t % 4 == 0)[:, None, None, None], math.inf, pixels), miss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("travels", ["pictures", "gradients"])
 @pytest.mark.parametrize("k", [1, 3])
 def test_steps_are_skipped_alike_in_every_window(travels: str, k: int) -> None:
@@ -415,6 +416,7 @@ def test_threshold_0_is_the_serial_loop(travels: str, distance: str, k: int, win
     assert done.passes == made.steps if window == 1 else done.passes <= made.steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("travels", ["pictures", "gradients"])
 def test_slots_in_one_call_change_no_bit(travels: str) -> None:
     made = replace(two_guides(scene(12, travels=travels)), batch_slots=3)
@@ -440,6 +442,7 @@ def test_a_threshold_saves_passes(distance: str) -> None:
     assert float((ours - theirs).square().mean()) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("travels", "k"), [("pictures", 3), ("gradients", 1)])
 def test_taken_up_with_another_window(travels: str, k: int) -> None:
     """From any pass's checkpoint: threshold 0 is still the serial run."""

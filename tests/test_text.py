@@ -27,6 +27,8 @@ from guidance.stable_diffusion import WORDS, Directions, Prompted, StableDiffusi
 from guidance.vsd import Kept, Variational
 from tests import tiny_prior
 
+pytestmark = pytest.mark.slow  # loads networks or starts processes all along
+
 SCALE = 7.5
 AZIMUTHS = torch.tensor([0.3, -1.6, 2.9])
 ELEVATIONS = torch.tensor([0.2, 0.1, 1.2])

@@ -23,6 +23,8 @@ from gs_propeller.mesh.texture import (
     unwrap,
 )
 
+pytestmark = pytest.mark.slow  # loads networks or starts processes all along
+
 FOV = math.radians(49.1)
 BALL = from_trimesh(trimesh.creation.icosphere(4, 0.6))
 

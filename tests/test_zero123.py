@@ -189,6 +189,7 @@ def _gradient_and_state(prior: Zero123) -> dict[str, Tensor]:
     return window.states[0].tensors() | {"gradient": pull.parts()[0]}
 
 
+@pytest.mark.slow
 def test_the_pocket_prior_is_found_and_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_prior("auto") == str(POCKET)
     assert find_prior("a/b") == "a/b"

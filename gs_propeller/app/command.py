@@ -73,9 +73,9 @@ def _done(
     from gs_propeller.solver.checkpoint import terms_as_interrupts
     from gs_propeller.solver.launcher import launch, under_launcher
 
-    if under_launcher() or rank_count(config, splats) == 1:
+    if under_launcher() or (ranks := rank_count(config, splats)) == 1:
         with terms_as_interrupts():
             return work(config)
     check(config)
     before_ranks(config, splats)
-    return launch(words, rank_count(config, splats), config.threads)
+    return launch(words, ranks, config.threads)

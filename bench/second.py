@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.asset import asset_config
-from bench.solving import shipped_priors
+from bench.solving import priors_called
 from bench.truth import SCORE_PX, Case, asset_cameras, cases, novel_angles, over_white, psnr_db
 from gs_propeller.app.config import Config, updated
 from gs_propeller.app.guides import picture_of
@@ -60,7 +60,7 @@ class Refined:
 
 def refined(config: Config, textured: Textured, by_torch: bool = False) -> Refined:
     """The loop alone, in this process. by_torch: the mesh's pixels by torch's operations instead of the kernels."""
-    task = refinement(config, textured, picture_of(config), shipped_priors())
+    task = refinement(config, textured, picture_of(config), priors_called(config.prior, False))
     ranks = Ranks(kinds=TRAVELLERS)
     ranks.begin(0, task.compute)
     stage = refining(config, ranks, task, b"")

@@ -70,8 +70,8 @@ class Setup:
 
 
 @cache
-def shipped_priors(text: bool = False, name: str = "pocket") -> Priors:
-    """The pocket prior for pictures, or for sentences, or another of that name."""
+def priors_called(name: str, text: bool) -> Priors:
+    """The prior of that name for pictures, or for sentences: loaded once a process."""
     quiet_libraries()
     if text:
         return Priors(None, StableDiffusion(find_text_prior(name)))
@@ -91,7 +91,7 @@ def configured(case: Case, pairs: dict[str, object]) -> Config:
 
 def prepared(config: Config, ranks: Ranks | None = None) -> Setup:
     """ranks: None computes every slot here."""
-    priors = shipped_priors(not config.input, config.prior if config.input else config.text_prior)
+    priors = priors_called(config.prior if config.input else config.text_prior, not config.input)
     scene = scene_of(config, picture_of(config), priors)
     here = ranks or Ranks(kinds=travellers(config), at_once=slots_at_once(config, torch.device("cpu")))
     here.begin(0, scene.compute)

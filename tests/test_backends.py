@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +30,7 @@ from gs_propeller.scenes.gaussians.raster.cuda import _render_gsplat, _render_in
 from gs_propeller.scenes.gaussians.raster.render import Rendered, render
 from gs_propeller.scenes.gaussians.state import Gaussians, neighbour_distance
 from tests import raster_twin as twin
+from tests.pretended.packages import GaussianRasterizationSettings
 
 FOV = math.radians(49.1)
 VIEWS = orbit([0.3, 2.1], [0.2, -0.4], [2.0, 1.7], FOV)
@@ -123,24 +124,9 @@ def gsplat_rasterization(
     return both, alpha.permute(0, 2, 3, 1), {"means2d": means2d, "radii": axes}
 
 
-class Settings(NamedTuple):
-    image_height: int
-    image_width: int
-    tanfovx: float
-    tanfovy: float
-    bg: Tensor
-    scale_modifier: float
-    viewmatrix: Tensor
-    projmatrix: Tensor
-    sh_degree: int
-    campos: Tensor
-    prefiltered: bool
-    debug: bool
-
-
 @dataclass
 class Rasterizer:
-    raster_settings: Settings
+    raster_settings: GaussianRasterizationSettings
 
     def __call__(
         self, means3D: Tensor, means2D: Tensor, opacities: Tensor, shs: Tensor, colors_precomp: None, scales: Tensor,
@@ -163,7 +149,9 @@ STAND_INS: dict[str, Any] = {
     "gsplat": (_render_gsplat, SimpleNamespace(rasterization=gsplat_rasterization)),
     "inria": (
         _render_inria,
-        SimpleNamespace(GaussianRasterizationSettings=Settings, GaussianRasterizer=Rasterizer),
+        SimpleNamespace(
+            GaussianRasterizationSettings=GaussianRasterizationSettings, GaussianRasterizer=Rasterizer
+        ),
     ),
 }
 

@@ -122,6 +122,15 @@ def _ray(pose, lens, row, column, low, cell, cells, ray):  # type: ignore[no-unt
 
 
 @njit(cache=True, error_model="numpy", nogil=True)  # pragma: no cover - compiled
+def _place(ray, m, step, cells):  # type: ignore[no-untyped-def]
+    """(cell i, j, k; place x, y, z in it, in cells) of a ray's sample m."""
+    t = ray[6] + (m + 0.5) * step
+    x, y, z = ray[0] + t * ray[3], ray[1] + t * ray[4], ray[2] + t * ray[5]
+    i, j, k = min(max(int(x), 0), cells - 1), min(max(int(y), 0), cells - 1), min(max(int(z), 0), cells - 1)
+    return i, j, k, x - i, y - j, z - k
+
+
+@njit(cache=True, error_model="numpy", nogil=True)  # pragma: no cover - compiled
 def march(  # type: ignore[no-untyped-def]
     grid, occupied, low, cell, poses, lens, backdrop, step, neus, sharp, ratio, out, part, parts
 ):
@@ -138,16 +147,9 @@ def march(  # type: ignore[no-untyped-def]
             light, through = 1.0, 0.0
             red = green = blue = nx = ny = nz = away = 0.0
             for m in range(int((ray[7] - ray[6]) / step) if ray[7] > ray[6] else 0):
-                t = ray[6] + (m + 0.5) * step
-                x, y, z = ray[0] + t * ray[3], ray[1] + t * ray[4], ray[2] + t * ray[5]
-                i, j, k = (
-                    min(max(int(x), 0), cells - 1),
-                    min(max(int(y), 0), cells - 1),
-                    min(max(int(z), 0), cells - 1),
-                )
+                i, j, k, x, y, z = _place(ray, m, step, cells)
                 if not occupied[i, j, k]:
                     continue
-                x, y, z = x - i, y - j, z - k
                 f = _channel(grid, i, j, k, x, y, z, 0)
                 gx = gy = gz = slope = 0.0
                 if shaped or neus:
@@ -219,16 +221,9 @@ def march_adjoint(  # type: ignore[no-untyped-def]
                 _ray(poses[v], lens, row, column, low, cell, cells, ray)
                 light, through = 1.0, 0.0
                 for m in range(int((ray[7] - ray[6]) / step) if ray[7] > ray[6] else 0):
-                    t = ray[6] + (m + 0.5) * step
-                    x, y, z = ray[0] + t * ray[3], ray[1] + t * ray[4], ray[2] + t * ray[5]
-                    i, j, k = (
-                        min(max(int(x), 0), cells - 1),
-                        min(max(int(y), 0), cells - 1),
-                        min(max(int(z), 0), cells - 1),
-                    )
+                    i, j, k, x, y, z = _place(ray, m, step, cells)
                     if not occupied[i, j, k]:
                         continue
-                    x, y, z = x - i, y - j, z - k
                     f = _channel(grid, i, j, k, x, y, z, 0)
                     gx = gy = gz = slope = 0.0
                     if shaped or neus:

@@ -40,10 +40,5 @@ def extract_field(
     if look.sdf:
         return meshed((1 - raw).clamp_min(0).numpy(), 1.0, cell, low, faces)
     grid = F.softplus(raw).numpy()
-    peak = float(grid.max())
-    levels = [level for level in LEVELS if level < 0.9 * peak] or [0.5 * peak]
-    if silhouettes is None:
-        level = max([x for x in levels if x <= TYPICAL], default=levels[0])
-    else:
-        level = fitting(grid, levels, cell, low, silhouettes)
+    level = fitting(grid, LEVELS, TYPICAL, cell, low, silhouettes)
     return meshed(grid, level, cell, low, faces)

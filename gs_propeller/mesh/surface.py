@@ -173,15 +173,9 @@ def extract(
     grid = density_grid(gaussians, resolution, extent, centre.tolist())
     grid = gaussian_filter(grid, 0.7, mode="constant")
     cell = 2 * extent / (resolution - 1)
-    peak = float(grid.max())
-    levels = [level for level in LEVELS if level < 0.9 * peak] or [0.5 * peak]
-
-    if silhouettes is None:
-        at = np.round((gaussians.means.cpu().numpy() - centre + extent) / cell).astype(np.int64)
-        typical = float(np.median(grid[tuple(at.clip(0, resolution - 1).T)]))
-        level = max([level for level in levels if level <= min(1.0, 0.9 * typical)], default=levels[0])
-    else:
-        level = fitting(grid, levels, cell, centre - extent, silhouettes)
+    at = np.round((gaussians.means.cpu().numpy() - centre + extent) / cell).clip(0, resolution - 1)
+    typical = float(np.median(grid[tuple(at.astype(np.int64).T)]))
+    level = fitting(grid, LEVELS, min(1.0, 0.9 * typical), cell, centre - extent, silhouettes)
     return meshed(grid, level, cell, centre - extent, faces)
 
 
@@ -199,9 +193,19 @@ def meshed(grid: Array, level: float, cell: float, low: Array, faces: int) -> Me
 
 
 def fitting(
-    grid: Array, levels: Sequence[float], cell: float, low: Array, silhouettes: Callable[[Mesh], float]
+    grid: Array,
+    levels: Sequence[float],
+    usual: float,
+    cell: float,
+    low: Array,
+    silhouettes: Callable[[Mesh], float] | None,
 ) -> float:
-    """The one of several levels, or half way between two of them, whose silhouettes fit best."""
+    """The one of several levels below the grid's peak, or half way between two of them, whose silhouettes fit best;
+    where none judge, the highest that is at most `usual`."""
+    peak = float(grid.max())
+    levels = [level for level in levels if level < 0.9 * peak] or [0.5 * peak]
+    if silhouettes is None:
+        return max([level for level in levels if level <= usual], default=levels[0])
 
     def fit(
         level: float,

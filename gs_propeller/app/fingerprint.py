@@ -51,6 +51,7 @@ FREE = frozenset(
         "turntable_size",
         "fps",
         "compressed",
+        "snapshots",
         "mesh",
         "mesh_resolution",
         "mesh_faces",

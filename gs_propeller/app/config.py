@@ -28,6 +28,7 @@ from gs_propeller.distil.settings import (
     ViewSettings,
 )
 from gs_propeller.mesh.settings import MeshSettings, RefineSettings
+from gs_propeller.places import shipped
 from gs_propeller.scenes.fields.settings import FieldLossSettings, FieldSettings, SdfSettings
 from gs_propeller.scenes.gaussians.settings import (
     AdamSettings,
@@ -36,8 +37,6 @@ from gs_propeller.scenes.gaussians.settings import (
     RegulariserSettings,
 )
 from gs_propeller.solver.picard import Settings
-
-HERE = next((p for p in Path(__file__).resolve().parents if (p / "configs").is_dir()), Path())  # this project
 
 
 @dataclass(frozen=True)
@@ -207,8 +206,8 @@ def load(argv: Sequence[str]) -> tuple[Config, Flags]:
             raise UserError(f"'{word}' is not an option; {_meant(word, pairs)}")
     if not path:
         raise UserError("say which configuration: --config configs/image.yaml input=PICTURE")
-    if not Path(path).is_file() and (HERE / path).is_file():
-        path = str(HERE / path)  # from any working folder
+    if not Path(path).is_file() and shipped(path).is_file():
+        path = str(shipped(path))  # from any working folder
     config = updated(Config(), _read_yaml(path), f" (in {path})")
     return updated(config, dict(pairs)), Flags(dry_run)
 

@@ -13,11 +13,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gs_propeller.app.config import load, updated
+from gs_propeller.app.config import Config, load, updated
 from gs_propeller.app.events import Event
 from gs_propeller.base.errors import UserError
+from gs_propeller.studio.queue import PICTURE, Make, Queue
+
+if TYPE_CHECKING:
+    from gs_propeller.app.guides import Priors
+    from gs_propeller.app.job import Asset
 
 PORT = 8017
 
@@ -49,7 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     import uvicorn
 
-    from gs_propeller.studio.queue import Queue
     from gs_propeller.studio.server import Limits, build
 
     own = _loopback(asked.host)
@@ -65,8 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def maker(pairs: Sequence[str]) -> Callable[[Mapping[str, Any], Path, Callable[[Event], None]], bytes]:
-    """What makes an order's asset, with these options where it says nothing else. Raises UserError for a bad one."""
+def maker(pairs: Sequence[str]) -> Make:
+    """What makes an order's asset, with these options where it says nothing else. The priors stay loaded. Raises
+    UserError for a bad option."""
     own = [
         pair.split("=", 1)[0]
         for pair in pairs
@@ -74,20 +79,36 @@ def maker(pairs: Sequence[str]) -> Callable[[Mapping[str, Any], Path, Callable[[
     ]
     if own:
         raise UserError(f"{own[0]}= is each order's own")
-    pictured, _ = load(["--config", "configs/image.yaml", *pairs, "ranks=1"])
-    said, _ = load(["--config", "configs/text.yaml", *pairs, "ranks=1"])
+    pictured, _ = load(["--config", "configs/image.yaml", *pairs, "ranks=1", "turntable_frames=0"])
+    said, _ = load(["--config", "configs/text.yaml", *pairs, "ranks=1", "turntable_frames=0"])
+    held: dict[str, Any] = {}
 
     def make(options: Mapping[str, Any], folder: Path, listen: Callable[[Event], None]) -> bytes:
-        from gs_propeller.studio.queue import PICTURE
-        from main_propeller import make_asset
+        from gs_propeller.app.events import Audience
+        from gs_propeller.app.first_stage import make_assets
 
-        picture = folder / PICTURE
-        config = updated(pictured if picture.exists() else said, dict(options))
-        config = config.but(input=str(picture) if picture.exists() else "", outdir=str(folder), name="asset")
-        asset = make_asset(config.but(turntable_frames=0), quiet=True, on_event=listen)
-        return asset.files["glb"].read_bytes()
+        given = (folder / PICTURE).exists()
+        config = updated(pictured if given else said, dict(options))
+        config = config.but(input=str(folder / PICTURE) if given else "", outdir=str(folder), name="asset")
+        assets: list[Asset] = []
+        priors = _priors(config, held) if config.loss == "sds" else None
+        make_assets([config], Audience(listen), assets, priors)
+        return assets[0].files["glb"].read_bytes()
 
     return make
+
+
+def _priors(config: Config, held: dict[str, Any]) -> Priors:
+    """Those that the order needs, of the held ones, which others join."""
+    from gs_propeller.app.devices import device_of
+    from gs_propeller.app.guides import Priors, load_priors, picture_of
+
+    picture_of(config)  # what is wrong with it is said before anything is loaded
+    if config.input and "view" not in held:
+        held["view"] = load_priors(config.but(prompt=""), device_of(config)).zero123
+    if config.prompt and "text" not in held:
+        held["text"] = load_priors(config.but(input=""), device_of(config)).text
+    return Priors(held["view"] if config.input else None, held["text"] if config.prompt else None)
 
 
 def _loopback(host: str) -> bool:

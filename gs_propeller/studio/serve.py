@@ -102,7 +102,9 @@ def _priors(config: Config, held: dict[str, Any]) -> Priors:
     """Those that the order needs, of the held ones, which others join."""
     from gs_propeller.app.devices import device_of
     from gs_propeller.app.guides import Priors, load_priors, picture_of
+    from gs_propeller.app.log import quiet_libraries
 
+    quiet_libraries()
     picture_of(config)  # what is wrong with it is said before anything is loaded
     if config.input and "view" not in held:
         held["view"] = load_priors(config.but(prompt=""), device_of(config)).zero123

@@ -1,5 +1,5 @@
-"""What mkdocs cannot do by itself: pages that stand elsewhere in the tree (README.md is the first one) join the site, and
-links are those of the tree, so that one text serves both."""
+"""What mkdocs cannot do by itself: pages that stand elsewhere in the tree (README.md is the first one) join the site,
+and links are those of the tree, so that one text serves both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
-JOIN = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "bench/RESULTS.md", "data/README.md", "examples/*.py", "blender/*.py")  # fmt: skip
+JOIN = (
+    "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "bench/RESULTS.md", "data/README.md", "examples/*.py",
+    "blender/*.py", "requirements*.txt",
+)  # fmt: skip
 LINK = re.compile(r"(\]\()(?!https?:|#)([^)#\s]+)")
 
 

@@ -1,6 +1,6 @@
 """An asset from Python, watched while it is made.
 
-python examples/1_asset.py data/cat.png steps=60
+PYTHONPATH=. python examples/1_asset.py data/cat.png steps=60
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The solver around a loop that has nothing to do with pictures: a pendulum by Euler's method, steps in parallel.
 
-    python examples/2_your_own_loop.py
+    PYTHONPATH=. python examples/2_your_own_loop.py
 
 Any serial loop state -> state has a place for it where a step has a dear part (here the slope, in your case perhaps
 minutes on a GPU) and a cheap one. All it takes is the two of them, and a distance.

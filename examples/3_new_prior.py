@@ -1,6 +1,6 @@
 """A new prior: what guides the distillation is anything that has an opinion on pictures.
 
-    python examples/3_new_prior.py
+    PYTHONPATH=. python examples/3_new_prior.py
 
 This one has never seen a picture: from every side it wants a disc, red above and blue below. Three numbers, a gradient
 and two answers about it are all that is asked of a prior (gs_propeller/distil/pull.py, ViewPrior); windows, ranks and
@@ -56,7 +56,7 @@ class RedOverBlue:
         return torch.ones(len(t))
 
 
-def main(steps: int = 60, window: int = 8) -> Tensor:
+def main(steps: int = 150, window: int = 8) -> Tensor:
     """A render [3, S, S] of what comes of it, from a side that no step has seen exactly."""
     s = Config(batch_size=2, num_points=300, densify_from=steps, position_lr_steps=steps).sections
     scene = GaussianScene(

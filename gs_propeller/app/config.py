@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from gs_propeller.app.settings import DeviceSettings, FileSettings, MediaSettings, PriorSettings
+from gs_propeller.app.settings import CutSettings, DeviceSettings, FileSettings, MediaSettings, PriorSettings
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.names import clean
 from gs_propeller.base.options import within
@@ -45,6 +45,7 @@ class Sections:
     use stands in the remark."""
 
     files: FileSettings
+    cut: CutSettings
     devices: DeviceSettings
     priors: PriorSettings
     views: ViewSettings
@@ -67,6 +68,7 @@ class Sections:
 
 TITLES = {
     "files": "input and output",
+    "cut": "the picture's cut-out",
     "devices": "devices",
     "priors": "priors",
     "views": "views",
@@ -88,8 +90,8 @@ TITLES = {
 }
 # steps: DreamGaussian has 500; the pocket prior gains nothing past 300
 DEFAULTS = Sections(
-    FileSettings(), DeviceSettings(), PriorSettings(), ViewSettings(), LevelSettings(), PullSettings(), KnownSettings(),
-    SceneSettings(), Settings(steps=300, window=0), BallSettings(), AdamSettings(), DensifySettings(),
+    FileSettings(), CutSettings(), DeviceSettings(), PriorSettings(), ViewSettings(), LevelSettings(), PullSettings(),
+    KnownSettings(), SceneSettings(), Settings(steps=300, window=0), BallSettings(), AdamSettings(), DensifySettings(),
     RegulariserSettings(), FieldSettings(), SdfSettings(), FieldLossSettings(), MeshSettings(), RefineSettings(),
     MediaSettings(),
 )  # fmt: skip

@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from gs_propeller.app.config import SECTION_OF, Config
+from gs_propeller.app.config import DEFAULT, SECTION_OF, Config
 from guidance import POCKET, POCKET_TEXT, find_prior, find_text_prior
 
 SECOND_STAGE = (
@@ -77,8 +78,11 @@ def _meant(folder: str, shipped: Path) -> str:
     return "pocket" if folder == str(shipped) else folder
 
 
-def _shapes(option: str, scene: str) -> bool:
-    """Whether an option says anything of that kind of scene; an sdf has a field's grids too."""
+def _shapes(option: str, value: Any, scene: str) -> bool:
+    """Whether an option says anything of that kind of scene; an sdf has a field's grids too. The picture's cut-out is
+    named where it is not left to itself, as before it could be corrected."""
+    if SECTION_OF[option] == "cut":
+        return bool(value != getattr(DEFAULT, option))
     if option == "scene":
         return scene != "gaussians"
     kind = KIND_OF.get(SECTION_OF[option], scene)
@@ -98,6 +102,8 @@ def fingerprint(config: Config, picture: bytes, also: Iterable[str] = ()) -> str
     shaping = {
         key: value
         for key, value in config.flat().items()
-        if key not in FREE.difference(also) and key not in ("input", "name") and _shapes(key, config.scene)
+        if key not in FREE.difference(also)
+        and key not in ("input", "name")
+        and _shapes(key, value, config.scene)
     } | priors
     return json.dumps(shaping | {GIVEN: hashlib.sha256(picture).hexdigest()[:16]}, sort_keys=True)

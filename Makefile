@@ -64,6 +64,11 @@ blender: setup
 	$(BLENDER)/bin/python -m pip install --quiet --disable-pip-version-check bpy==5.0.1
 	PROPELLER_BPY_PYTHON=$(BLENDER)/bin/python $(BIN)/python -m pytest -q tests/test_blender.py
 
+# The site, into build/site; a warning is an error.
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

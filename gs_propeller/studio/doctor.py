@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from gs_propeller.places import PACKAGE, shipped
+from gs_propeller.places import checkout, install, shipped
 
 FINE, WITHOUT, STOPS = "ok", "--", "!!"
 
@@ -70,9 +70,7 @@ def _program() -> Finding:
         said = f"propeller {version('gs-propeller')}"
     except PackageNotFoundError:
         said = "propeller"
-    return Finding(
-        FINE, f"{said}, {'a checkout' if shipped() == PACKAGE.parent else 'installed'} in {shipped()}"
-    )
+    return Finding(FINE, f"{said}, {'a checkout' if checkout() else 'installed'} in {shipped()}")
 
 
 def _needed() -> Iterator[Finding]:
@@ -82,7 +80,7 @@ def _needed() -> Iterator[Finding]:
         ("opencv-python-headless", "cv2"), ("pillow", "PIL"), ("imageio-ffmpeg", "imageio_ffmpeg"),
     ):  # fmt: skip
         if find_spec(module) is None:
-            yield Finding(STOPS, f"{package} is missing", _extra(""))
+            yield Finding(STOPS, f"{package} is missing", install())
 
 
 def _devices() -> Iterator[Finding]:
@@ -127,10 +125,10 @@ def _kernels() -> Iterator[Finding]:
 
 def _optional() -> Iterator[Finding]:
     for module, use, remedy in (
-        ("rembg", "cuts photographs out better than GrabCut does", _extra("rembg")),
-        ("gradio", "the page: propeller app", _extra("app")),
-        ("viser", "the viewer: propeller view", _extra("app")),
-        ("fastapi", "the server: propeller serve", _extra("app")),
+        ("rembg", "cuts photographs out better than GrabCut does", install("rembg")),
+        ("gradio", "the page: propeller app", install("app")),
+        ("viser", "the viewer: propeller view", install("app")),
+        ("fastapi", "the server: propeller serve", install("app")),
         ("gsply", "compressed=spz", "pip install gsply"),
         ("pillow_heif", "HEIC pictures", "pip install pillow-heif"),
     ):
@@ -138,12 +136,6 @@ def _optional() -> Iterator[Finding]:
             yield Finding(FINE, f"{module}: {use}")
         else:
             yield Finding(WITHOUT, f"{module} is not installed: {use}", remedy)
-
-
-def _extra(name: str) -> str:
-    """The command that installs the program with these extras."""
-    what = str(shipped()) if shipped() == PACKAGE.parent else "gs-propeller"
-    return f"pip install '{what}[{name}]'" if name else f"pip install '{what}'"
 
 
 def _weights() -> Iterator[Finding]:

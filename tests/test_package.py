@@ -70,6 +70,16 @@ def test_a_bare_command_says_what_there_is(capsys: pytest.CaptureFixture[str]) -
     assert [f"propeller {door}" in said for door in console.DOORS] == [True] * 4
 
 
+def test_a_door_whose_package_is_missing_says_which(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(console.DOORS, "app", "no_such_package.page")
+    assert console.main(["app"]) == 2
+    assert (
+        capsys.readouterr().err == f"error: propeller app needs no_such_package: pip install '{ROOT}[app]'\n"
+    )
+
+
 def test_the_commands_are_the_scripts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert console.main(["data/cat.png", "steps=7", "--dry-run"]) == 0
     first = capsys.readouterr().out

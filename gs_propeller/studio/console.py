@@ -15,10 +15,12 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from gs_propeller.places import install
+
 DOORS = {
     "view": "gs_propeller.studio.viewer",
     "serve": "gs_propeller.studio.serve",
-    "app": "gs_propeller.studio.page",
+    "app": "gradio_app",
     "doctor": "gs_propeller.studio.doctor",
 }
 SUITS = {"input": "configs/image.yaml", "prompt": "configs/text.yaml"}
@@ -41,29 +43,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(USAGE, end="")
         return 0
     if words[0] in DOORS and not Path(words[0]).exists():
-        return int(_door(words[0])(words[1:]))
+        return _said(lambda: _door(words[0])(words[1:]))
     from main_propeller import main as made
 
-    return _asset(made, words)
+    return _said(lambda: made(spelt_out(words)))
 
 
 def mesh(argv: Sequence[str] | None = None) -> int:
     """`propeller-mesh`."""
     from main2_mesh import main as refined
 
-    return _asset(refined, list(sys.argv[1:] if argv is None else argv))
+    return _said(lambda: refined(spelt_out(sys.argv[1:] if argv is None else argv)))
 
 
 def _door(name: str) -> Callable[[Sequence[str]], int]:
-    """Imported once it is asked for: each needs packages of its own."""
-    return import_module(DOORS[name]).main  # type: ignore[no-any-return]
-
-
-def _asset(run: Callable[[Sequence[str]], int], words: list[str]) -> int:
+    """Imported once it is asked for: each needs packages of its own. Raises UserError where one is missing."""
     from gs_propeller.base.errors import UserError
 
     try:
-        return run(spelt_out(words))
+        return import_module(DOORS[name]).main  # type: ignore[no-any-return]
+    except ModuleNotFoundError as error:
+        raise UserError(f"propeller {name} needs {error.name}: {install('app')}") from error
+
+
+def _said(run: Callable[[], int]) -> int:
+    """What run returns; 2 for bad input, which is said in a line."""
+    from gs_propeller.base.errors import UserError
+
+    try:
+        return int(run())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gs_propeller.app.config import Config, load, updated
 from gs_propeller.app.events import Event
 from gs_propeller.base.errors import UserError
+from gs_propeller.places import install
 from gs_propeller.studio.queue import PICTURE, Make, Queue
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     lacking = [name for name in ("fastapi", "uvicorn", "python_multipart") if not find_spec(name)]
     try:
         if lacking:
-            raise UserError(
-                f"propeller serve needs {', '.join(lacking)}: pip install -r requirements-app.txt"
-            )
+            raise UserError(f"propeller serve needs {', '.join(lacking)}: {install('app')}")
         make = maker(asked.options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -73,7 +73,7 @@ def test_a_bare_command_says_what_there_is(capsys: pytest.CaptureFixture[str]) -
 def test_a_door_whose_package_is_missing_says_which(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(console.DOORS, "app", "no_such_package.page")
+    monkeypatch.setitem(console.DOORS, "app", "no_such_package.page:main")
     assert console.main(["app"]) == 2
     assert (
         capsys.readouterr().err == f"error: propeller app needs no_such_package: pip install '{ROOT}[app]'\n"

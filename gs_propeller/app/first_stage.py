@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from gs_propeller.app.asset import scene_of, slots_at_once, travellers
 from gs_propeller.app.config import Config
-from gs_propeller.app.devices import device_of, group_size, rank_count
+from gs_propeller.app.devices import device_of, group_size, rank_count, scene_device
 from gs_propeller.app.events import NOBODY, Audience, CutOut
 from gs_propeller.app.fingerprint import given_bytes
 from gs_propeller.app.guides import Priors, fetch_priors, keep, load_priors, notes, picture_of
@@ -62,6 +62,7 @@ def make_assets(
     processes = int(os.environ.get("WORLD_SIZE", 1))
     set_threads(share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads))
     priors = priors or load_priors(config, device, early.prior_found)
+    device = scene_device(device)
     if device.type == "cpu":  # before the loop: compiling is no part of its pace
         with said_if_long("compiling the CPU's kernels, once on this machine: a minute or so", early.note):
             kind_of(config).warm()

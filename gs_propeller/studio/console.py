@@ -18,10 +18,10 @@ from pathlib import Path
 from gs_propeller.places import install
 
 DOORS = {
-    "view": "gs_propeller.studio.viewer",
-    "serve": "gs_propeller.studio.serve",
-    "app": "gradio_app",
-    "doctor": "gs_propeller.studio.doctor",
+    "view": "gs_propeller.studio.view:view",
+    "serve": "gs_propeller.studio.serve:main",
+    "app": "gradio_app:main",
+    "doctor": "gs_propeller.studio.doctor:main",
 }
 SUITS = {"input": "configs/image.yaml", "prompt": "configs/text.yaml"}
 OPTION = re.compile(r"\w+=")
@@ -60,8 +60,9 @@ def _door(name: str) -> Callable[[Sequence[str]], int]:
     """Imported once it is asked for: each needs packages of its own. Raises UserError where one is missing."""
     from gs_propeller.base.errors import UserError
 
+    module, _, function = DOORS[name].partition(":")
     try:
-        return import_module(DOORS[name]).main  # type: ignore[no-any-return]
+        return getattr(import_module(module), function)  # type: ignore[no-any-return]
     except ModuleNotFoundError as error:
         raise UserError(f"propeller {name} needs {error.name}: {install('app')}") from error
 

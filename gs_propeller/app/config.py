@@ -38,6 +38,8 @@ from gs_propeller.scenes.gaussians.settings import (
 )
 from gs_propeller.solver.picard import Settings
 
+HERE = shipped()  # configs/ and data/ are in it
+
 
 @dataclass(frozen=True)
 class Sections:
@@ -208,8 +210,8 @@ def load(argv: Sequence[str]) -> tuple[Config, Flags]:
             raise UserError(f"'{word}' is not an option; {_meant(word, pairs)}")
     if not path:
         raise UserError("say which configuration: --config configs/image.yaml input=PICTURE")
-    if not Path(path).is_file() and shipped(path).is_file():
-        path = str(shipped(path))  # from any working folder
+    if not Path(path).is_file() and (HERE / path).is_file():
+        path = str(HERE / path)  # from any working folder
     config = updated(Config(), _read_yaml(path), f" (in {path})")
     return updated(config, dict(pairs)), Flags(dry_run)
 

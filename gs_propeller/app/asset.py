@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gs_propeller.app.config import Config
+from gs_propeller.app.devices import scene_device
 from gs_propeller.app.guides import Priors, guides
 from gs_propeller.app.kinds import kind_of
 from gs_propeller.base.camera import Cameras, orbit
@@ -33,7 +34,7 @@ NOTHING = torch.zeros(0)
 
 def scene_of(config: Config, picture: Picture | None, priors: Priors) -> Distillation:
     """The distillation of this picture or prompt under these priors; the same on every rank."""
-    s, device = config.sections, priors.first.device
+    s, device = config.sections, scene_device(priors.first.device)
     known = None
     if picture is not None:
         known = Known.of(picture.rgb.to(device), picture.mask.to(device), s.known.reference_size)

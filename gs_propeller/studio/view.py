@@ -26,6 +26,7 @@ from gs_propeller.base.errors import UserError
 from gs_propeller.base.files import load_tensors
 from gs_propeller.base.media import turntable
 from gs_propeller.distil.draw import camera_of, known_camera, where
+from gs_propeller.places import checkout, install
 from gs_propeller.scenes.gaussians.density import rotations
 from gs_propeller.scenes.gaussians.state import SH_C0, Gaussians, State
 from gs_propeller.solver import checkpoint
@@ -124,7 +125,7 @@ class Shown:
             import viser
         except ModuleNotFoundError as error:
             raise UserError(
-                "the viewer needs viser: pip install --no-deps -r requirements-app.txt, or make app"
+                f"the viewer needs viser: {'make app' if checkout() else install('app')}"
             ) from error
         self.run = run
         self.server = viser.ViserServer(host, port, label=f"Propeller: {run.folder.name}", verbose=False)
@@ -187,10 +188,8 @@ class Shown:
             self.server.scene.add_gaussian_splats(
                 "/splat", *ellipsoids(self.params), position=(-APART, 0.0, 0.0)
             )
-            size = f"{len(self.params)} Gaussians"
-            self.status.content = (
-                f"step **{step}** of {self.run.config.steps}, {size}; {len(self.states)} states"
-            )
+        said = f"{self.run.config.steps}, {len(self.params or ())} Gaussians; states kept: {len(self.states)}"
+        self.status.content = f"step **{step}** of {said}"
         self.show_cameras()
 
     def show_cameras(self) -> None:
@@ -211,8 +210,8 @@ class Shown:
         x, y, z, w = Rotation.from_matrix(cameras.w2c[k, :3, :3].numpy().T).as_quat()
         place = cameras.centres[k].numpy() + np.array([-APART, 0.0, 0.0])
         self.server.scene.add_camera_frustum(
-            name, cameras.fov_y_rad, 1.0, scale=0.12, color=colour, image=image, wxyz=(w, x, y, z), position=place,
-            visible=self.cameras.value, cast_shadow=False, receive_shadow=False,
+            name, cameras.fov_y_rad, 1.0, scale=0.12, thickness=0.006, color=colour, image=image,
+            wxyz=(w, x, y, z), position=place, visible=self.cameras.value, cast_shadow=False, receive_shadow=False,
         )  # fmt: skip
 
     def export(self, event: viser.GuiEvent) -> None:
@@ -226,7 +225,8 @@ class Shown:
                 config.turntable_frames or 60, config.turntable_size
             )
             turntable(file, frames, config.fps)
-            event.client.send_file_download(f"{self.run.folder.name}_{self.nearest()}.mp4", file.read_bytes())
+            name = f"{self.run.folder.name}_{self.nearest()}.mp4"
+            event.client.send_file_download(name, file.read_bytes(), save_immediately=True)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ setup: $(STAMP)
 # pip is asked once; the compiled kernels' cache is warm afterwards. The pinned packages have wheels for these Pythons.
 FITS := import sys; v = sys.version_info; (3, 11) <= v[:2] <= (3, 13) or \
 	sys.exit("Python 3.11 to 3.13 is needed, this is %d.%d: make run PYTHON=python3.12" % (v[0], v[1]))
-$(STAMP): requirements.txt requirements-dev.txt
+$(STAMP): requirements.txt requirements-dev.txt requirements-docs.txt
 	@test -x $(BIN)/python || $(PYTHON) -c '$(FITS)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
@@ -66,7 +66,6 @@ blender: setup
 
 # The site, into build/site; a warning is an error.
 docs: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 lint: setup
@@ -75,4 +74,4 @@ lint: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build/bench runs
+	rm -rf $(VENV) build/bench build/site $(BLENDER) runs

@@ -29,7 +29,7 @@ from gs_propeller.app.asset import Logged, Viewer, problem, scene_of, slots_at_o
 from gs_propeller.app.config import Config, load, updated
 from gs_propeller.app.guides import Priors, picture_of
 from gs_propeller.app.log import quiet_libraries
-from gs_propeller.distil.distillation import Distillation
+from gs_propeller.distil.phases import Distilled
 from gs_propeller.scenes.gaussians.state import State
 from gs_propeller.solver import picard
 from gs_propeller.solver.picard import Problem, Report, Settings, Window, solve
@@ -60,7 +60,7 @@ class Setup:
     """One picture ready to be solved in this process."""
 
     config: Config
-    scene: Distillation
+    scene: Distilled
     logged: Logged
     problem: Problem[State, Any]
     settings: Settings

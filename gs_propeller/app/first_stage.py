@@ -14,12 +14,12 @@ from gs_propeller.app.fingerprint import given_bytes
 from gs_propeller.app.guides import Priors, fetch_priors, keep, load_priors, notes, picture_of
 from gs_propeller.app.job import Asset, distilling, finished, saved, solved
 from gs_propeller.app.jobs import jobs_of, work_off
-from gs_propeller.app.kinds import kind_of
+from gs_propeller.app.kinds.choice import kind_of
 from gs_propeller.app.log import quiet_libraries, said_if_long
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.picture import save_picture
 from gs_propeller.base.threads import set_threads
-from gs_propeller.distil.distillation import Distillation
+from gs_propeller.distil.phases import Distilled
 from gs_propeller.scenes.gaussians.compressed import check_installed
 from gs_propeller.solver import checkpoint
 from gs_propeller.solver.launcher import share_cores
@@ -61,7 +61,7 @@ def make_assets(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset]
         with said_if_long("compiling the CPU's kernels, once on this machine: a minute or so", stream=stream):
             kind_of(config).warm()
 
-    learnt: list[Distillation] = []
+    learnt: list[Distilled] = []
 
     def prepared(index: int) -> Compute:
         for earlier in learnt:

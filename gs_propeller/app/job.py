@@ -15,13 +15,13 @@ from torch import Tensor
 from gs_propeller.app.asset import Logged, Viewer, problem, textured_mesh
 from gs_propeller.app.config import Config, to_yaml
 from gs_propeller.app.fingerprint import fingerprint, given_bytes
-from gs_propeller.app.kinds import kind_of
+from gs_propeller.app.kinds.choice import kind_of
 from gs_propeller.app.log import Metrics, Progress, summary
 from gs_propeller.base.errors import Interrupted
 from gs_propeller.base.files import atomic
 from gs_propeller.base.media import contact_sheet, turntable
 from gs_propeller.base.picture import Picture
-from gs_propeller.distil.distillation import Distillation
+from gs_propeller.distil.phases import Distilled
 from gs_propeller.mesh.io import save_glb, save_obj
 from gs_propeller.mesh.texture import Textured
 from gs_propeller.scenes.gaussians.compressed import save_compressed
@@ -74,7 +74,7 @@ class Stage(Generic[S, D]):
         return min(start * self.every, self.updates or self.every * self.settings.steps)
 
 
-def distilling(config: Config, ranks: Ranks, scene: Distillation, given: bytes) -> Stage[Any, Any]:
+def distilling(config: Config, ranks: Ranks, scene: Distilled, given: bytes) -> Stage[Any, Any]:
     """The first stage. given: the picture's bytes, none for a prompt alone."""
     logged = Logged()
     return Stage(

@@ -9,6 +9,7 @@ app/second_stage.py, imported once they are read. A folder or a pattern as input
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from gs_propeller.app.command import run
 from gs_propeller.app.config import Config
 
 if TYPE_CHECKING:
+    from gs_propeller.app.events import Listener
     from gs_propeller.app.second_stage import Refined
 
 
@@ -31,21 +33,27 @@ def _checked(config: Config) -> None:
 
 
 def _refined(config: Config) -> int:
+    from gs_propeller.app.events import Audience
+    from gs_propeller.app.log import Log
     from gs_propeller.app.second_stage import jobs_of, refine_assets
 
-    return refine_assets(jobs_of(config, announce=True))
+    return refine_assets(jobs_of(config, announce=True), Audience(Log()))
 
 
-def refine_asset(config: Config, quiet: bool = False) -> Refined:
+def refine_asset(
+    config: Config, quiet: bool = False, on_event: Listener | None = None, stop: threading.Event | None = None
+) -> Refined:
     """Refines the texture of config.mesh, or of the first stage's mesh; returns it with the files written.
 
-    The mesh that it starts from stays as it is: the result is NAME_refined. The other ranks of a launch work until
+    The mesh that it starts from stays as it is: the result is NAME_refined. quiet, on_event and stop are
+    main_propeller.make_asset's. The other ranks of a launch work until
     rank 0 has no more to ask, and end there (SystemExit). Raises UserError.
     """
+    from gs_propeller.app.log import audience_of
     from gs_propeller.app.second_stage import refine_assets
 
     made: list[Refined] = []
-    refine_assets([config], quiet, made)
+    refine_assets([config], audience_of(quiet, on_event, stop), made)
     return made[0]
 
 

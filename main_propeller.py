@@ -10,6 +10,7 @@ spans machines; a folder or a pattern as input is a queue of pictures, worked of
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from gs_propeller.app.command import run
 from gs_propeller.app.config import Config
 
 if TYPE_CHECKING:
+    from gs_propeller.app.events import Listener
     from gs_propeller.app.job import Asset
 
 
@@ -32,21 +34,27 @@ def _checked(config: Config) -> None:
 
 
 def _made(config: Config) -> int:
+    from gs_propeller.app.events import Audience
     from gs_propeller.app.first_stage import jobs_of, make_assets
+    from gs_propeller.app.log import Log
 
-    return make_assets(jobs_of(config, announce=True))
+    return make_assets(jobs_of(config, announce=True), Audience(Log()))
 
 
-def make_asset(config: Config, quiet: bool = False) -> Asset:
+def make_asset(
+    config: Config, quiet: bool = False, on_event: Listener | None = None, stop: threading.Event | None = None
+) -> Asset:
     """The whole job for one picture or prompt, in this process or as rank 0 of a launch, as Python calls it.
 
-    Its files are written to config.run_folder. The other ranks of a launch work until rank 0 has no more to ask,
-    and end there (SystemExit). Raises UserError.
+    Its files are written to config.run_folder. quiet: print nothing. on_event(event): told of everything, see
+    gs_propeller/app/events.py. stop: once it is set, by whomever, the asset is made of what there is. The other ranks
+    of a launch work until rank 0 has no more to ask, and end there (SystemExit). Raises UserError.
     """
     from gs_propeller.app.first_stage import make_assets
+    from gs_propeller.app.log import audience_of
 
     assets: list[Asset] = []
-    make_assets([config], quiet, assets)
+    make_assets([config], audience_of(quiet, on_event, stop), assets)
     return assets[0]
 
 

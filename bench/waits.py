@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         config, _ = load(line)
         device = device_of(config)
-        scene = scene_of(config, picture_of(config), load_priors(config, device, quiet=True))
+        scene = scene_of(config, picture_of(config), load_priors(config, device))
         found = step_waits(scene, scene.first(device))
     console = Console(width=150)
     for part, waits in found.items():

@@ -11,9 +11,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +31,7 @@ WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<before>fp16))?(?:-\d{5}-of-\d{5})?(?:\.(?P<after>fp16))?"
     r"\.(?P<kind>safetensors|bin)"
 )
+Announce = Callable[[str], None]  # takes a line: which prior auto took
 UNUSED = ("safety_checker",)  # of Stable Diffusion folders
 WEIGHTLESS = ("scheduler", "feature_extractor", "tokenizer")
 
@@ -67,22 +67,22 @@ class Weights(NamedTuple):
     files: tuple[str, ...]
 
 
-def find_prior(name: str, announce: bool = False) -> str:
+def find_prior(name: str, announce: Announce | None = None) -> str:
     """The view prior's folder, or the path or hub id as it was given.
 
     "pocket" is the shipped prior. "auto" and "": real weights where the cache has them whole, or where there is a GPU
     and the hub answers within REACH_S seconds (they are fetched then); else the shipped prior.
-    announce: say on stderr what auto took, on rank 0. Raises UserError.
+    announce(line): told what auto took. Raises UserError.
     """
     return _found(name, ZERO123, POCKET, announce)
 
 
-def find_text_prior(name: str, announce: bool = False) -> str:
+def find_text_prior(name: str, announce: Announce | None = None) -> str:
     """The same of the text prior."""
     return _found(name, TEXT, POCKET_TEXT, announce)
 
 
-def _found(name: str, family: Family, pocket: Path, announce: bool) -> str:
+def _found(name: str, family: Family, pocket: Path, announce: Announce | None) -> str:
     if name == "pocket":
         return str(_shipped(family, pocket))
     if name not in ("", "auto"):
@@ -110,9 +110,9 @@ def _shipped(family: Family, pocket: Path) -> Path:
     return pocket
 
 
-def _announced(folder: str, remark: str, announce: bool) -> str:
-    if announce and int(os.environ.get("RANK", 0)) == 0:
-        print(f"prior: {remark}", file=sys.stderr)
+def _announced(folder: str, remark: str, announce: Announce | None) -> str:
+    if announce is not None:
+        announce(remark)
     return folder
 
 

@@ -94,7 +94,9 @@ def test_auto_takes_cuda_only_where_a_rasteriser_works(
     assert devices.rank_count(config) == (2 if device == "cuda" else 1)
     if device == "cuda":
         assert raster_ready.rasteriser(config.raster)[0] == backend
-    assert devices.device_of(config, quiet=True).type == device and not capsys.readouterr().err
+    heard: list[str] = []
+    assert devices.device_of(config, say=heard.append).type == device and not capsys.readouterr().err
+    assert [f"note: {line}\n" for line in heard] == ([err] if said else [])
 
 
 def test_a_named_rasteriser_that_does_not_work_is_refused(found: dict[str, str | None]) -> None:

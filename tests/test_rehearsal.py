@@ -216,7 +216,7 @@ def processor(backend: str = "gsplat") -> Iterator[None]:
 def _scene(scratch: Path, *more: str) -> tuple[GaussianScene, State]:
     config, _ = load(_words(scratch, "none", *more))
     device = device_of(config)
-    scene = scene_of(config, picture_of(config), load_priors(config, device, quiet=True))
+    scene = scene_of(config, picture_of(config), load_priors(config, device))
     return scene, scene.first(device)
 
 

@@ -392,7 +392,7 @@ def test_a_cached_text_prior_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
     place = published.write_text(tmp_path / "stable-diffusion")
     monkeypatch.setattr("guidance.folder.cached", lambda hub_id: place if hub_id in TEXT.known else None)
     assert find_text_prior("auto") == str(place)
-    priors = load_priors(Config(prompt="a cube"), torch.device("cpu"), quiet=True)
+    priors = load_priors(Config(prompt="a cube"), torch.device("cpu"))
     assert priors.zero123 is None and priors.text is not None and priors.first is priors.text
     (place / "text_encoder" / "config.json").unlink()
     assert missing(place, TEXT.parts) == ["text_encoder"]

@@ -148,8 +148,12 @@ class Viewer:
 
     def turntable(self, frames: int, size: int) -> Tensor:
         """[F, 3, S, S]: once round at the input's elevation, starting from its view."""
-        azimuths = [360.0 * k / frames for k in range(frames)]
-        return self.views(self.cameras(azimuths, [self.config.elevation] * frames), size)[0].clamp(0, 1).cpu()
+        return self.around([360.0 * k / frames for k in range(frames)], size)
+
+    def around(self, azimuths_deg: Sequence[float], size: int) -> Tensor:
+        """[V, 3, S, S] on the CPU, at the input's elevation."""
+        cameras = self.cameras(azimuths_deg, [self.config.elevation] * len(azimuths_deg))
+        return self.views(cameras, size)[0].clamp(0, 1).cpu()
 
 
 def orbit_angles(count: int) -> tuple[list[float], list[float]]:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
 
 import torch
 
 from gs_propeller.app.config import Config
-from gs_propeller.app.log import said_if_long
+from gs_propeller.app.events import Say
+from gs_propeller.app.log import said_if_long, say_note
 from gs_propeller.base.errors import UserError
 from gs_propeller.scenes.gaussians.raster.ready import rasteriser, try_apart
 
 COMPILING = "compiling the GPU rasteriser's kernels, once on this machine: some minutes"
 
 
-def device_of(config: Config, splats: bool = True, quiet: bool = False) -> torch.device:
+def device_of(config: Config, splats: bool = True, say: Say = say_note) -> torch.device:
     """This rank's device, made the current one if it is a GPU. splats: Gaussians are drawn there, so that auto takes
-    CUDA only where a rasteriser works; that it does not is said, but for quiet. Raises UserError."""
+    CUDA only where a rasteriser works; that it does not is said. Raises UserError."""
     cuda = torch.cuda.is_available()
     if config.device == "cuda" and not cuda:
         raise UserError("device=cuda, but torch sees no CUDA device; use device=auto")
@@ -29,20 +29,18 @@ def device_of(config: Config, splats: bool = True, quiet: bool = False) -> torch
     )  # some packages launch their kernels on the current one, wherever the tensors are
     if not splats:
         return device
-    stream = None if quiet or int(os.environ.get("RANK", 0)) else sys.stderr
-    with said_if_long(COMPILING, 5.0, stream):
+    with said_if_long(COMPILING, say, 5.0):
         trouble = rasteriser(config.raster)[1]
     if trouble is None:
         return device
     _asked_for(config, trouble)
-    if stream is not None and config.device == "auto":
-        print(
-            f"note: on the CPU, though there is a GPU: {trouble}; or device=cuda raster=cpu, for the prior alone on it",
-            file=stream,
+    if config.device == "auto":
+        say(
+            f"on the CPU, though there is a GPU: {trouble}; or device=cuda raster=cpu, for the prior alone on it"
         )
-    elif stream is not None:
-        print(f"note: the CPU draws the Gaussians: {trouble}", file=stream)
-    return torch.device("cpu") if config.device == "auto" else device
+        return torch.device("cpu")
+    say(f"the CPU draws the Gaussians: {trouble}")
+    return device
 
 
 def precision_of(config: Config, device: torch.device) -> torch.dtype:
@@ -67,7 +65,7 @@ def before_ranks(config: Config, splats: bool = True) -> None:
     """What ranks would else do all at once, done before they start: the rasteriser is compiled and tried.
     Raises UserError."""
     if splats and config.device != "cpu" and torch.cuda.is_available():
-        with said_if_long(COMPILING, 5.0):
+        with said_if_long(COMPILING, say_note, 5.0):
             try_apart(config.raster)
         _asked_for(config, rasteriser(config.raster)[1])
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 
 from gs_propeller.app.asset import scene_of, slots_at_once, travellers
 from gs_propeller.app.config import Config
 from gs_propeller.app.devices import device_of, group_size, rank_count
+from gs_propeller.app.events import NOBODY, Audience, CutOut
 from gs_propeller.app.fingerprint import given_bytes
 from gs_propeller.app.guides import Priors, fetch_priors, keep, load_priors, notes, picture_of
-from gs_propeller.app.job import Asset, distilling, finished, saved, solved
-from gs_propeller.app.jobs import jobs_of, work_off
+from gs_propeller.app.job import Asset, distilling, finished, jobs_of, saved, solved, work_off
 from gs_propeller.app.kinds.choice import kind_of
 from gs_propeller.app.log import quiet_libraries, said_if_long
 from gs_propeller.base.errors import UserError
@@ -45,20 +44,20 @@ def _checked_copies(config: Config) -> None:
     check_installed(config.compressed)
 
 
-def make_assets(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset] | None = None) -> int:
+def make_assets(jobs: Sequence[Config], audience: Audience, assets: list[Asset] | None = None) -> int:
     """Every job, by groups of ranks from one queue; the exit code. A bad picture among several is skipped."""
     begun_s, config = time.monotonic(), jobs[0]
+    early = NOBODY if int(os.environ.get("RANK", 0)) else audience  # what concerns all groups is said once
     _checked_copies(config)
     if len(jobs) == 1:
         picture_of(config)  # before the seconds that loading takes
     quiet_libraries()
-    device = device_of(config, quiet=quiet)
+    device = device_of(config, say=early.note)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     set_threads(share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads))
-    priors = load_priors(config, device, quiet)
+    priors = load_priors(config, device, early.prior_found)
     if device.type == "cpu":  # before the loop: compiling is no part of its pace
-        stream = None if quiet or int(os.environ.get("RANK", 0)) else sys.stderr
-        with said_if_long("compiling the CPU's kernels, once on this machine: a minute or so", stream=stream):
+        with said_if_long("compiling the CPU's kernels, once on this machine: a minute or so", early.note):
             kind_of(config).warm()
 
     learnt: list[Distilled] = []
@@ -71,7 +70,7 @@ def make_assets(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset]
 
     def one(index: int) -> None:
         nonlocal begun_s
-        asset = _one(jobs[index], index, len(jobs), ranks, priors, begun_s, quiet)
+        asset = _one(jobs[index], index, len(jobs), ranks, priors, begun_s, audience)
         if assets is not None and asset is not None:
             assets.append(asset)
         begun_s = time.monotonic()
@@ -93,12 +92,14 @@ def make_assets(jobs: Sequence[Config], quiet: bool = False, assets: list[Asset]
 
 
 def _one(
-    config: Config, index: int, jobs: int, ranks: Ranks, priors: Priors, begun_s: float, quiet: bool
+    config: Config, index: int, jobs: int, ranks: Ranks, priors: Priors, begun_s: float, audience: Audience
 ) -> Asset | None:
     """One asset on this group of ranks; None where it was there already."""
     picture = picture_of(config)
-    for note in [] if quiet else notes(config, picture, priors):
-        print(f"note: {note}", file=sys.stderr)
+    if picture is not None:
+        audience.tell(CutOut(picture))
+    for note in notes(config, picture, priors):
+        audience.note(note)
     with checkpoint.lock(config.run_folder):
         if picture is not None:
             save_picture(config.run_folder / f"{config.run_name}_input.png", picture)
@@ -109,9 +110,9 @@ def _one(
         ranks.begin(index, task.compute)
         stage = distilling(config, ranks, task, given_bytes(config))
         try:
-            window, seconds = solved(config, stage, ranks.device, quiet)
+            window, seconds = solved(config, stage, ranks.device, audience)
         finally:
             keep(task.guides)
         if jobs == 1:
             ranks.close()  # the others need not wait for the mesh
-        return saved(config, window, picture, time.monotonic() - begun_s, seconds, quiet)
+        return saved(config, window, picture, time.monotonic() - begun_s, seconds, audience)

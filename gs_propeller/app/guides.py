@@ -13,6 +13,7 @@ import torch
 
 from gs_propeller.app.config import Config
 from gs_propeller.app.devices import half_of, precision_of
+from gs_propeller.app.events import Say
 from gs_propeller.app.fingerprint import fingerprint, given_bytes
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.picture import Picture, load_picture
@@ -40,9 +41,9 @@ class Priors:
         return prior
 
 
-def find_priors(config: Config, announce: bool = False) -> tuple[str | None, str | None]:
-    """Folders or hub ids of the view prior and the text prior, None where none is asked for. announce: say on stderr
-    which ones auto took. Raises UserError."""
+def find_priors(config: Config, announce: Say | None = None) -> tuple[str | None, str | None]:
+    """Folders or hub ids of the view prior and the text prior, None where none is asked for. announce(line): told which
+    ones auto took. Raises UserError."""
     if not config.input and not config.prompt:
         raise UserError("nothing to make an asset of: give input=PICTURE or prompt=SENTENCE")
     return (
@@ -59,9 +60,9 @@ def fetch_priors(config: Config) -> None:
             local_folder(source, half_of(config))
 
 
-def load_priors(config: Config, device: torch.device, quiet: bool = False) -> Priors:
-    """What find_priors found, on the device; quiet: do not say which ones auto took. Raises UserError."""
-    view, text = find_priors(config, announce=not quiet)
+def load_priors(config: Config, device: torch.device, announce: Say | None = None) -> Priors:
+    """What find_priors found, on the device. Raises UserError."""
+    view, text = find_priors(config, announce)
     return Priors(
         load_view_prior(config, device, view) if view else None,
         _text_prior(config, device, text) if text else None,

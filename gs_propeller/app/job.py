@@ -1,11 +1,14 @@
-"""One asset's job on the ranks of a group: solve, going on from a checkpoint, then mesh, texture and files."""
+"""Jobs: one for each picture, or for the prompt, in a queue for the groups of ranks; and one of them on the ranks of a
+group: solve, going on from a checkpoint, then mesh, texture and files."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,13 +17,16 @@ from torch import Tensor
 
 from gs_propeller.app.asset import Logged, Viewer, problem, textured_mesh
 from gs_propeller.app.config import Config, to_yaml
+from gs_propeller.app.events import Audience, FilesWritten, How, PassDone, StageBegun, StageEnded
 from gs_propeller.app.fingerprint import fingerprint, given_bytes
+from gs_propeller.app.guides import find_priors
 from gs_propeller.app.kinds.choice import kind_of
-from gs_propeller.app.log import Metrics, Progress, summary
-from gs_propeller.base.errors import Interrupted
+from gs_propeller.app.log import Metrics
+from gs_propeller.base.errors import Interrupted, UserError
 from gs_propeller.base.files import atomic
 from gs_propeller.base.media import contact_sheet, turntable
-from gs_propeller.base.picture import Picture
+from gs_propeller.base.names import told_apart
+from gs_propeller.base.picture import Picture, passed_over, picture_files
 from gs_propeller.distil.phases import Distilled
 from gs_propeller.mesh.io import save_glb, save_obj
 from gs_propeller.mesh.texture import Textured
@@ -50,8 +56,9 @@ class Stage(Generic[S, D]):
     """One run of the solver in a folder: what is integrated and how, and under which names it is kept and shown.
 
     first: the state of step 0. mark: what a checkpoint must have been made with. read: a state from a checkpoint's
-    tensors. losses: names of the [L] that logged gives for each step of a report. rows: of a state, for the log. every:
-    updates that a step of the solver stands for. updates: of all steps, 0: as many as they stand for.
+    tensors. losses: names of the [L] that logged gives for each step of a report. rows: of a state, for the log.
+    draw(state, azimuths_deg [V], S) -> [V, 3, S, S] in 0..1, on the CPU. every: updates that a step of the solver
+    stands for. updates: of all steps, 0: as many as they stand for.
     """
 
     title: str
@@ -63,6 +70,7 @@ class Stage(Generic[S, D]):
     losses: Sequence[str]
     logged: Callable[[Report[D]], list[Tensor]]
     rows: Callable[[S], int]
+    draw: Callable[[S, Sequence[float], int], Tensor]
     checkpoint: str = checkpoint.FILE
     metrics: str = "metrics.jsonl"
     options: str = "config.yaml"
@@ -72,6 +80,41 @@ class Stage(Generic[S, D]):
     def done(self, start: int) -> int:
         """Updates before a step of the solver; the last may stand for fewer."""
         return min(start * self.every, self.updates or self.every * self.settings.steps)
+
+
+def jobs_of(config: Config, announce: bool = False) -> list[Config]:
+    """A configuration for each picture, or for the prompt. announce: say on stderr what a folder holds besides. Raises
+    UserError."""
+    find_priors(config)
+    if not config.input:
+        return [config]
+    files, others = picture_files(config.input), passed_over(config.input)
+    if announce and others and int(os.environ.get("RANK", 0)) == 0:
+        print(f"note: passed over in {config.input}: {', '.join(others)}", file=sys.stderr)
+    if len(files) == 1:
+        return [config.but(input=files[0])]
+    if config.mesh:
+        raise UserError(
+            f"mesh={config.mesh} is one mesh, but input={config.input} means {len(files)} pictures"
+        )
+    prefix = f"{config.name}-" if config.name else ""
+    names = told_apart(files)
+    return [config.but(input=file, name=prefix + name) for file, name in zip(files, names, strict=True)]
+
+
+def work_off(jobs: Sequence[Config], ranks: Ranks, one: Callable[[int], None]) -> int:
+    """one(index) for every job that this group of ranks claims, on its rank 0; the exit code. What cannot be used among
+    several is named and skipped."""
+    skipped = 0
+    while (index := ranks.claim()) < len(jobs):
+        try:
+            one(index)
+        except (UserError, FloatingPointError) as error:
+            if len(jobs) == 1:
+                raise
+            print(f"skipped {jobs[index].input}: {error}", file=sys.stderr)
+            skipped += 1
+    return 2 if ranks.all_done(skipped) else 0
 
 
 def distilling(config: Config, ranks: Ranks, scene: Distilled, given: bytes) -> Stage[Any, Any]:
@@ -87,13 +130,21 @@ def distilling(config: Config, ranks: Ranks, scene: Distilled, given: bytes) -> 
         scene.losses,
         logged.rows,
         lambda state: len(state.params),
+        lambda state, azimuths, size: Viewer(state.params, config).around(azimuths, size),
         every=scene.settings.updates_per_evaluation,
         updates=scene.updates,
     )
 
 
-def solved(config: Config, stage: Stage[S, D], device: torch.device, quiet: bool) -> tuple[Window[S], float]:
-    """(the last window, seconds spent in the loop), going on from the folder's checkpoint where there is one."""
+class Enough(Exception):
+    """Whoever listens wants the asset as it is now."""
+
+
+def solved(
+    config: Config, stage: Stage[S, D], device: torch.device, audience: Audience
+) -> tuple[Window[S], float]:
+    """(the last window, seconds spent in the loop), going on from the folder's checkpoint where there is one; the
+    window is not at its end where the audience wanted it to stop. Raises Interrupted for Ctrl-C and TERM."""
     folder, settings, task = config.run_folder, stage.settings, stage.problem
     file = folder / stage.checkpoint
     found = checkpoint.restore(file, stage.mark, stage.read) if config.resume else None
@@ -104,14 +155,13 @@ def solved(config: Config, stage: Stage[S, D], device: torch.device, quiet: bool
     window = resume(states, window.start, window.threshold, task, settings, window.passes, window.evaluations)
     metrics = Metrics(folder / stage.metrics, stage.done(window.start))
     begun_s = saved_s = time.monotonic()
-    stream = None if quiet else sys.stderr
-    with (
-        checkpoint.interrupts() as stop,
-        Progress(stage.title, stage.done(settings.steps), stage.done(window.start), stream) as progress,
-    ):
+    steps = stage.done(settings.steps)
+    audience.tell(StageBegun(stage.title, stage.done(window.start), steps))
+    with checkpoint.interrupts() as stop:
 
         def on_pass(now: Window[S], report: Report[D]) -> None:
-            nonlocal saved_s
+            nonlocal saved_s, window
+            window = now
             elapsed_s = spent_s + time.monotonic() - begun_s
             shown = metrics.write_pass(
                 report,
@@ -122,7 +172,12 @@ def solved(config: Config, stage: Stage[S, D], device: torch.device, quiet: bool
                 elapsed_s,
                 stage.every,
             )
-            progress.update(stage.done(now.start), **shown)
+            audience.tell(
+                PassDone(
+                    stage.title, stage.done(now.start), steps, now.passes, report.accepted, report.slots, elapsed_s,
+                    shown, partial(stage.draw, now.states[0]),
+                )
+            )  # fmt: skip
             if stop.asked or time.monotonic() - saved_s > config.checkpoint_every_s:
                 checkpoint.save(file, now, stage.mark, elapsed_s)
                 saved_s = time.monotonic()
@@ -130,16 +185,27 @@ def solved(config: Config, stage: Stage[S, D], device: torch.device, quiet: bool
                 raise Interrupted(
                     f"stopped at step {stage.done(now.start)}; the same command goes on from there"
                 )
+            if audience.stop.is_set() and now.start < settings.steps:
+                raise Enough
 
+        how: How = "broken off"
         try:
-            window = solve(task, settings, window, on_pass)
+            solve(task, settings, window, on_pass)
+            how = "finished"
+        except Enough:
+            how = "stopped"
         finally:
             metrics.close()
-    if metrics.skipped and not quiet:
-        print(
-            f"note: {metrics.skipped} of {settings.steps} evaluations were skipped, since their gradient was not finite"
-            " (nonfinite=skip); where they are many, precision=bfloat16 or float32 has none",
-            file=sys.stderr,
+            audience.tell(StageEnded(stage.title, stage.done(window.start), steps, how))
+    if how == "stopped":
+        audience.note(
+            f"stopped at step {stage.done(window.start)} of {steps}, as was asked: the files are of that moment, and "
+            "the same command goes on from there"
+        )
+    if metrics.skipped:
+        audience.note(
+            f"{metrics.skipped} of {settings.steps} evaluations were skipped, since their gradient was not finite"
+            " (nonfinite=skip); where they are many, precision=bfloat16 or float32 has none"
         )
     spent_s += time.monotonic() - begun_s
     checkpoint.save(file, window, stage.mark, spent_s)
@@ -162,7 +228,7 @@ def saved(
     picture: Picture | None,
     total_s: float,
     solve_s: float,
-    quiet: bool,
+    audience: Audience,
 ) -> Asset:
     """Mesh, texture and every file of the asset."""
     begun_s = time.monotonic()
@@ -183,16 +249,15 @@ def saved(
     if config.turntable_frames:
         files["mp4"] = folder / f"{name}.mp4"
         turntable(files["mp4"], viewer.turntable(config.turntable_frames, config.turntable_size), config.fps)
-    if not quiet:
-        mesh_s = time.monotonic() - begun_s
-        rows = [
-            ("steps", f"{window.start} in {window.passes} passes, {window.evaluations} evaluations"),
-            (kind_of(config).size, f"{len(viewer.params)}"),
-            ("mesh", f"{len(textured.mesh.faces)} faces"),
-            (
-                "time",
-                f"{solve_s:.0f} s solving, {mesh_s:.0f} s mesh and files, {total_s + mesh_s:.0f} s in this call",
-            ),
-        ]
-        summary(f"{name}: done", rows + [(kind, str(path)) for kind, path in files.items()])
+    mesh_s = time.monotonic() - begun_s
+    facts = [
+        ("steps", f"{window.start} in {window.passes} passes, {window.evaluations} evaluations"),
+        (kind_of(config).size, f"{len(viewer.params)}"),
+        ("mesh", f"{len(textured.mesh.faces)} faces"),
+        (
+            "time",
+            f"{solve_s:.0f} s solving, {mesh_s:.0f} s mesh and files, {total_s + mesh_s:.0f} s in this call",
+        ),
+    ]
+    audience.tell(FilesWritten(f"{name}: done", files, facts))
     return Asset(window.states[0], viewer, textured, files)

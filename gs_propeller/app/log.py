@@ -1,4 +1,4 @@
-"""What a run says: one live line, metrics as JSON lines, a table at the end."""
+"""What the command says of a run: one live line, metrics as JSON lines, a table at the end."""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ from rich.console import Console
 from rich.table import Table
 
 from gs_propeller.app.config import help_text
+from gs_propeller.app.events import (
+    Audience,
+    Event,
+    FilesWritten,
+    Listener,
+    Note,
+    PassDone,
+    PriorFound,
+    Say,
+    StageBegun,
+    StageEnded,
+)
 from gs_propeller.base.errors import UserError
 from gs_propeller.solver.picard import Report
 
@@ -47,16 +59,47 @@ def quiet_libraries() -> None:
 
 
 @contextmanager
-def said_if_long(line: str, after_s: float = 2.0, stream: Any = sys.stderr) -> Iterator[None]:
-    """Prints the line if what is done within takes longer than that; stream None: silent."""
-    timer = threading.Timer(after_s, lambda: print(line, file=stream, flush=True))
+def said_if_long(line: str, say: Say, after_s: float = 2.0) -> Iterator[None]:
+    """Says the line, from a thread of its own, if what is done within takes longer than that."""
+    timer = threading.Timer(after_s, say, [line])
     timer.daemon = True
-    if stream is not None:
-        timer.start()
+    timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+class Log:
+    """The command's listener: notes and a live line on standard error, a table on standard output."""
+
+    def __init__(self) -> None:
+        self.progress = Progress("", 0, 0, None)
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case Note(line):
+                say_note(line)
+            case PriorFound(line):
+                print(f"prior: {line}", file=sys.stderr, flush=True)
+            case StageBegun(stage, step, steps):
+                self.progress = Progress(stage, steps, step, sys.stderr)
+            case PassDone(step=step, shown=shown):
+                self.progress.update(step, **shown)
+            case StageEnded(how=how):
+                self.progress.close(how != "broken off")
+            case FilesWritten(title, files, facts):
+                summary(title, [*facts, *((kind, str(path)) for kind, path in files.items())])
+
+
+def audience_of(quiet: bool, on_event: Listener | None, stop: threading.Event | None) -> Audience:
+    """The command's log unless quiet, and whoever else listens."""
+    listeners: list[Listener] = [] if quiet else [Log()]
+    return Audience(*listeners, *(() if on_event is None else (on_event,)), stop=stop)
+
+
+def say_note(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -75,9 +118,13 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close(kind is None)
+
+    def close(self, whole: bool) -> None:
+        """The last line stays. whole: nothing went wrong."""
         if self.live and self.line:
             print(file=self.stream)
-        elif self.stream is not None and self.line and kind is None:
+        elif self.stream is not None and self.line and whole:
             print(self.line, file=self.stream, flush=True)
 
     def update(self, step: int, **values: str) -> None:

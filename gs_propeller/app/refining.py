@@ -5,6 +5,7 @@ V views, S their side in pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from gs_propeller.mesh.texture import Textured, shade
 from gs_propeller.solver.picard import Problem
 from gs_propeller.solver.ranks import Ranks
 
+CHECKPOINT = "refine_checkpoint.safetensors"  # there while there is something to go on from
 TRAVELLERS = Offsets, Pull  # the classes of what goes to the ranks and of what comes back
 
 
@@ -49,7 +51,9 @@ def started(config: Config) -> tuple[Textured, Frame]:
 
 
 def refined_before(config: Config) -> bool:
-    """Whether the folder holds this very result already, made from the mesh as it is now."""
+    """Whether the folder holds this very result already, whole, made from the mesh as it is now."""
+    if (config.run_folder / CHECKPOINT).exists():
+        return False
     options = config.run_folder / "refine_config.yaml"
     result, mesh = config.run_folder / f"{config.run_name}_refined.glb", mesh_file(config)
     if not (config.resume and options.is_file() and result.is_file() and mesh.is_file()):
@@ -113,7 +117,8 @@ def refining(config: Config, ranks: Ranks, task: Refinement, given: bytes) -> St
         refine.LOSSES,
         logged.rows,
         lambda state: len(state.params),
-        "refine_checkpoint.safetensors",
+        lambda state, azimuths, size: around(config, task.result(state), azimuths, size),
+        CHECKPOINT,
         "refine_metrics.jsonl",
         "refine_config.yaml",
         task.every,
@@ -141,12 +146,17 @@ def saved(config: Config, refined: Textured, frame: Frame) -> dict[str, Path]:
     save_obj(files["obj"], frame.back(refined))
     save_glb(files["glb"], frame.back(refined))
 
-    def around(count: int) -> Tensor:
-        cameras = orbit_camera(config, [360.0 * k / count for k in range(count)], [config.elevation] * count)
-        return shade(refined, cameras, config.turntable_size)[0]
+    def turned(count: int) -> Tensor:
+        return around(config, refined, [360.0 * k / count for k in range(count)], config.turntable_size)
 
-    contact_sheet(files["png"], around(8))
+    contact_sheet(files["png"], turned(8))
     if config.turntable_frames:
         files["mp4"] = folder / f"{name}_refined.mp4"
-        turntable(files["mp4"], around(config.turntable_frames), config.fps)
+        turntable(files["mp4"], turned(config.turntable_frames), config.fps)
     return files
+
+
+def around(config: Config, textured: Textured, azimuths_deg: Sequence[float], size: int) -> Tensor:
+    """[V, 3, S, S] of a mesh, at the input's elevation."""
+    cameras = orbit_camera(config, azimuths_deg, [config.elevation] * len(azimuths_deg))
+    return shade(textured, cameras, size)[0]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from gs_propeller.app.config import Config
 from gs_propeller.app.devices import device_of, group_size, rank_count
+from gs_propeller.app.events import NOBODY, Audience, FilesWritten
 from gs_propeller.app.fingerprint import given_bytes
 from gs_propeller.app.guides import fetch_priors, load_priors, picture_of
-from gs_propeller.app.job import solved
-from gs_propeller.app.jobs import jobs_of, work_off
-from gs_propeller.app.log import quiet_libraries, said_if_long, summary
+from gs_propeller.app.job import jobs_of, solved, work_off
+from gs_propeller.app.log import quiet_libraries, said_if_long
 from gs_propeller.app.refining import (
     TRAVELLERS,
     mesh_file,
@@ -45,20 +44,20 @@ def checked(config: Config) -> None:
     fetch_priors(config)
 
 
-def refine_assets(jobs: Sequence[Config], quiet: bool = False, made: list[Refined] | None = None) -> int:
+def refine_assets(jobs: Sequence[Config], audience: Audience, made: list[Refined] | None = None) -> int:
     """Every job, by groups of ranks from one queue; the exit code. What cannot be used among several is skipped."""
     begun_s, config = time.monotonic(), jobs[0]
+    early = NOBODY if int(os.environ.get("RANK", 0)) else audience  # what concerns all groups is said once
     if len(jobs) == 1:  # before the seconds that loading takes
         started(config)
     quiet_libraries()
     share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads)
     device = device_of(config, splats=False)
-    priors = load_priors(config, device, quiet)
-    stream = None if quiet or int(os.environ.get("RANK", 0)) else sys.stderr
-    if device.type == "cuda" and stream is not None and (trouble := mesh_trouble(device)) is not None:
-        print(f"note: the CPU draws the mesh: {trouble}", file=stream)
+    priors = load_priors(config, device, early.prior_found)
+    if device.type == "cuda" and (trouble := mesh_trouble(device)) is not None:
+        early.note(f"the CPU draws the mesh: {trouble}")
     if mesh_device(device).type == "cpu":  # before the loop: compiling is no part of its pace
-        with said_if_long("compiling the CPU's kernels, once on this machine: a minute or so", stream=stream):
+        with said_if_long("compiling the CPU's kernels, once on this machine: a minute or so", early.note):
             warm()
 
     def task_of(index: int) -> tuple[Refinement, Frame]:
@@ -70,7 +69,7 @@ def refine_assets(jobs: Sequence[Config], quiet: bool = False, made: list[Refine
         if len(jobs) > 1 and refined_before(jobs[index]):
             print(f"{jobs[index].run_name}: refined before, in {jobs[index].run_folder}")
             return
-        result = _one(jobs[index], index, *task_of(index), ranks, len(jobs) == 1, begun_s, quiet)
+        result = _one(jobs[index], index, *task_of(index), ranks, len(jobs) == 1, begun_s, audience)
         if made is not None:
             made.append(result)
         begun_s = time.monotonic()
@@ -86,26 +85,25 @@ def refine_assets(jobs: Sequence[Config], quiet: bool = False, made: list[Refine
 
 
 def _one(
-    config: Config, index: int, task: Refinement, frame: Frame, ranks: Ranks, alone: bool, begun_s: float, quiet: bool
+    config: Config, index: int, task: Refinement, frame: Frame, ranks: Ranks, alone: bool, begun_s: float,
+    audience: Audience,
 ) -> Refined:  # fmt: skip
     """One asset on this group of ranks. alone: there is no other job."""
     with checkpoint.lock(config.run_folder):
         ranks.begin(index, task.compute)
         given = given_bytes(config) + mesh_file(config).read_bytes()
         stage = refining(config, ranks, task, given + str(len(task.textured.texture)).encode())
-        window, seconds = solved(config, stage, ranks.device, quiet)
+        window, seconds = solved(config, stage, ranks.device, audience)
         if alone:
             ranks.close()  # the others need not wait for the files
         refined = task.result(window.states[0])
         files = saved(config, refined, frame)
-        (config.run_folder / stage.checkpoint).unlink(missing_ok=True)  # done: the next call starts anew
-    if not quiet:
-        total_s = time.monotonic() - begun_s
-        rows = [
-            ("steps", f"{window.states[0].step} in {window.passes} passes, {window.evaluations} evaluations"),
-            ("time", f"{seconds:.0f} s solving, {total_s:.0f} s in this call"),
-        ]
-        summary(
-            f"{config.run_name}: texture refined", rows + [(kind, str(path)) for kind, path in files.items()]
-        )
+        if window.start == stage.settings.steps:
+            (config.run_folder / stage.checkpoint).unlink(missing_ok=True)  # done: the next call starts anew
+    total_s = time.monotonic() - begun_s
+    facts = [
+        ("steps", f"{window.states[0].step} in {window.passes} passes, {window.evaluations} evaluations"),
+        ("time", f"{seconds:.0f} s solving, {total_s:.0f} s in this call"),
+    ]
+    audience.tell(FilesWritten(f"{config.run_name}: texture refined", files, facts))
     return refined, files

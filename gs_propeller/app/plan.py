@@ -9,27 +9,11 @@ import yaml
 from gs_propeller.app.config import SECTION_OF, Config, unknown, updated
 from gs_propeller.base.errors import UserError
 
-ON_THE_WAY = (
-    "views",
-    "levels",
-    "pull",
-    "known",
-    "density",
-    "regularisers",
-    "shaping",
-    "tets",
-)  # sections: `changes`
-STAGES_OWN = (
-    "priors",
-    "solver",
-    "scene",
-    "ball",
-    "adam",
-    "field",
-    "sdf",
-    "mesh",
-    *ON_THE_WAY,
-)  # and of a stage
+# Sections that `changes` may change on the way, those that a stage may, and options that are the whole run's all the
+# same.
+ON_THE_WAY = ("views", "levels", "pull", "known", "density", "regularisers", "shaping", "tets")
+STAGES_OWN = ("plan", "priors", "solver", "scene", "ball", "adam", "field", "sdf", "mesh", *ON_THE_WAY)
+WHOLE = ("stages", "init", "prior", "text_prior", "camera_code", "window")
 
 
 def stages_of(config: Config) -> list[Config]:
@@ -43,7 +27,7 @@ def stages_of(config: Config) -> list[Config]:
     base, found, before = config.but(stages="", name=config.run_name), list[Config](), config.init
     for number, entry in enumerate(entries, start=1):
         where = f" (in stage {number})"
-        _allowed(entry, (*STAGES_OWN, "plan"), where)
+        _allowed(entry, STAGES_OWN, where)
         stage = updated(base.but(init=before), entry, where)
         if number < len(entries):
             stage = stage.but(outdir=str(config.run_folder), name=f"{number}-{stage.scene}")
@@ -86,5 +70,5 @@ def _allowed(entry: dict[str, Any], sections: tuple[str, ...], where: str) -> No
     for name in entry:
         if name not in SECTION_OF:
             raise UserError(unknown(str(name), where))
-        if SECTION_OF[name] not in sections or name in ("stages", "init"):
+        if SECTION_OF[name] not in sections or name in WHOLE:
             raise UserError(f"{name}={entry[name]}{where} holds for a whole run; give it outside")

@@ -84,7 +84,9 @@ def _pooled(features: object) -> Tensor:
 
 def load_judge(folder: str | Path = POCKET_JUDGE) -> Judge:
     """The shipped judge, or a published CLIP from a folder or the cache. Raises OSError where it is not there."""
-    model = CLIPModel.from_pretrained(folder).float().eval()  # kept in half, in which a CPU is ten times as slow
+    model = (
+        CLIPModel.from_pretrained(folder).float().eval()
+    )  # kept in half, in which a CPU is ten times as slow
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (MEAN, STD))
     return Judge(model, CLIPTokenizer.from_pretrained(folder), mean, std)
 

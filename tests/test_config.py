@@ -57,6 +57,9 @@ def test_types() -> None:
         ("t_min=0.99", "t_min=0.99 is above t_max"),
         ("position_lr_init=0", "must be above 0"),
         ("qqqqqqqqqq=1", "--help lists"),
+        ("cutout_box=1,0,0,1", "is not left,top,right,bottom"),
+        ("cutout_box=a,b", "is not left,top,right,bottom"),
+        ("cutout=no", "one of auto, search, keep"),
         ("--steps", "key=value"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,7 +210,7 @@ def test_transparency_that_is_no_cut_out_is_cut_out(kind: str, tmp_path: Path) -
     Image.fromarray(rgba).save(tmp_path / "a.png")
     picture = load_picture(tmp_path / "a.png", S)
     assert _overlap(picture.mask[0].numpy(), 60, 60) > 0.95  # measured 0.98 and more
-    assert "no cut-out" in picture.notes[0]
+    assert "GrabCut" in picture.notes[0]
 
 
 def test_a_tight_crop_is_a_cut_out(tmp_path: Path) -> None:
@@ -371,3 +372,48 @@ def test_what_the_program_sees_is_written(tmp_path: Path) -> None:
     assert np.allclose(seen[..., 3], picture.mask[0].numpy(), atol=0.5 / 255)
     over_white = seen[..., :3] * seen[..., 3:] + 1 - seen[..., 3:]
     assert np.allclose(over_white, picture.rgb.permute(1, 2, 0).numpy(), atol=1.01 / 255)
+
+
+def test_a_cut_out_can_be_corrected(tmp_path: Path) -> None:
+    """Two discs, a strong one and a faint one, on grey: a box chooses, a threshold keeps more, keep keeps all."""
+    y, x = np.mgrid[:120, :160]
+    rgb = np.random.default_rng(0).integers(118, 122, (120, 160, 3))
+    strong, faint = (x - 50) ** 2 + (y - 60) ** 2 < 30**2, (x - 125) ** 2 + (y - 60) ** 2 < 20**2
+    rgb[strong], rgb[faint] = (200, 40, 40), (130, 150, 120)
+    path = tmp_path / "two.png"
+    Image.fromarray(rgb.astype(np.uint8)).save(path)
+
+    def share(**how: Any) -> tuple[float, float]:
+        """Of the mask's box in the picture: how wide it is against its height, and how red what it shows."""
+        picture = load_picture(path, 96, **how)
+        front = picture.mask[0] > 0.5
+        rows, cols = np.nonzero(front.numpy())
+        red, green = (picture.rgb[k][front].mean() for k in (0, 1))
+        return float(np.ptp(cols) / np.ptp(rows)), float(red - green)
+
+    assert share() == pytest.approx((1, 0.62), abs=0.1)  # the largest part
+    wide, red = share(box=(0.6, 0, 1, 1))
+    assert wide == pytest.approx(1, abs=0.1) and red < 0.0  # the other one
+    assert share(cutout="keep")[0] == pytest.approx(160 / 120, abs=0.03)  # the whole picture
+    assert share(cutout="keep", box=(0, 0, 0.5, 1))[0] == pytest.approx(80 / 120, abs=0.03)
+    rgba = np.dstack([rgb, np.where(x < 90, 255, 0)]).astype(np.uint8)
+    Image.fromarray(rgba).save(path)
+    assert share()[0] == pytest.approx(90 / 120, abs=0.03)  # its transparency is taken for a cut-out
+    assert share(cutout="search")[0] == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(("faint", "more", "less"), [(12, 0.5, 1.0), (20, 1.0, 2.0)])
+def test_a_threshold_keeps_more_or_less(tmp_path: Path, faint: int, more: float, less: float) -> None:
+    """A red disc with a faint ring around it, which is part of the object or not."""
+    y, x = np.mgrid[:120, :120]
+    far = np.hypot(x - 60, y - 60)
+    rgb = np.random.default_rng(0).integers(115, 125, (120, 120, 3))
+    rgb[far < 45] += np.array([faint, -faint, 0])
+    rgb[far < 25] = (220, 40, 40)
+    Image.fromarray(rgb.astype(np.uint8)).save(tmp_path / "ring.png")
+
+    def red(threshold: float) -> float:
+        picture = load_picture(tmp_path / "ring.png", 96, threshold=threshold)
+        return float((picture.rgb[0] - picture.rgb[1])[picture.mask[0] > 0.5].mean())
+
+    assert red(more) < 0.45 < 0.6 < red(less)  # measured 0.28 and 0.32, 0.69

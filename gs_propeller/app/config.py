@@ -17,7 +17,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from gs_propeller.app.settings import DeviceSettings, FileSettings, MediaSettings, PlanSettings, PriorSettings
+from gs_propeller.app.settings import (
+    CutSettings,
+    DeviceSettings,
+    FileSettings,
+    MediaSettings,
+    PlanSettings,
+    PriorSettings,
+)
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.names import clean
 from gs_propeller.base.options import within
@@ -49,6 +56,7 @@ class Sections:
 
     files: FileSettings
     plan: PlanSettings
+    cut: CutSettings
     devices: DeviceSettings
     priors: PriorSettings
     views: ViewSettings
@@ -73,6 +81,7 @@ class Sections:
 TITLES = {
     "files": "input and output",
     "plan": "from coarse to fine",
+    "cut": "the picture's cut-out",
     "devices": "devices",
     "priors": "priors",
     "views": "views",
@@ -95,10 +104,10 @@ TITLES = {
 }
 # steps: DreamGaussian has 500; the pocket prior gains nothing past 300
 DEFAULTS = Sections(
-    FileSettings(), PlanSettings(), DeviceSettings(), PriorSettings(), ViewSettings(), LevelSettings(), PullSettings(),
-    KnownSettings(), SceneSettings(), Settings(steps=300, window=0), BallSettings(), AdamSettings(), DensifySettings(),
-    RegulariserSettings(), FieldSettings(), SdfSettings(), FieldLossSettings(), TetSettings(), MeshSettings(),
-    RefineSettings(), MediaSettings(),
+    FileSettings(), PlanSettings(), CutSettings(), DeviceSettings(), PriorSettings(), ViewSettings(), LevelSettings(),
+    PullSettings(), KnownSettings(), SceneSettings(), Settings(steps=300, window=0), BallSettings(), AdamSettings(),
+    DensifySettings(), RegulariserSettings(), FieldSettings(), SdfSettings(), FieldLossSettings(), TetSettings(),
+    MeshSettings(), RefineSettings(), MediaSettings(),
 )  # fmt: skip
 SECTION_OF = {f.name: title for title in TITLES for f in fields(getattr(DEFAULTS, title))}
 

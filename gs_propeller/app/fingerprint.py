@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from gs_propeller.app.config import SECTION_OF, Config
+from gs_propeller.app.config import DEFAULT, SECTION_OF, Config
 from gs_propeller.base.files import load_tensors
 from gs_propeller.solver.checkpoint import FILE
 from guidance import POCKET, POCKET_TEXT, find_prior, find_text_prior
@@ -65,7 +66,6 @@ FREE = frozenset(
 )
 
 
-UNNAMED = {"scene": "gaussians", "changes": ""}  # options that there were not always, at what was meant then
 # Sections that shape some kinds of scene alone.
 KINDS_OF: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("ball", "adam", "density", "regularisers"), ("gaussians",)
@@ -97,8 +97,11 @@ def _meant(folder: str, shipped: Path) -> str:
     return "pocket" if folder == str(shipped) else folder
 
 
-def _shapes(option: str, scene: str) -> bool:
-    """Whether an option says anything of that kind of scene."""
+def _shapes(option: str, value: Any, scene: str) -> bool:
+    """Whether an option says anything of that kind of scene. What there was not always is named where it is not as it
+    was before."""
+    if option == "scene" or SECTION_OF[option] in ("cut", "plan"):
+        return bool(value != getattr(DEFAULT, option))
     return scene in KINDS_OF.get(SECTION_OF[option], (scene,))
 
 
@@ -115,9 +118,8 @@ def fingerprint(config: Config, picture: bytes, also: Iterable[str] = ()) -> str
     shaping = {
         key: value
         for key, value in config.flat().items()
-        if key not in FREE.difference(also) and key not in ("input", "name") and _shapes(key, config.scene)
+        if key not in FREE.difference(also)
+        and key not in ("input", "name")
+        and _shapes(key, value, config.scene)
     } | priors
-    for option, unnamed in UNNAMED.items():
-        if shaping.get(option) == unnamed:
-            del shaping[option]
     return json.dumps(shaping | {GIVEN: hashlib.sha256(picture).hexdigest()[:16]}, sort_keys=True)

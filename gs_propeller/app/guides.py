@@ -88,7 +88,10 @@ def _text_prior(config: Config, device: torch.device, folder: str) -> StableDiff
 
 def picture_of(config: Config) -> Picture | None:
     """The input picture, None for a prompt alone. Raises UserError."""
-    return load_picture(config.input) if config.input else None
+    cut = config.sections.cut
+    if not config.input:
+        return None
+    return load_picture(config.input, cutout=cut.cutout, box=cut.box(), threshold=cut.cutout_threshold)
 
 
 @runtime_checkable

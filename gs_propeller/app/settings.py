@@ -50,6 +50,39 @@ class PlanSettings(Section):
 
 
 @dataclass(frozen=True)
+class CutSettings(Section):
+    """How the object is found in the picture."""
+
+    # fmt: off
+    cutout: str = option(
+        "auto", "auto searches for the object where transparency shows none, search always, keep never: what is not "
+        "transparent is the object", choices=("auto", "search", "keep"))
+    cutout_box: str = option(
+        "", "left,top,right,bottom of the object, shares of the picture's sides (0.1,0.2,0.9,1); outside is background")
+    cutout_threshold: float = option(
+        1.0, "how unlike the background the object is taken to be, against the usual; less keeps more", "", 0.1, 10)
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.box()
+
+    def box(self) -> tuple[float, float, float, float] | None:
+        """(left, top, right, bottom) in 0..1. Raises UserError."""
+        if not self.cutout_box:
+            return None
+        try:
+            left, top, right, bottom = (float(x) for x in self.cutout_box.split(","))
+            if 0 <= left < right <= 1 and 0 <= top < bottom <= 1:
+                return left, top, right, bottom
+        except ValueError:
+            pass  # said below
+        raise UserError(
+            f"cutout_box={self.cutout_box} is not left,top,right,bottom between 0 and 1, such as 0.1,0.2,0.9,1"
+        )
+
+
+@dataclass(frozen=True)
 class DeviceSettings(Section):
     """The machine."""
 

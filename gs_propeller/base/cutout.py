@@ -1,4 +1,7 @@
-"""Where the object is in a picture: whether its transparency says so, and a mask where it does not."""
+"""Where the object is in a picture: whether its transparency says so, and a mask where it does not.
+
+H, W: the picture's sides in pixels.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from PIL import Image
 from gs_propeller.base.errors import UserError
 
 Array = NDArray[np.float32]
+Box = tuple[float, float, float, float]  # left, top, right, bottom: shares of the picture's sides
 CUT_PX = 512  # side at which the background is searched for
 LEAST_PX = 8  # smaller objects hold nothing to fit
 VISIBLE = 0.1  # alpha from which there is something
@@ -23,6 +27,18 @@ WHOLE = 0.95  # of both sides: a box of that size is nearly the whole picture
 SPECK = 0.01  # of the largest part's area: what is smaller does not count for the box
 INSET = 0.04  # of the shorter side: so near to the border is at it
 SMALL_SHARE = 0.05  # of the picture: an object of less is said
+
+
+def outside(box: Box, height: int, width: int) -> NDArray[np.bool_]:
+    """[H, W]: what is not in the box."""
+    left, top, right, bottom = box
+    beyond = np.ones((height, width), dtype=bool)
+    rows, columns = (
+        slice(int(top * height), round(bottom * height)),
+        slice(int(left * width), round(right * width)),
+    )
+    beyond[rows, columns] = False
+    return beyond
 
 
 def strengthened(alpha: Array, path: str) -> tuple[Array, tuple[str, ...]]:
@@ -80,9 +96,13 @@ def framed(alpha: Array, path: str) -> tuple[tuple[int, int, int, int], tuple[st
     return box, (f"{path}: {len(specks)} specks off the object, {specks.max()} px at most, are left out",)
 
 
-def cut_out(rgb: Array, path: str, clear: NDArray[np.bool_] | None = None) -> tuple[Array, tuple[str, ...]]:
+def cut_out(
+    rgb: Array, path: str, clear: NDArray[np.bool_] | None = None, threshold: float = 1.0
+) -> tuple[Array, tuple[str, ...]]:
     """(alpha [H, W], notes) of a picture without a cut-out, by rembg where that and its model are on this machine, else
-    by GrabCut. clear [H, W]: what is background for sure. Raises UserError where no object is found."""
+    by GrabCut. clear [H, W]: what is background for sure. threshold: how unlike the background the object is
+    taken to be, against the usual. Raises UserError where no object
+    is found."""
     if max(rgb.shape[:2]) < LEAST_PX:
         raise UserError(f"{path} is {rgb.shape[1]} x {rgb.shape[0]} px; at least {LEAST_PX} are needed")
     home = os.environ.get("U2NET_HOME", os.path.join(os.path.expanduser("~"), ".u2net"))
@@ -97,11 +117,10 @@ def cut_out(rgb: Array, path: str, clear: NDArray[np.bool_] | None = None) -> tu
             f"{path}: background removed by rembg",
         )
     else:
-        alpha = _grab_cut(rgb, path, clear)
-        why = "has no transparency" if clear is None else "has transparency that is no cut-out"
+        alpha = _grab_cut(rgb, path, clear, threshold)
         note = (
-            f"{path} {why}: its background was removed by GrabCut, which guesses; look at the result, or "
-            "give a picture with alpha (or `pip install rembg` and run it once)"
+            f"{path}: its background was removed by GrabCut, which guesses; look at the result, and correct it by "
+            "cutout_box= or cutout_threshold=, or give a picture with alpha (or `pip install rembg` and run it once)"
         )
     return alpha, (note, *_doubts(alpha > 0.5, path))
 
@@ -118,7 +137,7 @@ def _doubts(front: NDArray[np.bool_], path: str) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _grab_cut(rgb: Array, path: str, clear: NDArray[np.bool_] | None) -> Array:
+def _grab_cut(rgb: Array, path: str, clear: NDArray[np.bool_] | None, threshold: float) -> Array:
     """Alpha [H, W]: GrabCut started from how unlike the border each pixel is."""
     height, width = rgb.shape[:2]
     scale = min(1.0, CUT_PX / max(height, width))
@@ -145,11 +164,14 @@ def _grab_cut(rgb: Array, path: str, clear: NDArray[np.bool_] | None) -> Array:
         np.percentile(np.min(np.linalg.norm(samples[:, None] - centres[None], axis=2), axis=1), 95)
     )
     mask = np.full(small.shape[:2], cv2.GC_PR_BGD, dtype=np.uint8)
-    mask[unlike > max(12.0, 1.5 * strange)] = cv2.GC_PR_FGD
+    level = threshold * max(12.0, 1.5 * strange)
+    mask[unlike > level] = cv2.GC_PR_FGD if threshold >= 1.0 else cv2.GC_FGD  # who asks for more gets it
     inner = np.zeros_like(ring)
     inner[small.shape[0] // 4 : -(small.shape[0] // 4), small.shape[1] // 4 : -(small.shape[1] // 4)] = True
     if (mask == cv2.GC_PR_FGD).sum() < 20:
         mask[inner] = cv2.GC_PR_FGD
+    if threshold > 1.0:
+        mask[unlike <= level] = cv2.GC_BGD
     mask[ring] = cv2.GC_BGD
     if clear is not None:
         mask[cv2.resize(clear.astype(np.uint8), mask.shape[::-1], interpolation=cv2.INTER_AREA) > 0] = (

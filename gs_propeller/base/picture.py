@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from gs_propeller.base.cutout import LEAST_PX, cut_out, framed, is_cut_out, strengthened
+from gs_propeller.base.cutout import LEAST_PX, Box, cut_out, framed, is_cut_out, outside, strengthened
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.files import atomic
 from gs_propeller.base.photo import read_rgba
@@ -39,6 +39,13 @@ class Picture:
     rgb: Tensor
     mask: Tensor
     notes: tuple[str, ...] = ()
+
+    @property
+    def rgba(self) -> NDArray[np.uint8]:
+        """[S, S, 4] straight RGBA: the cut-out."""
+        straight = (self.rgb - 1 + self.mask) / self.mask.clamp_min(1e-3)
+        rgba = torch.cat([torch.where(self.mask > 0, straight, 1.0), self.mask]).clamp(0, 1)
+        return (rgba.permute(1, 2, 0).numpy() * 255 + 0.5).astype(np.uint8)
 
 
 def picture_files(text: str) -> list[str]:
@@ -70,38 +77,45 @@ def _visible(folder: str) -> list[Path]:
     return sorted(path for path in Path(folder).iterdir() if not path.name.startswith("."))
 
 
-def load_picture(path: str | Path, size: int = 512) -> Picture:
+def load_picture(
+    path: str | Path, size: int = 512, cutout: str = "auto", box: Box | None = None, threshold: float = 1.0
+) -> Picture:
     """The object in a picture file, centred, its bounding box 80 % of the side.
 
-    Transparency that shows an object is taken as it is; else the background is removed, see cutout.py. Asked again for
+    cutout: auto takes transparency that shows an object as it is, else the background is removed, see cutout.py; search
+    always removes it; keep never: what is not transparent is the object. box: there is none outside of it. threshold:
+    how unlike the background the object is taken to be, against the usual. Asked again for
     the same file, the answer is the same record. Raises UserError for what cannot be used, saying why.
     """
     try:
         stamp = Path(path).stat().st_mtime_ns
     except OSError:
         stamp = 0  # said on reading
-    return _loaded(str(path), size, stamp)
+    return _loaded(str(path), size, cutout, box, threshold, stamp)
 
 
 @lru_cache(maxsize=2)  # a run asks for its picture before it loads the prior, and after
-def _loaded(path: str, size: int, stamp: int) -> Picture:
+def _loaded(path: str, size: int, cutout: str, box: Box | None, threshold: float, stamp: int) -> Picture:
     rgba, notes = read_rgba(Path(path))
     opaque = rgba[..., 3].min() > 0.99
     if not opaque:
         rgba[..., 3], said = strengthened(rgba[..., 3], path)
         notes += said
-    if opaque or not is_cut_out(rgba[..., 3]):
+    search = cutout == "search" or (cutout == "auto" and not is_cut_out(rgba[..., 3]))
+    if box is not None:
+        rgba[outside(box, *rgba.shape[:2]), 3] = 0.0
+    if search:
         given = rgba[..., 3].copy()
+        clear = None if given.min() > 0.99 else given < 0.5
         try:
-            alpha, said = cut_out(rgba[..., :3], path, None if opaque else given < 0.5)
+            alpha, said = cut_out(rgba[..., :3], path, clear, threshold)
             rgba[..., 3] = np.minimum(alpha, given)
         except UserError as error:
             if opaque:
                 raise
             said = (f"{error}; so all that is not transparent is taken for it",)
         notes += said
-    box, said = framed(rgba[..., 3], path)
-    top, bottom, left, right = box
+    (top, bottom, left, right), said = framed(rgba[..., 3], path)
     if max(bottom - top, right - left) < LEAST_PX:
         raise UserError(
             f"the object in {path} is {right - left} x {bottom - top} px; at least {LEAST_PX} are needed"
@@ -111,10 +125,8 @@ def _loaded(path: str, size: int, stamp: int) -> Picture:
 
 def save_picture(path: str | Path, picture: Picture) -> None:
     """What the program sees of the picture, as a PNG with its mask for alpha. Raises UserError."""
-    straight = (picture.rgb - 1 + picture.mask) / picture.mask.clamp_min(1e-3)
-    rgba = torch.cat([torch.where(picture.mask > 0, straight, 1.0), picture.mask]).clamp(0, 1)
     with atomic(path) as temporary:
-        Image.fromarray((rgba.permute(1, 2, 0).numpy() * 255 + 0.5).astype(np.uint8)).save(temporary)
+        Image.fromarray(picture.rgba).save(temporary)
 
 
 def _centred(rgba: Array, top: int, bottom: int, left: int, right: int, size: int) -> tuple[Tensor, Tensor]:

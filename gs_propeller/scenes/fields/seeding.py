@@ -11,7 +11,7 @@ from gs_propeller.scenes.fields.state import FieldState, Grids, first_state
 from gs_propeller.scenes.volume import Volume, regridded
 
 SOLID, CLEAR = 25.0, -5.0  # raw densities well inside and well outside; DreamFusion's mesh is at 25
-SLOPE = 8.0  # of the raw density, per cell of distance
+SLOPE = 20.0  # of the raw density, per cell of distance
 PALE = 0.02  # a seed's colours keep so far from black and white that they can learn
 
 

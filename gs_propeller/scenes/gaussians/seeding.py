@@ -13,6 +13,7 @@ from gs_propeller.scenes.gaussians.state import SH_C0, Gaussians, State, neighbo
 from gs_propeller.scenes.volume import Volume
 
 OPACITY = 0.8
+WIDTH = 0.5  # of one, against the distance to its neighbours
 NEAREST = 4  # Gaussians that say a place's colour
 SEEN = 0.05  # opacity from which one has a say
 
@@ -41,14 +42,14 @@ def started(volume: Volume, ball: BallSettings, seed: int) -> State:
         raise UserError("the run that init= names has no surface to start from")
     chosen = cells[torch.randint(len(cells), (ball.num_points,), generator=generator)]
     points = (chosen + torch.rand(ball.num_points, 3, generator=generator)) * cell - volume.extent
-    for _ in range(2):  # onto the surface, along the distance's slope
+    spacing = WIDTH * neighbour_distance(points)
+    for _ in range(2):  # under the surface by as much as they are wide, along the distance's slope
         steps = cell * 0.5 * torch.eye(3)
         slope = torch.stack([volume.at(points + s)[0] - volume.at(points - s)[0] for s in steps], 1) / cell
-        away = volume.at(points)[0][:, None]
+        away = (volume.at(points)[0] + spacing)[:, None]
         points = points - away.clamp(-cell, cell) * slope / slope.square().sum(1, keepdim=True).clamp_min(0.1)
     own = (volume.at(points)[1][:, None] - 0.5) / SH_C0
-    spacing = neighbour_distance(points).log()[:, None].repeat(1, 3)
     quats = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(ball.num_points, 1)
     opacities = torch.full((ball.num_points,), OPACITY).logit()
     rest = torch.zeros(ball.num_points, (ball.sh_degree + 1) ** 2 - 1, 3)
-    return start(Gaussians(points, spacing, quats, opacities, own, rest))
+    return start(Gaussians(points, spacing.log()[:, None].repeat(1, 3), quats, opacities, own, rest))

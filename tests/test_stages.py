@@ -65,10 +65,20 @@ def test_a_plan_is_the_same_in_a_file_and_on_the_command_line(tmp_path: Path) ->
     assert load(["--config", str(file)])[0] == listed[-1]
 
 
-@pytest.mark.parametrize("name", ["magic3d", "prolificdreamer"])
-def test_shipped_plans(name: str) -> None:
-    stages = stages_of(load(["--config", str(ROOT / "configs" / f"{name}.yaml"), "prompt=a"])[0])
-    assert [s.scene for s in stages] == ["field", *["tetrahedra"] * (len(stages) - 1)] and len(stages) > 1
+SHIPPED = {
+    "dreamfusion": ["field"], "textmesh": ["sdf"], "magic3d": ["field", "tetrahedra"],
+    "prolificdreamer": ["field", "tetrahedra", "tetrahedra"], "zero123_nerf": ["field"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["", "_gpu"])
+@pytest.mark.parametrize("name", list(SHIPPED))
+def test_shipped_plans(name: str, where: str) -> None:
+    config = load(["--config", str(ROOT / "configs" / f"{name}{where}.yaml"), "prompt=a"])[0]
+    stages = stages_of(config)
+    assert [stage.scene for stage in stages] == SHIPPED[name]
+    assert all(phases_of(stage)[0] == (0, stage) for stage in stages)
+    assert config.window == (7 if where else 0)  # the paper's tables 3 and 4
 
 
 @pytest.mark.parametrize(

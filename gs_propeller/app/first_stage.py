@@ -121,6 +121,8 @@ def _one(
             last = place == len(stages) - 1
             if not last and solved_before(stage):
                 continue
+            if len(stages) > 1:
+                audience.note(f"stage {place + 1} of {len(stages)}: {stage.scene}, {stage.steps} steps")
             task = scene_of(stage, picture, priors)
             ranks.begin(index * len(stages) + place, task.compute)
             _turned(ranks, stage)

@@ -218,6 +218,10 @@ def test_the_fit_judges_by_the_renders() -> None:
 def test_a_seed_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"init=.* is no folder of a run: it wants a checkpoint.safetensors"):
         seeded(config_of("field", init=str(tmp_path)))
+    own = config_of("field", outdir=str(tmp_path), name="own", init=str(tmp_path / "own"))
+    saved(own, kind_of(own).started(own.sections, ball()), tmp_path / "own")
+    with pytest.raises(UserError, match="is this run's own folder"):
+        seeded(own)
     empty = Volume(torch.ones(9, 9, 9), torch.ones(9, 9, 9, 3), 1.0)
     with pytest.raises(UserError, match="has no surface to start from"):
         kind_of(config_of("gaussians")).started(config_of("gaussians").sections, empty)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from gs_propeller.base.camera import orbit
 from gs_propeller.base.threads import set_threads
+from gs_propeller.mesh import coloured
+from gs_propeller.mesh import rows as rows_module
 from gs_propeller.mesh.antialias import edges_of, edges_torch
 from gs_propeller.mesh.coloured import draw, draw_torch
 from gs_propeller.mesh.raster import rasterize
@@ -19,6 +21,7 @@ from gs_propeller.mesh.rows import rows, summed
 from gs_propeller.mesh.surface import Mesh
 from gs_propeller.scenes.fields.march import Look, ground
 from gs_propeller.scenes.fields.state import Grids, first_state
+from gs_propeller.scenes.tetrahedra import kernels
 from gs_propeller.scenes.tetrahedra.extract import extract_tets
 from gs_propeller.scenes.tetrahedra.march import (
     BEND,
@@ -29,7 +32,8 @@ from gs_propeller.scenes.tetrahedra.march import (
     kuhn,
     marched,
 )
-from gs_propeller.scenes.tetrahedra.scene import consistency, laplacian, normals, render
+from gs_propeller.scenes.tetrahedra.scene import consistency, laplacian, normals, render, warm
+from tests import toy_field
 
 BALL = Look(1.0, 0.5, 10.0, 0.75, True)
 EYES = orbit([0.3, 2.0], [0.2, -0.5], 2.0, 0.857)
@@ -248,6 +252,22 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     finally:
         torch.set_num_threads(before)
+
+
+def test_warming_compiles_whatever_a_step_needs() -> None:
+    warm()
+    compiled = [
+        kernels.triangles,
+        kernels.renumber,
+        rows_module.add_rows,
+        coloured.between,
+        coloured.between_adjoint,
+    ]
+    before = [len(kernel.signatures) for kernel in compiled]
+    made = toy_field.scene(scene="tetrahedra")
+    state = made.first()
+    made.update(state, made.compute([state.params], [0])[0])
+    assert before == [len(kernel.signatures) for kernel in compiled]
 
 
 def test_the_mesh_is_the_surface_without_what_floats_or_hides() -> None:

@@ -186,17 +186,25 @@ def fitting(viewer: Viewer) -> Callable[[Mesh], float]:
 
 def seeded(config: Config) -> Any:
     """The state of step 0 that starts from the run of `init`, of any kind. Raises UserError where there is none."""
+    check_seed(config)
     folder = Path(config.init)
-    if not (folder / checkpoint.FILE).is_file() or not (folder / "config.yaml").is_file():
-        raise UserError(
-            f"init={config.init} is no folder of a run: it wants a {checkpoint.FILE} and a config.yaml"
-        )
     was = load(["--config", str(folder / "config.yaml")])[0]
     there, here = kind_of(was), kind_of(config)
     params = checkpoint.first_state(folder / checkpoint.FILE, there.read).params
     if was.scene == config.scene:
         return here.again(was, params, config.sections)
     return here.started(config.sections, there.volume(was, params, fitting(Viewer(params, was))))
+
+
+def check_seed(config: Config) -> None:
+    """Raises UserError where `init` is no folder of another run."""
+    folder = Path(config.init)
+    if not (folder / checkpoint.FILE).is_file() or not (folder / "config.yaml").is_file():
+        raise UserError(
+            f"init={config.init} is no folder of a run: it wants a {checkpoint.FILE} and a config.yaml"
+        )
+    if folder.resolve() == config.run_folder.resolve():
+        raise UserError(f"init={config.init} is this run's own folder; name=... gives it another")
 
 
 def textured_mesh(viewer: Viewer, picture: Picture | None) -> Textured:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 
-from gs_propeller.app.asset import Viewer, scene_of, slots_at_once, travellers
+from gs_propeller.app.asset import Viewer, check_seed, scene_of, slots_at_once, travellers
 from gs_propeller.app.config import Config
 from gs_propeller.app.devices import device_of, group_size, rank_count
 from gs_propeller.app.events import NOBODY, Audience, CutOut
@@ -29,7 +29,7 @@ from gs_propeller.solver.ranks import Compute, Ranks
 
 def checked(config: Config) -> None:
     """What is wrong with the input is said once, not by every rank. Raises UserError."""
-    _checked_copies(config)
+    _checked_plan(config)
     jobs = jobs_of(config)
     group_size(config, rank_count(config), len(jobs))
     if len(jobs) == 1:
@@ -37,21 +37,23 @@ def checked(config: Config) -> None:
     fetch_priors(config)
 
 
-def _checked_copies(config: Config) -> None:
-    """Raises UserError for a copy that cannot be made."""
+def _checked_plan(config: Config) -> None:
+    """Raises UserError for stages, a seed or a copy that cannot be."""
     scene = stages_of(config)[-1].scene
     if config.compressed != "none" and scene != "gaussians":
         raise UserError(
             f"compressed={config.compressed} holds Gaussians and scene={scene} has none; leave one of them out"
         )
     check_installed(config.compressed)
+    if config.init:
+        check_seed(config)
 
 
 def make_assets(jobs: Sequence[Config], audience: Audience, assets: list[Asset] | None = None) -> int:
     """Every job, by groups of ranks from one queue; the exit code. A bad picture among several is skipped."""
     begun_s, config = time.monotonic(), jobs[0]
     early = NOBODY if int(os.environ.get("RANK", 0)) else audience  # what concerns all groups is said once
-    _checked_copies(config)
+    _checked_plan(config)
     if len(jobs) == 1:
         picture_of(config)  # before the seconds that loading takes
     quiet_libraries()

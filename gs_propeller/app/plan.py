@@ -20,6 +20,7 @@ def stages_of(config: Config) -> list[Config]:
     """The runs that a run is made of, one after the other: itself, where it names no stages. All but the last have
     folders of their own in the run's. Raises UserError."""
     if not config.stages:
+        phases_of(config)
         return [config]
     entries = _read("stages", config.stages)
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):

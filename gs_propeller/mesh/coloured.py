@@ -15,9 +15,9 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gs_propeller.base.camera import Cameras, orbit
+from gs_propeller.base.camera import Cameras
 from gs_propeller.mesh import kernels
-from gs_propeller.mesh.antialias import antialias, barycentrics, edges_of
+from gs_propeller.mesh.antialias import antialias, barycentrics
 from gs_propeller.mesh.raster import Hits, rasterize, seen_by
 from gs_propeller.mesh.surface import Mesh
 
@@ -43,13 +43,6 @@ def draw_torch(
     inside = (corners * weights[..., None]).sum(-2).permute(0, 3, 1, 2)
     both = torch.cat([inside, hits.mask[:, None].to(inside)], 1)
     return antialias(both, vertices, faces, edges, hits, cameras)
-
-
-def warm() -> None:
-    """Compile every kernel, or load it from the cache, by drawing a triangle. Takes seconds once."""
-    vertices = torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0], [0.0, 0.5, 0.0]], requires_grad=True)
-    values, faces = torch.ones(3, 3, requires_grad=True), torch.tensor([[0, 1, 2]])
-    draw(vertices, values, faces, edges_of(faces), orbit([0.0], [0.0], 2.0, 0.857), 16).sum().backward()
 
 
 @njit(cache=True, error_model="numpy", nogil=True)  # pragma: no cover - compiled

@@ -11,7 +11,6 @@ from gs_propeller.app.config import Config, Sections
 from gs_propeller.app.kinds.kind import Kind, Silhouettes
 from gs_propeller.base.camera import Cameras
 from gs_propeller.distil.distillation import Distillation
-from gs_propeller.mesh import coloured
 from gs_propeller.mesh.field_surface import density_of_field, extract_field
 from gs_propeller.mesh.surface import Mesh
 from gs_propeller.scenes.fields import march, seeding
@@ -84,6 +83,6 @@ TETRAHEDRA = FIELDS._replace(
     scene=_tetrahedra,
     views=_tet_views,
     mesh=_tet_mesh,
-    warm=coloured.warm,
+    warm=tetrahedra.warm,
     started=_started(tetrahedra.CHANNELS),
 )

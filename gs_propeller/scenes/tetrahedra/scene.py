@@ -14,6 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from gs_propeller.base.camera import orbit
 from gs_propeller.distil.distillation import DEAR, Group, Seen
 from gs_propeller.mesh.antialias import edges_of
 from gs_propeller.mesh.coloured import Edges, draw
@@ -54,6 +55,14 @@ def render(grids: Grids, look: Look, groups: Sequence[Group], shows: str = "colo
         alpha = out[:, 3:]
         views.append(TetView(out[:, :3] + (1 - alpha) * backdrop, alpha, surface, edges))
     return views
+
+
+def warm() -> None:
+    """Compile every kernel, or load it from the cache, by rendering a tiny ball. Takes seconds once."""
+    levels = (x.clone().requires_grad_() for x in first_state(4, 2, channels=CHANNELS).params.levels)
+    look, eye = Look(1.0, 0.6, 1.0, 1.0, True), orbit([0.0], [0.0], 2.0, 0.857)
+    (view,) = render(Grids(tuple(levels)), look, [(eye, 16, torch.ones(3))])
+    (view.image.sum() + consistency(view.surface, view.edges)).backward()
 
 
 def normals(surface: Surface) -> Tensor:

@@ -1,4 +1,4 @@
-"""The paper's Table 2 here: `python -m bench.paper [--systems a,b] [--prompts 12] [--jobs 1] [--small]`.
+"""The paper's Table 2 here: `python -m bench.paper [--systems a,b] [--prompts 12] [--jobs 1] [--small] [key=value]`.
 
 Each system serial and at window 8, by its configuration as shipped. The sentences are those of held-out objects, which
 neither the priors nor the judge was trained on, so there are true views to compare with. R-Precision: 120 views round
@@ -61,12 +61,14 @@ SMALL: dict[str, object] = {
 
 @dataclass(frozen=True)
 class Job:
-    """A sentence, by its place among the held-out objects, by one system, serial or parallel."""
+    """A sentence, by its place among the held-out objects, by one system, serial or parallel; pairs: what else
+    differs from its configuration."""
 
     index: int
     system: str
     way: str
     small: bool = False
+    pairs: tuple[tuple[str, object], ...] = ()
 
     def key(self, mark: str) -> str:
         said = [mark, self.index, self.system, self.way, str(configured(self, "")), VIEWS]
@@ -82,7 +84,7 @@ def configured(one: Job, folder: str) -> Config:
         pairs |= SMALL
         if base.stages:
             pairs["stages"] = [stage | SMALL for stage in json.loads(base.stages)]
-    return updated(base, pairs | {"device": "cpu", "outdir": folder})
+    return updated(base, pairs | dict(one.pairs) | {"device": "cpu", "outdir": folder})
 
 
 @cache
@@ -220,6 +222,8 @@ def row_of(system: str, listed: dict[str, list[Job]], results: dict[Job, Figures
 
 
 def main(words: Sequence[str] | None = None) -> None:
+    from bench.ablation import parsed
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -227,14 +231,18 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=12, help=f"held-out sentences, at most {AMONG}")
     parser.add_argument("--jobs", type=int, default=1, help="processes, a thread each; 0: this one")
     parser.add_argument("--small", action="store_true", help="a smoke run: few steps of everything")
+    parser.add_argument("pairs", nargs="*", help="key=value, of every run")
     given = parser.parse_args(words)
+    pairs = tuple(sorted(parsed(given.pairs).items()))
     systems = given.systems.split(",")
     if unknown := set(systems) - set(SYSTEMS):
         parser.error(f"no such system: {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")
     if not 1 <= given.prompts <= AMONG:
         parser.error(f"--prompts must be 1 to {AMONG}")
     listed = {
-        system: {way: [Job(k, system, way, given.small) for k in range(given.prompts)] for way in WINDOWS}
+        system: {
+            way: [Job(k, system, way, given.small, pairs) for k in range(given.prompts)] for way in WINDOWS
+        }
         for system in systems
     }
     # sentence by sentence, so that an interrupted bench has something of each system

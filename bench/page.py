@@ -8,18 +8,17 @@ from pathlib import Path
 from PIL import Image
 
 SIDE = 160  # of a view, pixels
+GAP_PX = 2  # between the views of a sheet
 
 
 def row(run: Path, side: int = SIDE) -> Image.Image:
     """The eight views of a run's contact sheet, side by side."""
     sheet = Image.open(run / f"{run.name}_sheet.png").convert("RGB")
-    width, height = sheet.width // 4, sheet.height // 2
+    width, height = (sheet.width + GAP_PX) // 4, (sheet.height + GAP_PX) // 2
     strip = Image.new("RGB", (8 * side, side), "white")
     for k in range(8):
         left, top = k % 4 * width, k // 4 * height
-        view = sheet.crop(
-            (left + 2, top + 2, left + width - 2, top + height - 2)
-        )  # without the lines between
+        view = sheet.crop((left, top, left + width - GAP_PX, top + height - GAP_PX))
         strip.paste(view.resize((side, side), Image.Resampling.LANCZOS), (k * side, 0))
     return strip
 

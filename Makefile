@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: run setup web test test-fast bench lint clean
+.PHONY: run setup web test test-fast bench blender docs lint clean
 
 run: setup
 	$(BIN)/python main_propeller.py --config configs/image.yaml input=data/cat.png prior=pocket
@@ -58,6 +58,18 @@ bench: setup
 	$(BIN)/python -m bench.speed
 	$(BIN)/python -m bench.scaling
 	$(BIN)/python -m bench.faults
+
+# The add-on's test in Blender itself (bpy 5.0.1 has wheels for Python 3.11 alone, and 370 MB), which `make test` skips.
+BLENDER := build/blender
+blender: setup
+	test -x $(BLENDER)/bin/python || $(BIN)/python -m venv $(BLENDER)
+	$(BLENDER)/bin/python -m pip install --quiet --disable-pip-version-check bpy==5.0.1
+	PROPELLER_BPY_PYTHON=$(BLENDER)/bin/python $(BIN)/python -m pytest -q tests/test_blender.py
+
+# The site, into build/site; a warning is an error.
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 lint: setup
 	$(BIN)/ruff check .

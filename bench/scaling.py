@@ -49,7 +49,7 @@ ROLL_OUT_GPU_S = (
 ROLL_OUT_ROWS = (0.003, 0.010, 0.030, 0.100)
 PICTURES_MB = 2 * 16 * 3 * 256 * 256 * 4 / 1e6  # a pull and the renders it was taken at
 HOST_MB_S = 5000.0  # through the host's memory, by gloo
-# four rounds of drifts a pass where rank 0 only rolls out, 64 slots at most: one hides behind the others
+# four rounds of drifts a pass where rank 0 only rolls out, 64 slots at most: each roll-out hides behind the next drifts
 WINDOWS = {2: 2, 4: 4, 8: 32, 16: 64, 32: 64, 64: 64}
 
 

@@ -170,6 +170,7 @@ class LatentDiffusion(ABC):
         Returns sds_grad's pair and the latents, detached.
         """
         images = images.detach().to(self.device, torch.float32).requires_grad_(True)
+        t = t.to(self.device)
         with torch.set_grad_enabled("latent" in spaces):
             encoded = self.encode(images).float()
         latents = encoded.detach()

@@ -21,9 +21,9 @@ import torch
 
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.locks import one_at_a_time
+from gs_propeller.places import shipped
 
-_DATA = Path(__file__).resolve().parent.parent / "data"
-POCKET, POCKET_TEXT = _DATA / "zero123-pocket", _DATA / "text-pocket"
+POCKET, POCKET_TEXT = shipped("data/zero123-pocket"), shipped("data/text-pocket")
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")  # owner/name
 REACH_S = 4.0  # the longest wait for a word from the hub
 FETCH_S = 7200.0  # and for another process that is fetching a prior

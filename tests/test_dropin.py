@@ -1,4 +1,4 @@
-"""The solver around a plain torch model and Adam: docs/python.md's lines, against the loop anybody writes."""
+"""The solver around a plain torch model and Adam: docs/solver.md's lines, against the loop anybody writes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def wrapped(model: nn.Module, settings: Settings) -> tuple[int, int]:
         load(state)
         return update(state, [m["exp_avg"] / (1 - 0.9 ** float(m["step"])) for m in moments.values()])
 
-    # what docs/python.md shows begins here
+    # what docs/solver.md shows begins here
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 
     def saved():

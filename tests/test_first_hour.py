@@ -70,6 +70,19 @@ def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
 # --- which device
 
 
+def test_an_apple_gpu_has_the_prior_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such a machine has no CUDA; here its answers alone are played."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device=mps, but torch sees no Apple GPU; use device=auto"):
+        devices.device_of(Config(device="mps"))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    there = devices.device_of(Config(device="mps"))
+    assert (there.type, devices.scene_device(there).type) == ("mps", "cpu")
+    assert devices.scene_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+    assert devices.precision_of(Config(), there) == torch.float32
+    assert devices.rank_count(Config(device="mps")) == 1
+
+
 @pytest.mark.parametrize(
     ("options", "broken", "device", "backend", "said"),
     [

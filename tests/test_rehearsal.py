@@ -31,6 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import main2_mesh
 import main_propeller
 from bench.waits import step_waits
+from gs_propeller.app import asset
 from gs_propeller.app.asset import scene_of
 from gs_propeller.app.config import load
 from gs_propeller.app.devices import device_of
@@ -251,6 +252,25 @@ def test_a_step_there_is_the_step_here(backend: str, scratch: Path) -> None:
         there = _two_steps(*_scene(scratch, *asked))
         assert sum(type(x) is Pretended for x in there) > len(there) // 2
         assert all(torch.equal(one, other.cpu()) for one, other in zip(here, there, strict=True))
+
+
+@pytest.mark.slow
+def test_a_prior_may_stand_apart_from_the_scene(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As device=mps has it: the prior on a device, the scene and its rasteriser on the processor."""
+    scene, state = _scene(scratch, "device=cpu")
+    (here,) = scene.compute([state.params], [0])
+    monkeypatch.setattr(asset, "scene_device", lambda prior: torch.device("cpu"))
+    with pretended():
+        config, _ = load(_words(scratch, "none", "device=cpu"))
+        priors = load_priors(config, torch.device("cuda"))
+        scene = scene_of(config, picture_of(config), priors)
+        (there,) = scene.compute([state.params], [0])
+        after, _ = scene.update(state, there)
+        assert priors.first.device.type == "cuda"
+    found = [*there.parts(), *after.tensors().values()]
+    assert not any(type(x) is Pretended for x in found)
+    # 6e-7: attention goes by another formula there
+    assert max(_apart(one, other) for one, other in zip(here.parts(), there.parts(), strict=True)) < 2e-6
 
 
 @pytest.mark.slow

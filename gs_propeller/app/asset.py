@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gs_propeller.app.config import Config, load
+from gs_propeller.app.devices import scene_device
 from gs_propeller.app.guides import Priors, guides
 from gs_propeller.app.kinds.choice import kind_of
 from gs_propeller.app.plan import phases_of
@@ -40,7 +41,7 @@ def scene_of(config: Config, picture: Picture | None, priors: Priors) -> Distill
     """The distillation of this picture or prompt under these priors; the same on every rank."""
     found = guides(config, picture, priors)
     begins, configs = zip(*phases_of(config), strict=True)
-    parts = tuple(_part(one, picture, priors.first.device, found) for one in configs)
+    parts = tuple(_part(one, picture, scene_device(priors.first.device), found) for one in configs)
     return parts[0] if len(parts) == 1 else Phases(begins, parts)
 
 

@@ -36,6 +36,7 @@ from gs_propeller.distil.settings import (
     ViewSettings,
 )
 from gs_propeller.mesh.settings import MeshSettings, RefineSettings
+from gs_propeller.places import shipped
 from gs_propeller.scenes.fields.settings import FieldLossSettings, FieldSettings, SdfSettings
 from gs_propeller.scenes.gaussians.settings import (
     AdamSettings,
@@ -46,7 +47,7 @@ from gs_propeller.scenes.gaussians.settings import (
 from gs_propeller.scenes.tetrahedra.settings import TetSettings
 from gs_propeller.solver.picard import Settings
 
-HERE = next((p for p in Path(__file__).resolve().parents if (p / "configs").is_dir()), Path())  # this project
+HERE = shipped()  # configs/ and data/ are in it
 
 
 @dataclass(frozen=True)

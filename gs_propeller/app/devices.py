@@ -16,9 +16,13 @@ COMPILING = "compiling the GPU rasteriser's kernels, once on this machine: some 
 
 
 def device_of(config: Config, splats: bool = True, say: Say = say_note) -> torch.device:
-    """This rank's device, made the current one if it is a GPU. splats: Gaussians are drawn there, so that auto takes
-    CUDA only where a rasteriser works; that it does not is said. Raises UserError."""
+    """This rank's device, the prior's, made the current one if it is a GPU. splats: Gaussians are drawn there, so that
+    auto takes CUDA only where a rasteriser works; that it does not is said. Raises UserError."""
     cuda = torch.cuda.is_available()
+    if config.device == "mps":  # written, but never run on such a machine
+        if not torch.backends.mps.is_available():
+            raise UserError("device=mps, but torch sees no Apple GPU; use device=auto")
+        return torch.device("mps")
     if config.device == "cuda" and not cuda:
         raise UserError("device=cuda, but torch sees no CUDA device; use device=auto")
     if config.device == "cpu" or not cuda:
@@ -43,6 +47,11 @@ def device_of(config: Config, splats: bool = True, say: Say = say_note) -> torch
     return device
 
 
+def scene_device(prior: torch.device) -> torch.device:
+    """Where the scene lies: with its prior, but on the CPU where that is on an Apple GPU, which nothing draws on."""
+    return torch.device("cpu") if prior.type == "mps" else prior
+
+
 def precision_of(config: Config, device: torch.device) -> torch.dtype:
     """The prior's."""
     if config.precision == "auto":
@@ -52,7 +61,7 @@ def precision_of(config: Config, device: torch.device) -> torch.dtype:
 
 def rank_count(config: Config, splats: bool = True) -> int:
     """Ranks that the plain command starts. splats: as in device_of."""
-    if config.ranks or config.device == "cpu" or not torch.cuda.is_available():
+    if config.ranks or config.device in ("cpu", "mps") or not torch.cuda.is_available():
         return int(config.ranks) or 1
     gpus = torch.cuda.device_count()
     if gpus > 1 and splats and config.device == "auto" and config.raster == "auto":
@@ -64,7 +73,7 @@ def rank_count(config: Config, splats: bool = True) -> int:
 def before_ranks(config: Config, splats: bool = True) -> None:
     """What ranks would else do all at once, done before they start: the rasteriser is compiled and tried.
     Raises UserError."""
-    if splats and config.device != "cpu" and torch.cuda.is_available():
+    if splats and config.device not in ("cpu", "mps") and torch.cuda.is_available():
         with said_if_long(COMPILING, say_note, 5.0):
             try_apart(config.raster)
         _asked_for(config, rasteriser(config.raster)[1])
@@ -78,7 +87,7 @@ def _asked_for(config: Config, trouble: str | None) -> None:
 
 def half_of(config: Config) -> bool:
     """Whether the prior will be in half precision, before there is a device."""
-    device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+    device = "cuda" if config.device not in ("cpu", "mps") and torch.cuda.is_available() else "cpu"
     return precision_of(config, torch.device(device)) != torch.float32
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from gs_propeller.app.asset import Viewer, check_seed, scene_of, slots_at_once, travellers
 from gs_propeller.app.config import Config
-from gs_propeller.app.devices import device_of, group_size, rank_count
+from gs_propeller.app.devices import device_of, group_size, rank_count, scene_device
 from gs_propeller.app.events import NOBODY, Audience, CutOut
 from gs_propeller.app.fingerprint import given_bytes
 from gs_propeller.app.guides import Priors, fetch_priors, keep, load_priors, notes, picture_of
@@ -49,8 +49,14 @@ def _checked_plan(config: Config) -> None:
         check_seed(config)
 
 
-def make_assets(jobs: Sequence[Config], audience: Audience, assets: list[Asset] | None = None) -> int:
-    """Every job, by groups of ranks from one queue; the exit code. A bad picture among several is skipped."""
+def make_assets(
+    jobs: Sequence[Config],
+    audience: Audience,
+    assets: list[Asset] | None = None,
+    priors: Priors | None = None,
+) -> int:
+    """Every job, by groups of ranks from one queue; the exit code. A bad picture among several is skipped. priors:
+    loaded already, on the device that the jobs mean; those of a loss=vsd have learnt, and serve once."""
     begun_s, config = time.monotonic(), jobs[0]
     early = NOBODY if int(os.environ.get("RANK", 0)) else audience  # what concerns all groups is said once
     _checked_plan(config)
@@ -60,8 +66,8 @@ def make_assets(jobs: Sequence[Config], audience: Audience, assets: list[Asset] 
     device = device_of(config, say=early.note)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     set_threads(share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads))
-    priors = load_priors(config, device, early.prior_found)
-    stages = stages_of(config)
+    priors = priors or load_priors(config, device, early.prior_found)
+    device, stages = scene_device(device), stages_of(config)
     if device.type == "cpu":  # before the loop: compiling is no part of its pace
         with said_if_long("compiling the CPU's kernels, once on this machine: a minute or so", early.note):
             for stage in stages:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import difflib
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -26,6 +28,26 @@ Array = NDArray[np.float32]
 
 def read_rgba(path: Path) -> tuple[Array, tuple[str, ...]]:
     """([H, W, 4] straight-alpha RGBA in 0..1, notes), the longest side at most WORK_PX. Raises UserError."""
+    with _opened(path) as opened:
+        width, height = opened.size
+        if width * height > MOST_PIXELS:
+            raise UserError(
+                f"{path} has {width} x {height} px; at most {MOST_PIXELS // 10**6} million are read"
+            )
+        opened.draft(None, (WORK_PX, WORK_PX))  # a JPEG is decoded at a half, a quarter or an eighth
+        opened.load()
+        return _straight(opened, path)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """(width, height) px by the file's header, nothing decoded. Raises UserError."""
+    with _opened(path) as opened:
+        return opened.size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Raises UserError for what is no picture, whenever that is found."""
     if path.is_dir():
         raise UserError(f"{path} is a folder; give input= one picture")
     if not path.is_file():
@@ -37,14 +59,9 @@ def read_rgba(path: Path) -> tuple[Array, tuple[str, ...]]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             _allow_heif(path)
             with Image.open(path) as opened:
-                width, height = opened.size
-                if width * height > MOST_PIXELS:
-                    raise UserError(
-                        f"{path} has {width} x {height} px; at most {MOST_PIXELS // 10**6} million are read"
-                    )
-                opened.draft(None, (WORK_PX, WORK_PX))  # a JPEG is decoded at a half, a quarter or an eighth
-                opened.load()
-                return _straight(opened, path)
+                yield opened
+    except UserError:
+        raise
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path} is not a picture that can be read: {error}") from error
 

@@ -113,7 +113,8 @@ def pulls(
         pixels, misses = guide.prior.sds_grad(
             together, guide.conditioning, codes, t, noise, guide.guidance_scale, settings.sds_weight, settings.sds_space
         )  # fmt: skip
-        pull, residual = pull + guide.weight * pixels, residual + guide.weight * misses
+        pull = pull + guide.weight * pixels.to(pull)  # a prior may stand on a device of its own
+        residual = residual + guide.weight * misses.to(residual)
         stays = guide.prior.stiffness(t, settings.sds_weight, settings.sds_space, settings.follows)
         stiff = stiff + guide.weight * stays.to(stiff)
         share = guide.prior.share(t, settings.sds_space, settings.follows)

@@ -1,0 +1,25 @@
+"""Where what ships with the program lies, its configurations and priors: in a checkout beside the package, in an
+installed one inside it. Imports nothing of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def shipped(name: str = "") -> Path:
+    """The path of configs/image.yaml, data/zero123-pocket and the like; "" is the folder that holds both."""
+    inside = PACKAGE / "shipped"  # a wheel has it, see pyproject.toml; a checkout does not
+    return (inside if inside.is_dir() else PACKAGE.parent) / name
+
+
+def checkout() -> bool:
+    """Whether this is the tree itself, not an installed package."""
+    return shipped() == PACKAGE.parent
+
+
+def install(extra: str = "") -> str:
+    """The command that installs the program, with that extra of pyproject.toml."""
+    what = str(PACKAGE.parent) if checkout() else "gs-propeller"
+    return f"pip install '{what}[{extra}]'" if extra else f"pip install '{what}'"

@@ -21,6 +21,7 @@ $(STAMP): requirements.txt requirements-dev.txt requirements-docs.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	$(BIN)/python -c "from gs_propeller.scenes.gaussians.raster.cpu import warm; warm()"
 	$(BIN)/python -c "from gs_propeller.scenes.fields.march import warm; warm()"
+	$(BIN)/python -c "from gs_propeller.scenes.tetrahedra.scene import warm; warm()"
 	$(BIN)/python -c "from gs_propeller.mesh.render import warm; warm()"
 	$(BIN)/python -c "from gs_propeller.app.asset import warm; warm()"
 	touch $@
@@ -52,6 +53,7 @@ bench: setup
 	$(BIN)/python -m bench.asset
 	$(BIN)/python -m bench.mesh
 	$(BIN)/python -m bench.text
+	$(BIN)/python -m bench.paper
 	$(BIN)/python -m bench.fidelity
 	$(BIN)/python -m bench.speed
 	$(BIN)/python -m bench.scaling

@@ -23,12 +23,13 @@ setup: $(STAMP)
 # pip is asked once; the compiled kernels' cache is warm afterwards. The pinned packages have wheels for these Pythons.
 FITS := import sys; v = sys.version_info; (3, 11) <= v[:2] <= (3, 13) or \
 	sys.exit("Python 3.11 to 3.13 is needed, this is %d.%d: make run PYTHON=python3.12" % (v[0], v[1]))
-$(STAMP): requirements.txt requirements-dev.txt
+$(STAMP): requirements.txt requirements-dev.txt requirements-docs.txt
 	@test -x $(BIN)/python || $(PYTHON) -c '$(FITS)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
 	$(BIN)/python -c "from gs_propeller.scenes.gaussians.raster.cpu import warm; warm()"
 	$(BIN)/python -c "from gs_propeller.scenes.fields.march import warm; warm()"
+	$(BIN)/python -c "from gs_propeller.scenes.tetrahedra.scene import warm; warm()"
 	$(BIN)/python -c "from gs_propeller.mesh.render import warm; warm()"
 	$(BIN)/python -c "from gs_propeller.app.asset import warm; warm()"
 	touch $@
@@ -60,6 +61,7 @@ bench: setup
 	$(BIN)/python -m bench.asset
 	$(BIN)/python -m bench.mesh
 	$(BIN)/python -m bench.text
+	$(BIN)/python -m bench.paper
 	$(BIN)/python -m bench.fidelity
 	$(BIN)/python -m bench.speed
 	$(BIN)/python -m bench.scaling
@@ -74,7 +76,6 @@ blender: setup
 
 # The site, into build/site; a warning is an error.
 docs: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 lint: setup
@@ -83,4 +84,4 @@ lint: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build/bench runs
+	rm -rf $(VENV) build/bench build/site $(BLENDER) runs

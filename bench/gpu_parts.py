@@ -27,7 +27,7 @@ from gs_propeller.app.log import quiet_libraries
 from gs_propeller.base.camera import orbit
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.picture import load_picture
-from gs_propeller.distil.distillation import Distillation
+from gs_propeller.distil.phases import Distilled
 from gs_propeller.distil.pull import Pull
 from gs_propeller.scenes.gaussians.raster.render import BACKENDS, render
 from gs_propeller.scenes.gaussians.state import Gaussians, State
@@ -56,7 +56,7 @@ class Bench:
     def device(self) -> torch.device:
         return self.prior.device
 
-    def task(self, batch: int, slots: int = 1) -> Distillation:
+    def task(self, batch: int, slots: int = 1) -> Distilled:
         config = updated(self.config, {"batch_size": batch, "batch_slots": slots})
         return scene_of(config, load_picture(config.input), Priors(self.prior, None))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -32,7 +32,7 @@ def done(
     told: Callable[[J, Figures], str],
 ) -> dict[J, Figures]:
     """Every job's result, from the store where it is there. mark: of the weights and the code that decide it; told:
-    the line that says how a run ended. Processes have one thread each."""
+    the line that says how a run ended. workers: processes, of one thread each; 0: this one."""
     console, results = Console(), {}
     known = {}
     if store.exists():
@@ -44,17 +44,25 @@ def done(
     results = {one: known[one.key(mark)] for one in wanted if one.key(mark) in known}
     if missing:
         store.parent.mkdir(parents=True, exist_ok=True)
-        os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context) as pool, store.open("a") as file:
-            futures = {pool.submit(work, one): one for one in missing}
-            for k, future in enumerate(as_completed(futures), start=1):
-                one, result = futures[future], future.result()
+        with store.open("a") as file:
+            for k, (one, result) in enumerate(_worked(missing, work, workers), start=1):
                 results[one] = result
                 file.write(json.dumps({"key": one.key(mark), "result": result, "job": repr(one)}) + "\n")
                 file.flush()
                 console.print(f"{k}/{len(missing)} {told(one, result)}", highlight=False)
     return results
+
+
+def _worked(jobs: list[J], work: Callable[[J], Figures], workers: int) -> Iterator[tuple[J, Figures]]:
+    """Each as soon as it is done."""
+    if not workers:
+        yield from ((one, work(one)) for one in jobs)
+        return
+    os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(work, one): one for one in jobs}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
 
 
 def on_one_thread() -> None:

@@ -47,12 +47,17 @@ class Judge:
     @torch.no_grad()
     def pictures(self, images: Tensor) -> Tensor:
         """images [V, 3, H, W] over white in 0..1 -> unit vectors [V, E]."""
+        return F.normalize(self.features(images), dim=1)
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """The same before they are made unit vectors."""
         side = self.model.config.vision_config.image_size
         pixels = F.interpolate(
             images, (side, side), mode="bicubic", align_corners=False, antialias=images.shape[-1] > side
         )
         features = self.model.get_image_features(pixel_values=(pixels.clamp(0, 1) - self.mean) / self.std)
-        return F.normalize(_pooled(features), dim=1)
+        return _pooled(features)
 
     @torch.no_grad()
     def sentences(self, texts: list[str]) -> Tensor:
@@ -66,7 +71,11 @@ class Judge:
 
     def chosen(self, images: Tensor, texts: list[str]) -> Tensor:
         """[V] which text each picture is nearest to."""
-        return (self.pictures(images) @ self.sentences(texts).T).argmax(1)
+        return self.nearest(self.features(images), texts)
+
+    def nearest(self, features: Tensor, texts: list[str]) -> Tensor:
+        """The same of features [V, E]."""
+        return (F.normalize(features, dim=1) @ self.sentences(texts).T).argmax(1)
 
 
 def _pooled(features: object) -> Tensor:
@@ -75,7 +84,9 @@ def _pooled(features: object) -> Tensor:
 
 def load_judge(folder: str | Path = POCKET_JUDGE) -> Judge:
     """The shipped judge, or a published CLIP from a folder or the cache. Raises OSError where it is not there."""
-    model = CLIPModel.from_pretrained(folder).eval()
+    model = (
+        CLIPModel.from_pretrained(folder).float().eval()
+    )  # kept in half, in which a CPU is ten times as slow
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (MEAN, STD))
     return Judge(model, CLIPTokenizer.from_pretrained(folder), mean, std)
 

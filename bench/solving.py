@@ -25,13 +25,14 @@ from bench.truth import (
     psnr_db,
     save_png,
 )
-from gs_propeller.app.asset import Logged, Viewer, problem, scene_of, slots_at_once, travellers
-from gs_propeller.app.config import Config, load, updated
+from gs_propeller.app.asset import Logged, Viewer, problem, scene_of, seeded, slots_at_once, travellers
+from gs_propeller.app.config import Config, load, to_yaml, updated
 from gs_propeller.app.guides import Priors, picture_of
 from gs_propeller.app.log import quiet_libraries
-from gs_propeller.distil.distillation import Distillation
+from gs_propeller.app.plan import stages_of
+from gs_propeller.distil.phases import Distilled
 from gs_propeller.scenes.gaussians.state import State
-from gs_propeller.solver import picard
+from gs_propeller.solver import checkpoint, picard
 from gs_propeller.solver.picard import Problem, Report, Settings, Window, solve
 from gs_propeller.solver.ranks import Ranks
 from guidance import find_prior, find_text_prior
@@ -60,13 +61,13 @@ class Setup:
     """One picture ready to be solved in this process."""
 
     config: Config
-    scene: Distillation
+    scene: Distilled
     logged: Logged
     problem: Problem[State, Any]
     settings: Settings
 
     def first(self) -> State:
-        return self.scene.first()
+        return seeded(self.config) if self.config.init else self.scene.first()  # type: ignore[no-any-return]
 
 
 @cache
@@ -120,6 +121,19 @@ def solving(setup: Setup) -> Solved:
     begun_s = time.perf_counter()
     window = solve(setup.problem, setup.settings, setup.first(), on_pass)
     return Solved(window, time.perf_counter() - begun_s, tuple(accepted))
+
+
+def in_stages(config: Config) -> list[tuple[Setup, Solved]]:
+    """A run of one stage or several, each from the one before, whose states go through its folder."""
+    found = []
+    for stage in stages_of(config):
+        setup = prepared(stage)
+        found.append((setup, solving(setup)))
+        folder, window = stage.run_folder, found[-1][1].window
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(to_yaml(stage))
+        checkpoint.save(folder / checkpoint.FILE, window, "{}", found[-1][1].seconds)
+    return found
 
 
 def run(case: Case, pairs: dict[str, object], classic: bool = False) -> Trial:

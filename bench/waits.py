@@ -30,7 +30,7 @@ from gs_propeller.app.config import load
 from gs_propeller.app.devices import device_of
 from gs_propeller.app.guides import load_priors, picture_of
 from gs_propeller.app.log import quiet_libraries
-from gs_propeller.distil.distillation import Distillation
+from gs_propeller.distil.phases import Distilled
 from gs_propeller.scenes.gaussians.state import State
 from tests import tiny_prior
 from tests.pretended import device as pretended_device
@@ -41,7 +41,7 @@ SMALL = ["num_points=150", "batch_size=2", "reference_size=32", "densify_from=2"
          "densify_grad_threshold=0.001", "max_gaussians=200", "window=2"]  # fmt: skip
 
 
-def step_waits(scene: Distillation, state: State) -> dict[str, Waits]:
+def step_waits(scene: Distilled, state: State) -> dict[str, Waits]:
     """Of a scene on the pretended device and its first state: what each part of a step waits for, by place."""
     found: dict[str, Waits] = {}
 

@@ -1,5 +1,5 @@
-"""Fields as the solver and the program see them: losses, meshes, whole runs whose window at threshold 0 is the serial
-loop, and the commands."""
+"""Fields and tetrahedra as the solver and the program see them: losses, meshes, whole runs whose window at threshold 0
+is the serial loop, and the commands."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from gs_propeller.app.asset import Logged, problem
 from gs_propeller.app.config import Config, load
 from gs_propeller.app.fingerprint import fingerprint
 from gs_propeller.base.errors import UserError
+from gs_propeller.distil.phases import Distilled
 from gs_propeller.mesh.field_surface import extract_field
 from gs_propeller.mesh.foreign import load_mesh
-from gs_propeller.scenes.fields.scene import CHEAP, LOSSES, FieldScene
+from gs_propeller.scenes.fields.scene import CHEAP, LOSSES
 from gs_propeller.scenes.fields.state import FieldState, Grids, first_state
+from gs_propeller.scenes.tetrahedra import scene as tets
 from gs_propeller.solver import checkpoint
 from gs_propeller.solver.picard import Settings, Window, resume, solve
 from gs_propeller.solver.ranks import Ranks
@@ -34,7 +36,7 @@ from tests.test_ranks import other_rank
 from tests.toy_field import RANKED, UPDATES, scene
 
 ROOT = Path(__file__).parent.parent
-NOTHING = {f"lambda_{name}": 0.0 for name in LOSSES}
+NOTHING = {f"lambda_{name}": 0.0 for name in {*LOSSES, *tets.LOSSES}}
 
 
 # ---- one update
@@ -44,7 +46,7 @@ def same(one: FieldState, other: FieldState) -> bool:
     return all(torch.equal(tensor, other.tensors()[name]) for name, tensor in one.tensors().items())
 
 
-def later(made: FieldScene, steps: int) -> FieldState:
+def later(made: Distilled, steps: int) -> FieldState:
     """The state after a few serial steps."""
     state = made.first()
     for step in range(steps):
@@ -52,26 +54,29 @@ def later(made: FieldScene, steps: int) -> FieldState:
     return state
 
 
+EVERY = [("sdf" if name == "eikonal" else "field", name) for name in LOSSES]
+EVERY += [("tetrahedra", name) for name in tets.LOSSES]
+
+
 @pytest.mark.parametrize("travels", ["pictures", "gradients"])
-@pytest.mark.parametrize("name", LOSSES)
-def test_each_loss_alone_moves_the_field(name: str, travels: str) -> None:
-    kind = "sdf" if name == "eikonal" else "field"
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_each_loss_alone_moves_the_field(kind: str, name: str, travels: str) -> None:
     crooked = scene(scene=kind).first()
     way = crooked.params.map(lambda x: 0.2 * torch.sin(9.0 * torch.arange(x.numel()).reshape(x.shape)))
     state = replace(crooked, params=way, step=3)
     made = scene(scene=kind, travels=travels, **(NOTHING | {f"lambda_{name}": 5.0}))
     drift = made.compute([state.params], [3])[0].at(state)
     after, cheap = made.update(state, drift)
-    losses = dict(zip(LOSSES, torch.cat([drift.losses, cheap]).tolist(), strict=True))
-    own = losses.pop(name)
-    assert not any(losses.values()) and (own > 0 or (name == "eikonal" and travels == "gradients"))
+    losses = dict(zip(made.losses, torch.cat([drift.losses, cheap]).tolist(), strict=True))
+    own, of_novel = losses.pop(name), name in ("eikonal", "laplacian", "consistency")
+    assert not any(losses.values()) and (own > 0 or (of_novel and travels == "gradients"))
     assert max(float(m.abs().max()) for m in after.exp_avg.levels) > 0
     nothing = scene(scene=kind, travels=travels, **NOTHING)
     still = nothing.update(state, nothing.compute([state.params], [3])[0].at(state))[0]
     assert max(float(m.abs().max()) for m in still.exp_avg.levels) == 0
 
 
-@pytest.mark.parametrize("kind", ["field", "sdf"])
+@pytest.mark.parametrize("kind", ["field", "sdf", "tetrahedra"])
 def test_at_the_guess_pictures_pull_as_gradients_do(kind: str) -> None:
     made = scene(scene=kind)
     paper = replace(made, settings=replace(made.settings, travels="gradients"))
@@ -131,7 +136,7 @@ def test_what_is_not_finite_is_named_or_skipped(travels: str) -> None:
 
 
 def run(
-    made: FieldScene, ranks: Ranks, window: int, tail: str = "momentum", held: list[Any] | None = None,
+    made: Distilled, ranks: Ranks, window: int, tail: str = "momentum", held: list[Any] | None = None,
     begin: Window[FieldState] | None = None,
 ) -> Window[FieldState]:  # fmt: skip
     logged = Logged()
@@ -140,7 +145,7 @@ def run(
     again = begin and resume(begin.states, begin.start, begin.threshold, task, settings)
 
     def on_pass(now: Window[FieldState], report: Any) -> None:
-        assert all(len(row) == len(LOSSES) for row in logged.rows(report))
+        assert all(len(row) == len(made.losses) for row in logged.rows(report))
         if held is not None:
             held.append(now)
 
@@ -150,7 +155,7 @@ def run(
 @cache
 def serial(kind: str, travels: str, k: int) -> FieldState:
     """A plain loop's last state."""
-    made = scene(scene=kind, travels=travels, updates_per_evaluation=k)
+    made = toy_field.made(kind, travels, k)
     return later(made, made.steps)
 
 
@@ -158,7 +163,7 @@ def serial(kind: str, travels: str, k: int) -> FieldState:
 @pytest.mark.parametrize(("window", "tail"), [(1, "copy"), (3, "copy"), (8, "momentum")])
 @pytest.mark.parametrize(("kind", "travels", "k"), RANKED)
 def test_threshold_0_is_the_serial_loop(kind: str, travels: str, k: int, window: int, tail: str) -> None:
-    made = scene(scene=kind, travels=travels, updates_per_evaluation=k)
+    made = toy_field.made(kind, travels, k)
     with Ranks() as ranks:
         ranks.begin(0, made.compute)
         done = run(made, ranks, window, tail)

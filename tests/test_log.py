@@ -108,7 +108,8 @@ def test_skipped_steps_are_counted_and_said(tmp_path: Path) -> None:
     again.close()
     fresh = log.Metrics(path)
     assert fresh.skipped == 0
-    assert "skipped" not in fresh.write_pass(*report(0, [[1.0, 1.0]]), ["sds", "rgb"], 1, 9, 0.5)
+    shown = fresh.write_pass(*report(0, [[1.0, 1.0]]), ["sds", "rgb"], 1, 9, 0.5, counted="cells")
+    assert "skipped" not in shown and shown["cells"] == "9" and "N" not in shown
     fresh.close()
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import main2_mesh
 import main_propeller
 from gs_propeller.mesh.foreign import load_mesh
+from gs_propeller.scenes.fields.state import FieldState
+from gs_propeller.scenes.gaussians.state import State
+from gs_propeller.solver import checkpoint
 from guidance.folder import POCKET_TEXT
 from tests import tiny_prior
 from tests.test_main import EXACT, ROOT, SMALL, on_two_ranks, same, state_of, stop_after
@@ -47,13 +51,40 @@ def test_a_sentence_becomes_an_asset_by_both_stages(serial: Path, text_prior: st
     assert (folder / "config.yaml").exists() and (folder / "refine_config.yaml").exists()
 
 
+STAGES = """stages=[{scene: gaussians, steps: 5}, {scene: tetrahedra, steps: 8, grid_cells: 8, grid_levels: 2,
+    updates_per_evaluation: 2, changes: {3: {render_size: 24, batch_size: 3}}}]"""
+
+
 @pytest.mark.slow
-def test_windows_and_ranks_give_the_serial_state(serial: Path, text_prior: str, tmp_path: Path) -> None:
-    assert main_propeller.main(_words(text_prior, tmp_path / "one", *EXACT, "window=4")) == 0
-    assert on_two_ranks(_words(text_prior, tmp_path / "two", *EXACT, "window=4", "ranks=2")) == 0
-    expected = state_of(serial / "a-red-cube")
-    for name in ("one", "two"):
-        assert same(expected, state_of(tmp_path / name / "a-red-cube"))
+def test_windows_and_ranks_give_the_serial_state_stage_by_stage(
+    text_prior: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gaussians, then tetrahedra that start from them and whose views grow: serially, at once, by two ranks, and
+    interrupted in the first stage and in the second."""
+    words = [STAGES, *EXACT, "turntable_frames=0"]
+    assert main_propeller.main(_words(text_prior, tmp_path / "serial", *words)) == 0
+    assert "note: stage 2 of 2: tetrahedra, 8 steps" in capsys.readouterr().err
+    expected = [state_at(tmp_path / "serial", stage) for stage in ("1-gaussians", "")]
+    assert [state.step for state in expected] == [5, 8]
+    assert on_two_ranks(_words(text_prior, tmp_path / "two", *words, "window=3", "ranks=2")) == 0
+    again = _words(text_prior, tmp_path / "cut", *words, "window=3")
+    for last in (3, 6):
+        stop_after(monkeypatch, last)
+        assert main_propeller.main(again) == 130
+        monkeypatch.undo()
+    assert state_at(tmp_path / "cut", "1-gaussians").step == 5 and state_at(tmp_path / "cut", "").step < 8
+    assert main_propeller.main(again) == 0
+    for name in ("two", "cut"):
+        for state, stage in zip(expected, ("1-gaussians", ""), strict=True):
+            assert same(state, state_at(tmp_path / name, stage)), (name, stage)
+    first = tmp_path / "cut" / "a-red-cube" / "1-gaussians" / checkpoint.FILE
+    before = first.stat().st_mtime_ns
+    assert main_propeller.main(again) == 0 and first.stat().st_mtime_ns == before
+
+
+def state_at(outdir: Path, stage: str) -> Any:
+    read = State.from_tensors if stage else FieldState.from_tensors
+    return checkpoint.first_state(outdir / "a-red-cube" / stage / checkpoint.FILE, read)
 
 
 @pytest.mark.slow

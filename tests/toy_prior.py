@@ -87,10 +87,10 @@ SECTIONS = {
 }  # fmt: skip
 
 
-def known() -> Known:
+def known(size: int = 16) -> Known:
     """A picture of noise whose object is a box."""
     generator = torch.Generator().manual_seed(0)
-    picture = Known(torch.rand(1, 3, 16, 16, generator=generator), torch.zeros(1, 1, 16, 16))
+    picture = Known(torch.rand(1, 3, size, size, generator=generator), torch.zeros(1, 1, size, size))
     picture.mask[..., 3:13, 4:11] = 1.0
     return picture
 

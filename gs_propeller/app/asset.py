@@ -7,38 +7,50 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gs_propeller.app.config import Config
+from gs_propeller.app.config import Config, load
 from gs_propeller.app.devices import scene_device
 from gs_propeller.app.guides import Priors, guides
-from gs_propeller.app.kinds import kind_of
+from gs_propeller.app.kinds.choice import kind_of
+from gs_propeller.app.plan import phases_of
 from gs_propeller.base.camera import Cameras, orbit
+from gs_propeller.base.errors import UserError
 from gs_propeller.base.picture import Picture
 from gs_propeller.distil.distillation import Distillation, device_of
 from gs_propeller.distil.draw import camera_deg
 from gs_propeller.distil.known import Known
-from gs_propeller.distil.pull import Pull
+from gs_propeller.distil.phases import Distilled, Phases
+from gs_propeller.distil.pull import Guide, Pull
 from gs_propeller.mesh.raster import rasterize
 from gs_propeller.mesh.surface import Mesh, extract
 from gs_propeller.mesh.texture import Reference, Textured, bake
 from gs_propeller.scenes.gaussians.state import init_ball
+from gs_propeller.solver import checkpoint
 from gs_propeller.solver.picard import Problem, Report
 from gs_propeller.solver.ranks import Ranks
 
 NOTHING = torch.zeros(0)
 
 
-def scene_of(config: Config, picture: Picture | None, priors: Priors) -> Distillation:
+def scene_of(config: Config, picture: Picture | None, priors: Priors) -> Distilled:
     """The distillation of this picture or prompt under these priors; the same on every rank."""
-    s, device = config.sections, scene_device(priors.first.device)
-    known = None
+    found = guides(config, picture, priors)
+    begins, configs = zip(*phases_of(config), strict=True)
+    parts = tuple(_part(one, picture, scene_device(priors.first.device), found) for one in configs)
+    return parts[0] if len(parts) == 1 else Phases(begins, parts)
+
+
+def _part(
+    config: Config, picture: Picture | None, device: torch.device, found: tuple[Guide, ...]
+) -> Distillation:
+    s, known = config.sections, None
     if picture is not None:
         known = Known.of(picture.rgb.to(device), picture.mask.to(device), s.known.reference_size)
-    found, slots = guides(config, picture, priors), slots_at_once(config, device)
     common = {
         "guides": found,
         "known": known,
@@ -49,7 +61,7 @@ def scene_of(config: Config, picture: Picture | None, priors: Priors) -> Distill
         "pull": s.pull,
         "knowing": s.known,
         "settings": s.scene,
-        "batch_slots": slots,
+        "batch_slots": slots_at_once(config, device),
         "measure": not config.batch_slots,
     }
     return kind_of(config).scene(s, common)
@@ -93,7 +105,7 @@ class Logged:
         return rows
 
 
-def problem(scene: Distillation, ranks: Ranks, logged: Logged) -> Problem[Any, Any]:
+def problem(scene: Distilled, ranks: Ranks, logged: Logged) -> Problem[Any, Any]:
     """What the solver integrates; the dear part runs on all ranks."""
     by_render = scene.pictures and scene.settings.distance == "render"
     every = scene.settings.updates_per_evaluation
@@ -160,18 +172,47 @@ def warm() -> None:
     bake(mesh, grey, orbit([0.0], [0.0], 2.0, 0.857), 64, 16)
 
 
-def textured_mesh(viewer: Viewer, picture: Picture | None) -> Textured:
-    """Mesh and texture of a solution: the one of those tried that fits the renders, colours from all round."""
+def fitting(viewer: Viewer) -> Callable[[Mesh], float]:
+    """silhouettes(mesh): how well it fits a solution's renders, from all round."""
     config = viewer.config
-    device = device_of(viewer.params)
     judged = orbit_camera(config, [0, 60, 120, 180, 240, 300, 0, 90], [config.elevation] * 6 + [60, -40])
-    alphas = viewer.views(judged.to(device), 96)[1][:, 0].cpu() > 0.5
+    alphas = viewer.views(judged.to(device_of(viewer.params)), 96)[1][:, 0].cpu() > 0.5
 
     def silhouettes(mesh: Mesh) -> float:
         seen = rasterize(mesh, judged, 96).mask
         return float((seen & alphas).sum() / (seen | alphas).sum().clamp_min(1))
 
-    mesh = kind_of(config).mesh(config, viewer.params.map(lambda x: x.detach().cpu()), silhouettes)
+    return silhouettes
+
+
+def seeded(config: Config) -> Any:
+    """The state of step 0 that starts from the run of `init`, of any kind. Raises UserError where there is none."""
+    check_seed(config)
+    folder = Path(config.init)
+    was = load(["--config", str(folder / "config.yaml")])[0]
+    there, here = kind_of(was), kind_of(config)
+    params = checkpoint.first_state(folder / checkpoint.FILE, there.read).params
+    if was.scene == config.scene:
+        return here.again(was, params, config.sections)
+    return here.started(config.sections, there.volume(was, params, fitting(Viewer(params, was))))
+
+
+def check_seed(config: Config) -> None:
+    """Raises UserError where `init` is no folder of another run."""
+    folder = Path(config.init)
+    if not (folder / checkpoint.FILE).is_file() or not (folder / "config.yaml").is_file():
+        raise UserError(
+            f"init={config.init} is no folder of a run: it wants a {checkpoint.FILE} and a config.yaml"
+        )
+    if folder.resolve() == config.run_folder.resolve():
+        raise UserError(f"init={config.init} is this run's own folder; name=... gives it another")
+
+
+def textured_mesh(viewer: Viewer, picture: Picture | None) -> Textured:
+    """Mesh and texture of a solution: the one of those tried that fits the renders, colours from all round."""
+    config = viewer.config
+    device = device_of(viewer.params)
+    mesh = kind_of(config).mesh(config, viewer.params.map(lambda x: x.detach().cpu()), fitting(viewer))
 
     def render_views(cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
         image, alpha = viewer.views(cameras.to(device), size)

@@ -7,6 +7,7 @@ for me" where the remark says so.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
@@ -16,7 +17,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from gs_propeller.app.settings import CutSettings, DeviceSettings, FileSettings, MediaSettings, PriorSettings
+from gs_propeller.app.settings import (
+    CutSettings,
+    DeviceSettings,
+    FileSettings,
+    MediaSettings,
+    PlanSettings,
+    PriorSettings,
+)
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.names import clean
 from gs_propeller.base.options import within
@@ -36,6 +44,7 @@ from gs_propeller.scenes.gaussians.settings import (
     DensifySettings,
     RegulariserSettings,
 )
+from gs_propeller.scenes.tetrahedra.settings import TetSettings
 from gs_propeller.solver.picard import Settings
 
 HERE = shipped()  # configs/ and data/ are in it
@@ -47,6 +56,7 @@ class Sections:
     use stands in the remark."""
 
     files: FileSettings
+    plan: PlanSettings
     cut: CutSettings
     devices: DeviceSettings
     priors: PriorSettings
@@ -63,6 +73,7 @@ class Sections:
     field: FieldSettings
     sdf: SdfSettings
     shaping: FieldLossSettings
+    tets: TetSettings
     mesh: MeshSettings
     refine: RefineSettings
     media: MediaSettings
@@ -70,6 +81,7 @@ class Sections:
 
 TITLES = {
     "files": "input and output",
+    "plan": "from coarse to fine",
     "cut": "the picture's cut-out",
     "devices": "devices",
     "priors": "priors",
@@ -83,19 +95,20 @@ TITLES = {
     "adam": "learning rates",
     "density": "clone, split, prune",
     "regularisers": "regularisers",
-    "field": "fields (scene=field, sdf)",
+    "field": "fields (scene=field, sdf, tetrahedra)",
     "sdf": "distances (scene=sdf)",
     "shaping": "regularisers of fields",
+    "tets": "tetrahedra (scene=tetrahedra)",
     "mesh": "mesh and texture",
     "refine": "refinement (main2_mesh.py)",
     "media": "pictures of the result",
 }
 # steps: DreamGaussian has 500; the pocket prior gains nothing past 300
 DEFAULTS = Sections(
-    FileSettings(), CutSettings(), DeviceSettings(), PriorSettings(), ViewSettings(), LevelSettings(), PullSettings(),
-    KnownSettings(), SceneSettings(), Settings(steps=300, window=0), BallSettings(), AdamSettings(), DensifySettings(),
-    RegulariserSettings(), FieldSettings(), SdfSettings(), FieldLossSettings(), MeshSettings(), RefineSettings(),
-    MediaSettings(),
+    FileSettings(), PlanSettings(), CutSettings(), DeviceSettings(), PriorSettings(), ViewSettings(), LevelSettings(),
+    PullSettings(), KnownSettings(), SceneSettings(), Settings(steps=300, window=0), BallSettings(), AdamSettings(),
+    DensifySettings(), RegulariserSettings(), FieldSettings(), SdfSettings(), FieldLossSettings(), TetSettings(),
+    MeshSettings(), RefineSettings(), MediaSettings(),
 )  # fmt: skip
 SECTION_OF = {f.name: title for title in TITLES for f in fields(getattr(DEFAULTS, title))}
 
@@ -281,7 +294,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
 def _typed(key: str, value: Any, kind: type, where: str) -> Any:
     """value as the option's type; command-line text is taken literally where a text is wanted."""
     if kind is str:
-        return "" if value is None else str(value)
+        return json.dumps(value) if isinstance(value, (list, dict)) else "" if value is None else str(value)
     text = str(value).strip()
     if kind is bool:
         if text.lower() in ("true", "yes", "on", "1"):

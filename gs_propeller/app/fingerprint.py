@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gs_propeller.app.config import DEFAULT, SECTION_OF, Config
+from gs_propeller.base.files import load_tensors
+from gs_propeller.solver.checkpoint import FILE
 from guidance import POCKET, POCKET_TEXT, find_prior, find_text_prior
 
 SECOND_STAGE = (
@@ -34,6 +36,8 @@ FREE = frozenset(
     [
         "resume",
         "outdir",
+        "init",
+        "stages",
         "ranks",
         "group",
         "threads",
@@ -63,16 +67,31 @@ FREE = frozenset(
 )
 
 
-# Sections that shape one kind of scene alone; of Gaussians not even the kind is named, as before there were others.
-KIND_OF = {"ball": "gaussians", "adam": "gaussians", "density": "gaussians", "regularisers": "gaussians"}
-KIND_OF |= {"field": "field", "sdf": "sdf", "shaping": "field"}
+# Sections that shape some kinds of scene alone.
+KINDS_OF: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("ball", "adam", "density", "regularisers"), ("gaussians",)
+)
+KINDS_OF |= {"field": ("field", "sdf", "tetrahedra"), "sdf": ("sdf",), "shaping": ("field", "sdf")}
+KINDS_OF |= {"tets": ("tetrahedra",)}
 
 GIVEN = "the picture or mesh"  # what a mark calls the input's bytes
 
 
 def given_bytes(config: Config) -> bytes:
-    """The input picture's; none for a prompt alone, which is an option."""
-    return Path(config.input).read_bytes() if config.input else b""
+    """The input picture's, none for a prompt alone, which is an option; and what tells the asset to start from."""
+    return (Path(config.input).read_bytes() if config.input else b"") + seed_sum(config)
+
+
+def seed_sum(config: Config) -> bytes:
+    """Of the parameters that the run of `init` has come to; none without one, or before it is there."""
+    file = Path(config.init) / FILE
+    if not config.init or not file.is_file():
+        return b""
+    sums = hashlib.sha256()
+    for name, tensor in sorted(load_tensors(file)[0].items()):
+        if name.startswith("0/params"):
+            sums.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return sums.digest()
 
 
 def _meant(folder: str, shipped: Path) -> str:
@@ -80,14 +99,11 @@ def _meant(folder: str, shipped: Path) -> str:
 
 
 def _shapes(option: str, value: Any, scene: str) -> bool:
-    """Whether an option says anything of that kind of scene; an sdf has a field's grids too. The picture's cut-out is
-    named where it is not left to itself, as before it could be corrected."""
-    if SECTION_OF[option] == "cut":
+    """Whether an option says anything of that kind of scene. What there was not always is named where it is not as it
+    was before."""
+    if option == "scene" or SECTION_OF[option] in ("cut", "plan"):
         return bool(value != getattr(DEFAULT, option))
-    if option == "scene":
-        return scene != "gaussians"
-    kind = KIND_OF.get(SECTION_OF[option], scene)
-    return kind == scene or (kind == "field" and scene == "sdf")
+    return scene in KINDS_OF.get(SECTION_OF[option], (scene,))
 
 
 def fingerprint(config: Config, picture: bytes, also: Iterable[str] = ()) -> str:

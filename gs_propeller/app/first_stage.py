@@ -6,19 +6,21 @@ import os
 import time
 from collections.abc import Sequence
 
-from gs_propeller.app.asset import scene_of, slots_at_once, travellers
+from gs_propeller.app.asset import Viewer, check_seed, scene_of, slots_at_once, travellers
 from gs_propeller.app.config import Config
 from gs_propeller.app.devices import device_of, group_size, rank_count, scene_device
 from gs_propeller.app.events import NOBODY, Audience, CutOut
 from gs_propeller.app.fingerprint import given_bytes
 from gs_propeller.app.guides import Priors, fetch_priors, keep, load_priors, notes, picture_of
-from gs_propeller.app.job import Asset, distilling, finished, jobs_of, saved, solved, work_off
-from gs_propeller.app.kinds import kind_of
+from gs_propeller.app.job import Asset, distilling, finished, jobs_of, saved, solved, solved_before, work_off
+from gs_propeller.app.kinds.choice import kind_of
 from gs_propeller.app.log import quiet_libraries, said_if_long
+from gs_propeller.app.plan import stages_of
 from gs_propeller.base.errors import UserError
+from gs_propeller.base.media import contact_sheet
 from gs_propeller.base.picture import save_picture
 from gs_propeller.base.threads import set_threads
-from gs_propeller.distil.distillation import Distillation
+from gs_propeller.distil.phases import Distilled
 from gs_propeller.scenes.gaussians.compressed import check_installed
 from gs_propeller.solver import checkpoint
 from gs_propeller.solver.launcher import share_cores
@@ -27,7 +29,7 @@ from gs_propeller.solver.ranks import Compute, Ranks
 
 def checked(config: Config) -> None:
     """What is wrong with the input is said once, not by every rank. Raises UserError."""
-    _checked_copies(config)
+    _checked_plan(config)
     jobs = jobs_of(config)
     group_size(config, rank_count(config), len(jobs))
     if len(jobs) == 1:
@@ -35,13 +37,16 @@ def checked(config: Config) -> None:
     fetch_priors(config)
 
 
-def _checked_copies(config: Config) -> None:
-    """Raises UserError for a copy that cannot be made."""
-    if config.compressed != "none" and config.scene != "gaussians":
+def _checked_plan(config: Config) -> None:
+    """Raises UserError for stages, a seed or a copy that cannot be."""
+    scene = stages_of(config)[-1].scene
+    if config.compressed != "none" and scene != "gaussians":
         raise UserError(
-            f"compressed={config.compressed} holds Gaussians and scene={config.scene} has none; leave one of them out"
+            f"compressed={config.compressed} holds Gaussians and scene={scene} has none; leave one of them out"
         )
     check_installed(config.compressed)
+    if config.init:
+        check_seed(config)
 
 
 def make_assets(
@@ -54,7 +59,7 @@ def make_assets(
     loaded already, on the device that the jobs mean; those of a loss=vsd have learnt, and serve once."""
     begun_s, config = time.monotonic(), jobs[0]
     early = NOBODY if int(os.environ.get("RANK", 0)) else audience  # what concerns all groups is said once
-    _checked_copies(config)
+    _checked_plan(config)
     if len(jobs) == 1:
         picture_of(config)  # before the seconds that loading takes
     quiet_libraries()
@@ -62,17 +67,21 @@ def make_assets(
     processes = int(os.environ.get("WORLD_SIZE", 1))
     set_threads(share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads))
     priors = priors or load_priors(config, device, early.prior_found)
-    device = scene_device(device)
+    device, stages = scene_device(device), stages_of(config)
     if device.type == "cpu":  # before the loop: compiling is no part of its pace
         with said_if_long("compiling the CPU's kernels, once on this machine: a minute or so", early.note):
-            kind_of(config).warm()
+            for stage in stages:
+                kind_of(stage).warm()
 
-    learnt: list[Distillation] = []
+    learnt: list[Distilled] = []
 
-    def prepared(index: int) -> Compute:
+    def prepared(number: int) -> Compute:
         for earlier in learnt:
             keep(earlier.guides)
-        learnt[:] = [scene_of(jobs[index], picture_of(jobs[index]), priors)]
+        job, place = divmod(number, len(stages))
+        stage = stages_of(jobs[job])[place]
+        learnt[:] = [scene_of(stage, picture_of(stage), priors)]
+        _turned(ranks, stage)
         return learnt[0].compute
 
     def one(index: int) -> None:
@@ -83,11 +92,7 @@ def make_assets(
         begun_s = time.monotonic()
 
     group = group_size(config, processes, len(jobs))
-    deal_seed = config.seed if config.loss == "vsd" else None
-    at_once = slots_at_once(config, device)
-    with Ranks(
-        device, config.timeout_s, group, travellers(config), deal_seed, at_once, config.rollout_device
-    ) as ranks:
+    with Ranks(device, config.timeout_s, group, rollout=config.rollout_device) as ranks:
         if ranks.rank > 0:
             try:
                 ranks.serve(prepared)
@@ -98,11 +103,17 @@ def make_assets(
         return work_off(jobs, ranks, one)
 
 
+def _turned(ranks: Ranks, config: Config) -> None:
+    """The ranks are ready for what this run sends."""
+    deal_seed = config.seed if config.loss == "vsd" else None
+    ranks.turn_to(travellers(config), deal_seed, slots_at_once(config, ranks.device))
+
+
 def _one(
     config: Config, index: int, jobs: int, ranks: Ranks, priors: Priors, begun_s: float, audience: Audience
 ) -> Asset | None:
-    """One asset on this group of ranks; None where it was there already."""
-    picture = picture_of(config)
+    """One asset on this group of ranks, stage by stage; None where it was there already."""
+    picture, stages = picture_of(config), stages_of(config)
     if picture is not None:
         audience.tell(CutOut(picture))
     for note in notes(config, picture, priors):
@@ -110,16 +121,31 @@ def _one(
     with checkpoint.lock(config.run_folder):
         if picture is not None:
             save_picture(config.run_folder / f"{config.run_name}_input.png", picture)
-        if jobs > 1 and finished(config):
+        if jobs > 1 and finished(stages[-1]):
             print(f"{config.run_name}: done before, in {config.run_folder}")
             return None
-        task = scene_of(config, picture, priors)
-        ranks.begin(index, task.compute)
-        stage = distilling(config, ranks, task, given_bytes(config))
-        try:
-            window, seconds = solved(config, stage, ranks.device, audience)
-        finally:
-            keep(task.guides)
+        solve_s = 0.0
+        for place, stage in enumerate(stages):
+            last = place == len(stages) - 1
+            if not last and solved_before(stage):
+                continue
+            if len(stages) > 1:
+                audience.note(f"stage {place + 1} of {len(stages)}: {stage.scene}, {stage.steps} steps")
+            task = scene_of(stage, picture, priors)
+            ranks.begin(index * len(stages) + place, task.compute)
+            _turned(ranks, stage)
+            run = distilling(stage, ranks, task, given_bytes(stage))
+            try:
+                window, seconds = solved(stage, run, ranks.device, audience)
+            finally:
+                keep(task.guides)
+            solve_s += seconds
+            if window.start < run.settings.steps:  # a listener wants the asset as it is now
+                break
+            if not last:
+                views = Viewer(window.states[0].params, stage).turntable(8, stage.turntable_size)
+                contact_sheet(stage.run_folder / f"{stage.run_name}_sheet.png", views)
         if jobs == 1:
             ranks.close()  # the others need not wait for the mesh
-        return saved(config, window, picture, time.monotonic() - begun_s, seconds, audience)
+        shown = stage.but(outdir=config.outdir, name=config.run_name)
+        return saved(shown, window, picture, time.monotonic() - begun_s, solve_s, audience)

@@ -15,19 +15,19 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from gs_propeller.app.asset import Logged, Viewer, problem, textured_mesh
+from gs_propeller.app.asset import Logged, Viewer, problem, seeded, textured_mesh
 from gs_propeller.app.config import Config, to_yaml
 from gs_propeller.app.events import Audience, FilesWritten, How, PassDone, StageBegun, StageEnded
 from gs_propeller.app.fingerprint import fingerprint, given_bytes
 from gs_propeller.app.guides import find_priors
-from gs_propeller.app.kinds import kind_of
+from gs_propeller.app.kinds.choice import kind_of
 from gs_propeller.app.log import Metrics
 from gs_propeller.base.errors import Interrupted, UserError
 from gs_propeller.base.files import atomic, save_tensors
 from gs_propeller.base.media import contact_sheet, turntable
 from gs_propeller.base.names import told_apart
 from gs_propeller.base.picture import Picture, passed_over, picture_files
-from gs_propeller.distil.distillation import Distillation
+from gs_propeller.distil.phases import Distilled
 from gs_propeller.mesh.io import save_glb, save_obj
 from gs_propeller.mesh.texture import Textured
 from gs_propeller.scenes.gaussians.compressed import save_compressed
@@ -55,16 +55,17 @@ class Asset:
 class Stage(Generic[S, D]):
     """One run of the solver in a folder: what is integrated and how, and under which names it is kept and shown.
 
-    first: the state of step 0. mark: what a checkpoint must have been made with. read: a state from a checkpoint's
+    first() -> the state of step 0. mark: what a checkpoint must have been made with. read: a state from a checkpoint's
     tensors. losses: names of the [L] that logged gives for each step of a report. rows: of a state, for the log.
     draw(state, azimuths_deg [V], S) -> [V, 3, S, S] in 0..1, on the CPU. every: updates that a step of the solver
-    stands for. updates: of all steps, 0: as many as they stand for. keeps: snapshots; None: its states are none.
+    stands for. updates: of all steps, 0: as many as they stand for. counted: what it is that rows counts. keeps:
+    snapshots; None: its states are none.
     """
 
     title: str
     problem: Problem[S, D]
     settings: Settings
-    first: S
+    first: Callable[[], S]
     mark: str
     read: Callable[[dict[str, Tensor]], S]
     losses: Sequence[str]
@@ -76,6 +77,7 @@ class Stage(Generic[S, D]):
     options: str = "config.yaml"
     every: int = 1
     updates: int = 0
+    counted: str = "N"
     keeps: int | None = None
 
     def done(self, start: int) -> int:
@@ -118,14 +120,14 @@ def work_off(jobs: Sequence[Config], ranks: Ranks, one: Callable[[int], None]) -
     return 2 if ranks.all_done(skipped) else 0
 
 
-def distilling(config: Config, ranks: Ranks, scene: Distillation, given: bytes) -> Stage[Any, Any]:
+def distilling(config: Config, ranks: Ranks, scene: Distilled, given: bytes) -> Stage[Any, Any]:
     """The first stage. given: the picture's bytes, none for a prompt alone."""
     logged = Logged()
     return Stage(
         "distil",
         problem(scene, ranks, logged),
         replace(config.sections.solver, steps=scene.steps).among(ranks.world),
-        scene.first(ranks.device),
+        lambda: seeded(config) if config.init else scene.first(),
         fingerprint(config, given),
         kind_of(config).read,
         scene.losses,
@@ -134,6 +136,7 @@ def distilling(config: Config, ranks: Ranks, scene: Distillation, given: bytes) 
         lambda state, azimuths, size: Viewer(state.params, config).around(azimuths, size),
         every=scene.settings.updates_per_evaluation,
         updates=scene.updates,
+        counted=kind_of(config).size,
         keeps=config.snapshots,
     )
 
@@ -167,7 +170,7 @@ def solved(
     folder, settings, task = config.run_folder, stage.settings, stage.problem
     file = folder / stage.checkpoint
     found = checkpoint.restore(file, stage.mark, stage.read) if config.resume else None
-    window, spent_s = found or (Window((stage.first,), 0, settings.threshold), 0.0)
+    window, spent_s = found or (Window((stage.first(),), 0, settings.threshold), 0.0)
     with atomic(folder / stage.options) as temporary:
         temporary.write_text(to_yaml(config), encoding="utf-8")
     states = [state.to(device) for state in window.states]
@@ -192,6 +195,7 @@ def solved(
                 stage.rows(now.states[0]),
                 elapsed_s,
                 stage.every,
+                stage.counted,
             )
             if snapshots is not None:
                 snapshots.pass_by(stage.done(now.start), now.states[0].params)
@@ -237,12 +241,16 @@ def solved(
 
 def finished(config: Config) -> bool:
     """Whether the folder holds this very job's asset already. Raises UserError for another job's checkpoint."""
+    last, mesh = config.run_folder / checkpoint.FILE, config.run_folder / f"{config.run_name}.glb"
+    return solved_before(config) and mesh.exists() and mesh.stat().st_mtime >= last.stat().st_mtime
+
+
+def solved_before(config: Config) -> bool:
+    """Whether the folder holds this very job's last state. Raises UserError for another job's checkpoint."""
     mark = fingerprint(config, given_bytes(config))
-    last = config.run_folder / checkpoint.FILE
-    found = checkpoint.restore(last, mark, kind_of(config).read) if config.resume else None
-    mesh = config.run_folder / f"{config.run_name}.glb"
-    done = found is not None and found[0].start == -(-config.steps // config.updates_per_evaluation)
-    return done and mesh.exists() and mesh.stat().st_mtime >= last.stat().st_mtime
+    file = config.run_folder / checkpoint.FILE
+    found = checkpoint.restore(file, mark, kind_of(config).read) if config.resume else None
+    return found is not None and found[0].start == -(-config.steps // config.updates_per_evaluation)
 
 
 def saved(

@@ -174,12 +174,14 @@ class Metrics:
         gaussians: int,
         elapsed_s: float,
         every: int = 1,
+        counted: str = "N",
     ) -> dict[str, str]:
         """A line for each step that a pass accepted; returns what the live line shows of the last. A loss that is no
         number is one of a step that was skipped; it is written as null, and such steps are counted in `skipped`.
 
         losses: [L] of each accepted step, named by `names`; they leave the device here, once a pass. every:
-        updates that a step of the report stands for.
+        updates that a step of the report stands for. counted: what the live line calls `gaussians`, which are other
+        numbers where the scene is another.
         """
         import torch  # --help needs none
 
@@ -206,7 +208,7 @@ class Metrics:
         }
         if self.skipped:
             shown["skipped"] = f"{self.skipped}"
-        return shown | {"N": f"{gaussians}"}
+        return shown | {counted: f"{gaussians}"}
 
     def close(self) -> None:
         self.file.close()

@@ -111,7 +111,7 @@ def refining(config: Config, ranks: Ranks, task: Refinement, given: bytes) -> St
         "refine",
         problem(task, ranks, logged, s.scene.distance),
         settings.among(ranks.world),
-        task.first(),
+        task.first,
         fingerprint(config, given, also=SECOND_STAGE),
         RefineState.from_tensors,
         refine.LOSSES,

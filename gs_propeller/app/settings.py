@@ -35,6 +35,21 @@ class FileSettings(Section):
 
 
 @dataclass(frozen=True)
+class PlanSettings(Section):
+    """From coarse to fine."""
+
+    # fmt: off
+    init: str = option(
+        "", "run folder whose asset this one starts from, such as runs/NAME, of whatever kind of scene", path=True)
+    stages: str = option(
+        "", "runs that this one is made of, each with options of its own and from the one before: "
+        "[{scene: field, steps: 300}, {scene: tetrahedra, render_size: 128}]")
+    changes: str = option(
+        "", "options of views, noise levels and losses from an update on: {600: {render_size: 128, batch_size: 2}}")
+    # fmt: on
+
+
+@dataclass(frozen=True)
 class CutSettings(Section):
     """How the object is found in the picture."""
 

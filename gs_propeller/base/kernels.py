@@ -16,7 +16,9 @@ def find_place() -> None:
     """Sets NUMBA_CACHE_DIR, and says so in one line, where numba itself would find no place and stop."""
     if os.environ.get("NUMBA_CACHE_DIR"):
         return
-    folders = [PACKAGE / "scenes" / "gaussians", PACKAGE / "scenes" / "fields", PACKAGE / "mesh"]
+    folders = [PACKAGE / "mesh"] + [
+        PACKAGE / "scenes" / kind for kind in ("gaussians", "fields", "tetrahedra")
+    ]
     if all(_writable(folder / "__pycache__") for folder in folders) or _writable(_caches()):
         return
     place = own_folder()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gs_propeller.base.options import Section, option
 
-SCENES = ("gaussians", "field", "sdf")
+SCENES = ("gaussians", "field", "sdf", "tetrahedra")
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ class SceneSettings(Section):
 
     # fmt: off
     scene: str = option(
-        "gaussians", "what the asset is made of on its way to a mesh: 3D Gaussians, a radiance field (NeRF), or an "
-        "sdf, signed distances under NeuS' opacity", choices=SCENES)
+        "gaussians", "what the asset is made of on its way to a mesh: 3D Gaussians, a radiance field (NeRF), an sdf, "
+        "signed distances under NeuS' opacity, or tetrahedra, a surface marched through them (DMTet)", choices=SCENES)
     travels: str = option(
         "pictures", "what the ranks send back: pictures, the prior's pull on the renders, or gradients of the "
         "parameters (the paper)", choices=("pictures", "gradients"))

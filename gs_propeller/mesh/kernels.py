@@ -354,3 +354,25 @@ def blend_adjoint(grad, hard, depth, edge, far, ends, seen, focal, g_hard, g_see
                     g_seen[i, across] += gv * focal / z
                     if x[2] > NEAR:
                         g_seen[i, 2] -= (gu * x[along] + gv * x[across]) * focal / (z * z)
+
+
+@njit(cache=True, error_model="numpy", nogil=True)  # pragma: no cover - compiled
+def pair_up(faces, vertices, ends, sides):  # type: ignore[no-untyped-def]
+    """How many edges faces [Nf, 3] have; ends, sides [3 Nf, 2] get them as `edges_of` has them, in the order met."""
+    first, following = np.full(vertices, -1, np.int64), np.empty(3 * faces.shape[0], np.int64)
+    count = 0
+    for f in range(faces.shape[0]):
+        for k in range(3):
+            a, b = faces[f, k], faces[f, (k + 1) % 3]
+            low, high = min(a, b), max(a, b)
+            n = first[low]
+            while n >= 0 and ends[n, 1] != high:
+                n = following[n]
+            if n >= 0:
+                if sides[n, 1] < 0:
+                    sides[n, 1] = f
+                continue
+            ends[count, 0], ends[count, 1], sides[count, 0], sides[count, 1] = low, high, f, -1
+            following[count], first[low] = first[low], count
+            count += 1
+    return count

@@ -148,6 +148,22 @@ def _box(gaussians: Gaussians) -> tuple[Array, float]:
     return 0.5 * (low + high), max(0.525 * float((high - low).max()), 1e-3)
 
 
+@dataclass(frozen=True)
+class Density:
+    """grid [R, R, R] of what the finite ones of some Gaussians are, round `centre` [3] with half side `extent`; level:
+    where their surface is."""
+
+    grid: Array
+    centre: Array
+    extent: float
+    level: float
+    gaussians: Gaussians
+
+    @property
+    def cell(self) -> float:
+        return 2 * self.extent / (len(self.grid) - 1)
+
+
 def extract(
     gaussians: Gaussians,
     resolution: int = 128,
@@ -160,6 +176,17 @@ def extract(
     the best of several by it, else DreamGaussian's 1, or less where most Gaussians would fall through it.
     Raises UserError for N = 0.
     """
+    found = density_of(gaussians, resolution, silhouettes)
+    return meshed(found.grid, found.level, found.cell, found.centre - found.extent, faces)
+
+
+def density_of(
+    gaussians: Gaussians,
+    resolution: int,
+    silhouettes: Callable[[Mesh], float] | None = None,
+    centred: bool = False,
+) -> Density:
+    """Of Gaussians, and the level that `extract` takes. centred: round the origin. Raises UserError for N = 0."""
     finite = torch.stack(
         [t.detach().flatten(1).isfinite().all(1) for _, t in gaussians.items() if t.ndim > 1]
     ).all(0)
@@ -170,13 +197,15 @@ def extract(
             "there is nothing to make a mesh of: no Gaussian is left; run again with resume=false"
         )
     centre, extent = _box(gaussians)
+    if centred:
+        centre, extent = np.zeros(3), extent + float(np.abs(centre).max())
     grid = density_grid(gaussians, resolution, extent, centre.tolist())
     grid = gaussian_filter(grid, 0.7, mode="constant")
     cell = 2 * extent / (resolution - 1)
     at = np.round((gaussians.means.cpu().numpy() - centre + extent) / cell).clip(0, resolution - 1)
     typical = float(np.median(grid[tuple(at.astype(np.int64).T)]))
     level = fitting(grid, LEVELS, min(1.0, 0.9 * typical), cell, centre - extent, silhouettes)
-    return meshed(grid, level, cell, centre - extent, faces)
+    return Density(grid, centre, extent, level, gaussians)
 
 
 def meshed(grid: Array, level: float, cell: float, low: Array, faces: int) -> Mesh:

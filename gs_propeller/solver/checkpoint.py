@@ -57,14 +57,21 @@ def restore(path: Path, mark: str, read: Callable[[dict[str, Tensor]], S]) -> tu
         raise UserError(
             f"{path} belongs to {other}; add resume=false to start anew, or name=... for a folder of its own"
         )
-    groups: list[dict[str, Tensor]] = [{} for _ in range(meta["states"])]
-    for key, value in tensors.items():
-        i, name = key.split("/", 1)
-        groups[int(i)][name] = value
-    states = tuple(read(group) for group in groups)
+    states = tuple(read(_group(tensors, i)) for i in range(meta["states"]))
     return Window(states, meta["start"], meta["threshold"], meta["passes"], meta["evaluations"]), meta[
         "elapsed_s"
     ]
+
+
+def _group(tensors: dict[str, Tensor], i: int) -> dict[str, Tensor]:
+    """Those of the window's state i, by its own names."""
+    mine = f"{i}/"
+    return {key.removeprefix(mine): value for key, value in tensors.items() if key.startswith(mine)}
+
+
+def first_state(path: Path, read: Callable[[dict[str, Tensor]], S]) -> S:
+    """The exact state of a checkpoint, whatever its mark. Raises UserError for one that cannot be read."""
+    return read(_group(load_tensors(path)[0], 0))
 
 
 def differing(before: str, mark: str) -> str | None:

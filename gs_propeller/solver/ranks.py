@@ -173,6 +173,12 @@ class Ranks:
         for other in range(1, self.world):
             self._send(torch.tensor([BEGIN, job, 0]), other)
 
+    def turn_to(self, kinds: tuple[Any, Any], deal_seed: int | None, at_once: int) -> None:
+        """What travels for the job that has begun, how it is dealt, and how many slots at once; it has costs of its
+        own."""
+        self.kinds, self.deal_seed, self.at_once = kinds, deal_seed, max(1, at_once)
+        self.drift_s = self.rollout_s = math.inf
+
     def expect(self, state: Any, step: int) -> None:
         """A state and step that the next `evaluate` will hold, in its order: another rank may begin with it now."""
         if self.deal_seed is None and self.world > 1:

@@ -298,14 +298,14 @@ def gather(grads, total, part, parts):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy", nogil=True)  # pragma: no cover - compiled
 def refine(coarse, fine, out, part, parts):  # type: ignore[no-untyped-def]
-    """out [2 n + 1, .., 4] = coarse [n + 1, .., 4] between its corners + fine."""
+    """out [2 n + 1, .., C] = coarse [n + 1, .., C] between its corners + fine."""
     for i in range(part, out.shape[0], parts):
         i0, i1 = i >> 1, (i + 1) >> 1
         for j in range(out.shape[1]):
             j0, j1 = j >> 1, (j + 1) >> 1
             for k in range(out.shape[2]):
                 k0, k1 = k >> 1, (k + 1) >> 1
-                for c in range(4):
+                for c in range(out.shape[3]):
                     low = (
                         coarse[i0, j0, k0, c]
                         + coarse[i1, j0, k0, c]
@@ -323,12 +323,12 @@ def refine(coarse, fine, out, part, parts):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy", nogil=True)  # pragma: no cover - compiled
 def coarsen(grad, out, part, parts):  # type: ignore[no-untyped-def]
-    """Adjoint of refine for the coarse grid: out [n + 1, .., 4] of grad [2 n + 1, .., 4]."""
+    """Adjoint of refine for the coarse grid: out [n + 1, .., C] of grad [2 n + 1, .., C]."""
     last = grad.shape[0] - 1
     for i in range(part, out.shape[0], parts):
         for j in range(out.shape[1]):
             for k in range(out.shape[2]):
-                for c in range(4):
+                for c in range(out.shape[3]):
                     out[i, j, k, c] = 0.0
                 for a in range(max(2 * i - 1, 0), min(2 * i + 1, last) + 1):
                     wa = 1.0 if a == 2 * i else 0.5
@@ -336,5 +336,5 @@ def coarsen(grad, out, part, parts):  # type: ignore[no-untyped-def]
                         wb = wa if b == 2 * j else 0.5 * wa
                         for d in range(max(2 * k - 1, 0), min(2 * k + 1, last) + 1):
                             w = wb if d == 2 * k else 0.5 * wb
-                            for c in range(4):
+                            for c in range(out.shape[3]):
                                 out[i, j, k, c] += w * grad[a, b, d, c]

@@ -87,10 +87,10 @@ def render(grids: Grids, look: Look, groups: Sequence[Group], normals: bool = Fa
 
 
 def composed(grids: Grids, look: Look) -> Tensor:
-    """[R, R, R, 4] what the field holds at the finest grid's corners, the first density or distance included."""
+    """[R, R, R, C] what grids hold at the finest one's corners, the first density or distance included."""
     if grids.device.type != "cpu":
         return composed_torch(grids, look)
-    return _Compose.apply(_ground(grids.levels[-1], look), *grids.levels)  # type: ignore[no-any-return]
+    return _Compose.apply(ground(grids.levels[-1], look), *grids.levels)  # type: ignore[no-any-return]
 
 
 def composed_torch(grids: Grids, look: Look) -> Tensor:
@@ -103,10 +103,10 @@ def composed_torch(grids: Grids, look: Look) -> Tensor:
             between = torch.stack([low, 0.5 * (low + high)], axis + 1).flatten(axis, axis + 1)
             total = torch.cat([between, total.narrow(axis, size, 1)], axis)
         total = total + level
-    return total + F.pad(_ground(total, look)[..., None], (0, 3))
+    return total + F.pad(ground(total, look)[..., None], (0, total.shape[-1] - 1))
 
 
-def _ground(like: Tensor, look: Look) -> Tensor:
+def ground(like: Tensor, look: Look) -> Tensor:
     """[R, R, R]: what channel 0 is before training, 10 (1 - r / 0.5) of DreamFusion, or the distance from a ball."""
     return _ground_of(
         like.shape[0], look.extent, look.radius, look.peak, look.sdf, like.dtype, str(like.device)

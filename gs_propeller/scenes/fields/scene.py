@@ -29,7 +29,7 @@ HIT = 0.01  # opacity^2 under the root of the sparsity loss, threestudio's
 def look_of(field: FieldSettings, sdf: SdfSettings, scene: str, share: float) -> Look:
     """How grids are seen when that share of the updates is done."""
     ball = field.grid_extent, field.blob_radius, field.blob_density, field.ray_step
-    if scene != "sdf":
+    if scene == "field":
         return Look(*ball)
     sharpness = sdf.sharpness_first ** (1 - share) * sdf.sharpness_last**share
     return Look(*ball, True, sharpness, share)
@@ -46,7 +46,7 @@ class FieldScene(Distillation):
 
     @property
     def distances(self) -> bool:
-        return self.settings.scene == "sdf"
+        return self.settings.scene != "field"
 
     def look(self, update: int) -> Look:
         return look_of(self.field, self.sdf, self.settings.scene, update / self.updates)
@@ -108,16 +108,18 @@ class FieldScene(Distillation):
     def _adam(self, state: FieldState, grads: Grids) -> FieldState:
         field, age = self.field, state.step + 1
         left = field.grid_lr_share ** (state.step / self.updates)
-        rates = [
-            left * rate
-            for rate in [field.distance_lr if self.distances else field.density_lr] + 3 * [field.colour_lr]
-        ]
+        rates = [left * rate for rate in self.rates()]
         m = state.exp_avg.map(lambda m, g: first_moment(m, g, field.betas), grads)
         v = state.exp_avg_sq.map(lambda v, g: second_moment(v, g, field.betas), grads)
         params = state.params.map(
             lambda theta, m, v: moved_columns(theta, m, v, rates, age, field.betas, field.grid_eps), m, v
         )
         return FieldState(params, m, v, age)
+
+    def rates(self) -> list[float]:
+        """Of the channels, before they fall."""
+        first = self.field.distance_lr if self.distances else self.field.density_lr
+        return [first] + 3 * [self.field.colour_lr]
 
     def coasted(self, state: FieldState) -> FieldState:
         """By the gradient that Adam's first moment expects next, as Gaussians."""
@@ -126,13 +128,13 @@ class FieldScene(Distillation):
 
     def distance(self, new: FieldState, old: FieldState) -> float:
         """Of two iterates by their parameters: mean squared difference; or, scaled, the worse of channel 0's and the
-        colours' rms of difference / (atol + rtol |new|)."""
+        others' rms of difference / (atol + rtol |new|)."""
         pairs = list(zip(new.params.levels, old.params.levels, strict=True))
         if self.settings.distance != "scaled":
             total = sum(float((a.double() - b.double()).square().sum()) for a, b in pairs)
             return total / len(new.params)
         worst = 0.0
-        for channels in (slice(0, 1), slice(1, 4)):
+        for channels in (slice(0, 1), slice(1, None)):
             total, count = 0.0, 0
             for a, b in pairs:
                 one, other = a[..., channels].double(), b[..., channels].double()

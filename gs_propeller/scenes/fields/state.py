@@ -1,10 +1,10 @@
 """The state of a field that evolves: grids, Adam's moments, step.
 
-Grids: L of them, level l [R_l, R_l, R_l, 4] with R_l = 2^l n + 1 corners along x, y and z, n the cells of the coarsest.
+Grids: L of them, level l [R_l, R_l, R_l, C] with R_l = 2^l n + 1 corners along x, y and z, n the cells of the coarsest.
 What a field holds at a point is the sum of what each has there, trilinear between corners: channel 0 the raw density or
-the distance, from a first one that is no parameter (march.py), then raw red, green, blue. The coarse grids add nothing
-that the finest could not hold: they make one step of Adam move what is large by more than a cell. Nothing here is
-written in place; functions return new records.
+the distance, from a first one that is no parameter (march.py), then raw red, green, blue; tetrahedra have three more,
+C = 7. The coarse grids add nothing that the finest could not hold: they make one step of Adam move what is large by
+more than a cell. Nothing here is written in place; functions return new records.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+CHANNELS = 4  # of a field
+
 
 @dataclass(frozen=True)
 class Grids:
@@ -26,9 +28,9 @@ class Grids:
     def __post_init__(self) -> None:
         if not self.levels:
             raise ValueError("a field needs one grid at least")
-        cells = self.levels[0].shape[0] - 1
+        cells, channels = self.levels[0].shape[0] - 1, self.levels[0].shape[-1]
         for k, level in enumerate(self.levels):
-            wanted = [(cells << k) + 1] * 3 + [4]
+            wanted = [(cells << k) + 1] * 3 + [channels]
             if list(level.shape) != wanted:
                 raise ValueError(f"level {k} must be {wanted}, got {list(level.shape)}")
 
@@ -112,8 +114,10 @@ class FieldState:
         return FieldState(params, exp_avg, exp_avg_sq, int(flat["step"]))
 
 
-def first_state(cells: int, levels: int, device: torch.device | str = "cpu") -> FieldState:
+def first_state(
+    cells: int, levels: int, device: torch.device | str = "cpu", channels: int = CHANNELS
+) -> FieldState:
     """The state of step 0: nothing but the first density or distance, and grey. cells: of the finest grid."""
     sides = [(cells >> (levels - 1 - k)) + 1 for k in range(levels)]
-    zeros = Grids(tuple(torch.zeros(side, side, side, 4, device=device) for side in sides))
+    zeros = Grids(tuple(torch.zeros(side, side, side, channels, device=device) for side in sides))
     return FieldState(zeros, zeros, zeros, 0)

@@ -1,0 +1,40 @@
+"""Sheets of several runs as one picture, a row each: `python -m bench.page runs/A runs/B ... --to docs/fields.png`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+SIDE = 160  # of a view, pixels
+GAP_PX = 2  # between the views of a sheet
+
+
+def row(run: Path, side: int = SIDE) -> Image.Image:
+    """The eight views of a run's contact sheet, side by side."""
+    sheet = Image.open(run / f"{run.name}_sheet.png").convert("RGB")
+    width, height = (sheet.width + GAP_PX) // 4, (sheet.height + GAP_PX) // 2
+    strip = Image.new("RGB", (8 * side, side), "white")
+    for k in range(8):
+        left, top = k % 4 * width, k // 4 * height
+        view = sheet.crop((left, top, left + width - GAP_PX, top + height - GAP_PX))
+        strip.paste(view.resize((side, side), Image.Resampling.LANCZOS), (k * side, 0))
+    return strip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
+    parser.add_argument("--to", type=Path, default=Path("build/bench/page.png"))
+    given = parser.parse_args()
+    rows = [row(run) for run in given.runs]
+    page = Image.new("RGB", (8 * SIDE, len(rows) * SIDE), "white")
+    for k, strip in enumerate(rows):
+        page.paste(strip, (0, k * SIDE))
+    given.to.parent.mkdir(parents=True, exist_ok=True)
+    page.save(given.to, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

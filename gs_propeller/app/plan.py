@@ -1,0 +1,75 @@
+"""A run as a plan: its stages, each a run of its own that starts from the one before, and the changes within one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from gs_propeller.app.config import SECTION_OF, Config, unknown, updated
+from gs_propeller.base.errors import UserError
+
+# Sections that `changes` may change on the way, those that a stage may, and options that are the whole run's all the
+# same.
+ON_THE_WAY = ("views", "levels", "pull", "known", "density", "regularisers", "shaping", "tets")
+STAGES_OWN = ("plan", "priors", "solver", "scene", "ball", "adam", "field", "sdf", "mesh", *ON_THE_WAY)
+WHOLE = ("stages", "init", "prior", "text_prior", "camera_code", "window")
+
+
+def stages_of(config: Config) -> list[Config]:
+    """The runs that a run is made of, one after the other: itself, where it names no stages. All but the last have
+    folders of their own in the run's. Raises UserError."""
+    if not config.stages:
+        phases_of(config)
+        return [config]
+    entries = _read("stages", config.stages)
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError("stages= wants a list of options: [{scene: field, steps: 300}, {scene: tetrahedra}]")
+    base, found, before = config.but(stages="", name=config.run_name), list[Config](), config.init
+    for number, entry in enumerate(entries, start=1):
+        where = f" (in stage {number})"
+        _allowed(entry, STAGES_OWN, where)
+        stage = updated(base.but(init=before), entry, where)
+        if number < len(entries):
+            stage = stage.but(outdir=str(config.run_folder), name=f"{number}-{stage.scene}")
+        phases_of(stage)
+        found.append(stage)
+        before = str(stage.run_folder)
+    return found
+
+
+def phases_of(config: Config) -> list[tuple[int, Config]]:
+    """(the update that it begins with, the options from there on), from 0 on, by `changes`. Raises UserError."""
+    found = [(0, config)]
+    entries = _read("changes", config.changes) if config.changes else {}
+    wanted = "changes= wants options by the update that they hold from: {600: {render_size: 128}}"
+    if not isinstance(entries, dict):
+        raise UserError(wanted)
+    for key, entry in sorted(entries.items(), key=lambda item: float(item[0]) if _number(item[0]) else 0.0):
+        if not _number(key) or not isinstance(entry, dict):
+            raise UserError(wanted)
+        where = f" (in changes from {key})"
+        _allowed(entry, ON_THE_WAY, where)
+        if int(key) <= found[-1][0]:
+            raise UserError(f"changes= at update {key}: updates must grow, from 1 on")
+        found.append((int(key), updated(found[-1][1], entry, where)))
+    return found
+
+
+def _number(key: Any) -> bool:
+    return str(key).isdigit()
+
+
+def _read(option: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{option}={text} is not valid YAML: {str(error).splitlines()[0]}") from error
+
+
+def _allowed(entry: dict[str, Any], sections: tuple[str, ...], where: str) -> None:
+    for name in entry:
+        if name not in SECTION_OF:
+            raise UserError(unknown(str(name), where))
+        if SECTION_OF[name] not in sections or name in WHOLE:
+            raise UserError(f"{name}={entry[name]}{where} holds for a whole run; give it outside")

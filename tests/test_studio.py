@@ -143,9 +143,9 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-def opened(browser: Any, address: str, foreign: list[str]) -> Any:
+def opened(browser: Any, address: str, foreign: list[str], size: tuple[int, int] = (1240, 900)) -> Any:
     """A tab of that address; what it asks of other machines is noted."""
-    tab = browser.new_page(viewport={"width": 1240, "height": 900}, reduced_motion="reduce")
+    tab = browser.new_page(viewport={"width": size[0], "height": size[1]}, reduced_motion="reduce")
     tab.set_default_timeout(WAIT_MS)
     own = ("http://127.0.0.1", "http://localhost", "ws://127.0.0.1", "data:", "blob:")
     tab.on("request", lambda request: None if request.url.startswith(own) else foreign.append(request.url))
@@ -265,7 +265,7 @@ def test_the_viewer_shows_a_run_and_follows_it(browser: Any, run: Path, tmp_path
     foreign: list[str] = []
     shown = view_room.Shown(view_room.Run(run), "127.0.0.1", free_port())
     try:
-        tab = opened(browser, f"http://127.0.0.1:{shown.server.get_port()}", foreign)
+        tab = opened(browser, f"http://127.0.0.1:{shown.server.get_port()}", foreign, (800, 450))
         tab.wait_for_selector("canvas")
         tab.get_by_text("states kept: 4").wait_for()
         tab.wait_for_timeout(3000)

@@ -22,11 +22,11 @@ from PIL import Image, ImageOps
 
 import main2_mesh
 import main_propeller
-from gs_propeller.app.command import FULL
 from gs_propeller.app.config import HERE, Config, load, updated
 from gs_propeller.app.events import CutOut, FilesWritten, Listener, Note, PriorFound, StageEnded
 from gs_propeller.app.guides import picture_of
 from gs_propeller.base.errors import UserError
+from gs_propeller.command import FULL
 from gs_propeller.studio import look
 from gs_propeller.studio.runs import Shown, followed, fresh_folder, zipped
 

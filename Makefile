@@ -5,10 +5,18 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: run setup web test test-fast bench blender docs lint clean
+.PHONY: run app setup web test test-fast bench blender docs lint clean
 
 run: setup
 	$(BIN)/python main_propeller.py --config configs/image.yaml input=data/cat.png prior=pocket
+
+# The page, http://127.0.0.1:7860.
+app: $(VENV)/.app
+	$(BIN)/python gradio_app.py
+
+$(VENV)/.app: $(STAMP) requirements-app.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-app.txt
+	touch $@
 
 setup: $(STAMP)
 
@@ -40,7 +48,7 @@ web:
 WORKERS ?= 2
 TESTS := -m pytest -q --numprocesses $(WORKERS) --dist worksteal
 
-test: setup web
+test: setup web $(VENV)/.app
 	$(BIN)/python $(TESTS) --cov --cov-report=term
 
 test-fast: setup

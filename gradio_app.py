@@ -15,13 +15,14 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves until Ctrl-C; returns the exit code: 2 for bad arguments, and where gradio is missing."""
     from gs_propeller.base.errors import UserError
+    from gs_propeller.places import checkout, install
 
     try:
         try:
             from gs_propeller.studio.page import serve
         except ModuleNotFoundError as error:
             raise UserError(
-                f"the page needs {error.name}: make app, or pip install --no-deps -r requirements-app.txt"
+                f"the page needs {error.name}: {'make app' if checkout() else install('app')}"
             ) from error
         serve(list(sys.argv[1:] if argv is None else argv))
     except UserError as error:

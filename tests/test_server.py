@@ -288,7 +288,10 @@ def test_it_listens_on_this_machine_alone(
     ran: list[dict[str, Any]] = []
     monkeypatch.setattr("uvicorn.run", lambda app, **settings: ran.append(settings))
     assert serve.main(["steps=3"]) == 0
-    assert ran[0]["host"] == "127.0.0.1" and capsys.readouterr().err == ""
+    assert ran[0]["host"] == "127.0.0.1"
+    assert tuple(capsys.readouterr()) == (
+        "assets at http://127.0.0.1:8017/generate, how at /docs; Ctrl-C ends it\n", "",
+    )  # fmt: skip
     assert serve.main(["--host", "0.0.0.0"]) == 0
     assert capsys.readouterr().err.startswith("note: whoever reaches 0.0.0.0")
 

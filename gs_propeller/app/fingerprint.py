@@ -55,6 +55,7 @@ FREE = frozenset(
         "turntable_size",
         "fps",
         "compressed",
+        "snapshots",
         "mesh",
         "mesh_resolution",
         "mesh_faces",

@@ -23,7 +23,7 @@ from gs_propeller.app.guides import find_priors
 from gs_propeller.app.kinds.choice import kind_of
 from gs_propeller.app.log import Metrics
 from gs_propeller.base.errors import Interrupted, UserError
-from gs_propeller.base.files import atomic
+from gs_propeller.base.files import atomic, save_tensors
 from gs_propeller.base.media import contact_sheet, turntable
 from gs_propeller.base.names import told_apart
 from gs_propeller.base.picture import Picture, passed_over, picture_files
@@ -58,7 +58,8 @@ class Stage(Generic[S, D]):
     first() -> the state of step 0. mark: what a checkpoint must have been made with. read: a state from a checkpoint's
     tensors. losses: names of the [L] that logged gives for each step of a report. rows: of a state, for the log.
     draw(state, azimuths_deg [V], S) -> [V, 3, S, S] in 0..1, on the CPU. every: updates that a step of the solver
-    stands for. updates: of all steps, 0: as many as they stand for. counted: what it is that rows counts.
+    stands for. updates: of all steps, 0: as many as they stand for. counted: what it is that rows counts. keeps:
+    snapshots; None: its states are none.
     """
 
     title: str
@@ -77,6 +78,7 @@ class Stage(Generic[S, D]):
     every: int = 1
     updates: int = 0
     counted: str = "N"
+    keeps: int | None = None
 
     def done(self, start: int) -> int:
         """Updates before a step of the solver; the last may stand for fewer."""
@@ -135,7 +137,25 @@ def distilling(config: Config, ranks: Ranks, scene: Distilled, given: bytes) -> 
         every=scene.settings.updates_per_evaluation,
         updates=scene.updates,
         counted=kind_of(config).size,
+        keeps=config.snapshots,
     )
+
+
+class Snapshots:
+    """Parameters on the way, evenly spread over the run, as FOLDER/snapshots/STEP.safetensors; those past `done`, where
+    a run goes on from, are another's and go."""
+
+    def __init__(self, folder: Path, count: int, done: int, steps: int) -> None:
+        self.folder, self.count, self.steps = folder / "snapshots", count, steps
+        self.kept = done * count // steps
+        for file in self.folder.glob("*.safetensors"):
+            if int(file.stem) > done:
+                file.unlink()
+
+    def pass_by(self, step: int, params: Any) -> None:
+        if step * self.count // self.steps > self.kept:
+            self.kept = step * self.count // self.steps
+            save_tensors(self.folder / f"{step:06d}.safetensors", dict(params.items()), {})
 
 
 class Enough(Exception):
@@ -158,7 +178,9 @@ def solved(
     metrics = Metrics(folder / stage.metrics, stage.done(window.start))
     begun_s = saved_s = time.monotonic()
     steps = stage.done(settings.steps)
-    audience.tell(StageBegun(stage.title, stage.done(window.start), steps))
+    begin = stage.done(window.start)
+    snapshots = None if stage.keeps is None else Snapshots(folder, stage.keeps, begin, steps)
+    audience.tell(StageBegun(stage.title, begin, steps))
     with checkpoint.interrupts() as stop:
 
         def on_pass(now: Window[S], report: Report[D]) -> None:
@@ -175,6 +197,8 @@ def solved(
                 stage.every,
                 stage.counted,
             )
+            if snapshots is not None:
+                snapshots.pass_by(stage.done(now.start), now.states[0].params)
             audience.tell(
                 PassDone(
                     stage.title, stage.done(now.start), steps, now.passes, report.accepted, report.slots, elapsed_s,

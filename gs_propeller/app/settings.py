@@ -149,6 +149,7 @@ class MediaSettings(Section):
     turntable_frames: int = option(60, "of the turntable; 0: none", "frames", 0, 10_000)
     turntable_size: int = option(256, "side of the turntable and the contact sheet's views", "px", 16, 2048)
     fps: int = option(30, "of the turntable", "frames/s", 1, 240)
+    snapshots: int = option(0, "states on the way that are kept, evenly spread, for the viewer's slider", "", 0, 10_000)
     compressed: str = option(
         "none", "splat beside the .ply, a tenth of its size: .spz by gsply, .sog by splat-transform, where installed",
         choices=("none", "spz", "sog"))

@@ -7,6 +7,7 @@ import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import gradio as gr
 import numpy as np
@@ -56,7 +57,8 @@ CSS = """
 .live .bar div { height: 100%; border-radius: 4px; background: #0d9488; }
 .live .title { font-weight: 600; font-size: 1.05rem; }
 .live .facts { color: #71717a; font-size: 0.92rem; text-align: center; font-variant-numeric: tabular-nums; }
-.live table, .live td { border: none !important; margin: 0 !important; }
+.live table, .live table * { border: none !important; margin: 0 !important; }
+button.lg { padding-inline: 6px !important; white-space: nowrap; }
 .live td { padding: 1px 8px !important; text-align: left; }
 #splat canvas { background: white !important; }
 .live .wait { width: 34px; height: 34px; border: 4px solid #e4e4e7; border-top-color: #0d9488; border-radius: 50%;
@@ -97,7 +99,11 @@ def live(
 
 def done(film: Path | None, facts: Sequence[tuple[str, str]]) -> str:
     """What was made, turning, and what a summary says of it."""
-    shown = f'<video src="gradio_api/file={film}" autoplay loop muted playsinline></video>' if film else ""
+    shown = (
+        f'<video src="gradio_api/file={quote(str(film))}" autoplay loop muted playsinline></video>'
+        if film
+        else ""
+    )
     rows = "".join(f"<tr><td>{html.escape(a)}</td><td>{html.escape(b)}</td></tr>" for a, b in facts)
     return f'<div class="live done">{shown}<table class="facts">{rows}</table></div>'
 

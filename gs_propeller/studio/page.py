@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 import main2_mesh
 import main_propeller
+from gs_propeller.app.command import FULL
 from gs_propeller.app.config import HERE, Config, load, updated
 from gs_propeller.app.events import CutOut, FilesWritten, Listener, Note, PriorFound, StageEnded
 from gs_propeller.app.guides import picture_of
@@ -36,6 +38,7 @@ SENTENCES = (
     "a green cone on a yellow cube",
     "a blue car with a white cabin",
 )
+FAILED = "That did not work"
 STAGES = {"distil": "Optimising", "refine": "Refining"}
 WHITE = (1.0, 1.0, 1.0, 1.0)
 LONGEST = 500  # letters of a sentence
@@ -63,7 +66,9 @@ def in_a_line(*paths: str | None) -> Iterator[None]:
         line = str(error)
         for path in paths:
             line = line.replace(path, Path(path).name) if path else line
-        raise gr.Error(line, duration=None, title="That did not work", print_exception=False) from error
+        raise gr.Error(line, duration=None, title=FAILED, print_exception=False) from error
+    except torch.OutOfMemoryError as error:
+        raise gr.Error(FULL, duration=None, title=FAILED, print_exception=False) from error
 
 
 class Page:
@@ -245,7 +250,7 @@ class Page:
                 )  # fmt: skip
                 steps = gr.Slider(10, 1000, config.steps, step=10, label="Steps", elem_id="steps")
                 elevation = gr.Slider(
-                    -60, 60, config.elevation, step=1, label="Elevation of the picture's camera, degrees"
+                    -60, 60, config.elevation, step=1, label="Elevation of the camera, degrees"
                 )
                 with gr.Accordion("More", open=False), gr.Row():
                     seed = gr.Number(config.seed, label="Seed", precision=0, minimum=0, min_width=90)
@@ -272,7 +277,7 @@ class Page:
                     )
                 with gr.Row():
                     archive = gr.DownloadButton(
-                        "Download all (.zip)", interactive=False, min_width=140, elem_id="zip"
+                        "Download .zip", interactive=False, min_width=140, elem_id="zip"
                     )
                     refine = gr.Button("Refine", interactive=False, min_width=140, elem_id="refine")
                 self.notes = gr.HTML("", elem_id="notes")

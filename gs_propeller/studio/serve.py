@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     hosts = Limits.hosts if own else ("*",)
     limits = Limits(int(asked.most_mb * 1e6), int(asked.most_mpx * 1e6), hosts=hosts)
     app = build(Queue(make, asked.waiting, asked.limit_s), limits)
+    print(f"assets at http://{asked.host}:{asked.port}/generate, how at /docs; Ctrl-C ends it", flush=True)
     uvicorn.run(app, host=asked.host, port=asked.port, log_level="warning", limit_concurrency=128)
     return 0
 

@@ -14,8 +14,8 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from gs_propeller.app.command import run
 from gs_propeller.app.config import Config
+from gs_propeller.command import run
 
 if TYPE_CHECKING:
     from gs_propeller.app.events import Listener

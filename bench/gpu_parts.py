@@ -26,9 +26,9 @@ from gs_propeller.app.guides import Priors, load_view_prior
 from gs_propeller.app.log import quiet_libraries
 from gs_propeller.base.camera import orbit
 from gs_propeller.base.errors import UserError
-from gs_propeller.base.picture import load_picture
 from gs_propeller.distil.phases import Distilled
 from gs_propeller.distil.pull import Pull
+from gs_propeller.pictures.picture import load_picture
 from gs_propeller.scenes.gaussians.raster.render import BACKENDS, render
 from gs_propeller.scenes.gaussians.state import Gaussians, State
 from gs_propeller.solver.launcher import launch

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from bench.truth import save_png
 from gs_propeller.app.log import quiet_libraries
 from gs_propeller.base.camera import orbit
-from gs_propeller.base.picture import load_picture
+from gs_propeller.pictures.picture import load_picture
 from guidance import POCKET, find_prior
 from guidance.pocket.data import (
     OBJECTS,

@@ -22,7 +22,8 @@ import torch
 import trimesh
 from torch import Tensor
 
-from gs_propeller.app import command, devices
+from gs_propeller import command
+from gs_propeller.app import devices
 from gs_propeller.app.config import Config
 from gs_propeller.base import locks
 from gs_propeller.base.errors import UserError

@@ -70,6 +70,20 @@ def test_a_bare_command_says_what_there_is(capsys: pytest.CaptureFixture[str]) -
     assert [f"propeller {door}" in said for door in console.DOORS] == [True] * 4
 
 
+@pytest.mark.parametrize(
+    ("door", "package"), [("view", "viser"), ("app", "gradio"), ("serve", "fastapi"), ("doctor", "torch")]
+)
+def test_every_door_leads_somewhere(door: str, package: str) -> None:
+    pytest.importorskip(package)
+    assert callable(console._door(door))
+
+
+def test_the_viewers_door_says_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("viser")
+    assert console.main(["view", str(tmp_path / "nowhere")]) == 2
+    assert str(tmp_path / "nowhere") in capsys.readouterr().err
+
+
 def test_a_door_whose_package_is_missing_says_which(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

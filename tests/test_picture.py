@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gs_propeller.base.errors import UserError
-from gs_propeller.base.photo import WORK_PX, read_rgba
-from gs_propeller.base.picture import load_picture, passed_over, picture_files, save_picture
+from gs_propeller.pictures.photo import WORK_PX, read_rgba
+from gs_propeller.pictures.picture import load_picture, passed_over, picture_files, save_picture
 
 S = 128
 

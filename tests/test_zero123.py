@@ -16,8 +16,8 @@ from gs_propeller.app.config import Config
 from gs_propeller.app.guides import Priors
 from gs_propeller.base.camera import relative_cameras
 from gs_propeller.base.errors import UserError
-from gs_propeller.base.picture import load_picture
 from gs_propeller.distil.pull import Guide, Pull
+from gs_propeller.pictures.picture import load_picture
 from gs_propeller.solver.picard import solve
 from gs_propeller.solver.ranks import Ranks
 from guidance import POCKET, find_prior

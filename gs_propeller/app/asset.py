@@ -20,7 +20,6 @@ from gs_propeller.app.kinds.choice import kind_of
 from gs_propeller.app.plan import phases_of
 from gs_propeller.base.camera import Cameras, orbit
 from gs_propeller.base.errors import UserError
-from gs_propeller.base.picture import Picture
 from gs_propeller.distil.distillation import Distillation, device_of
 from gs_propeller.distil.draw import camera_deg
 from gs_propeller.distil.known import Known
@@ -29,6 +28,7 @@ from gs_propeller.distil.pull import Guide, Pull
 from gs_propeller.mesh.raster import rasterize
 from gs_propeller.mesh.surface import Mesh, extract
 from gs_propeller.mesh.texture import Reference, Textured, bake
+from gs_propeller.pictures.picture import Picture
 from gs_propeller.scenes.gaussians.state import init_ball
 from gs_propeller.solver import checkpoint
 from gs_propeller.solver.picard import Problem, Report

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # --help needs none
     from torch import Tensor
 
-    from gs_propeller.base.picture import Picture
+    from gs_propeller.pictures.picture import Picture
 
 Say = Callable[[str], None]  # takes a line
 How = Literal["finished", "stopped", "broken off"]

@@ -18,9 +18,9 @@ from gs_propeller.app.log import quiet_libraries, said_if_long
 from gs_propeller.app.plan import stages_of
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.media import contact_sheet
-from gs_propeller.base.picture import save_picture
 from gs_propeller.base.threads import set_threads
 from gs_propeller.distil.phases import Distilled
+from gs_propeller.pictures.picture import save_picture
 from gs_propeller.scenes.gaussians.compressed import check_installed
 from gs_propeller.solver import checkpoint
 from gs_propeller.solver.launcher import share_cores

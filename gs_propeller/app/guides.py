@@ -16,8 +16,8 @@ from gs_propeller.app.devices import half_of, precision_of
 from gs_propeller.app.events import Say
 from gs_propeller.app.fingerprint import fingerprint, given_bytes
 from gs_propeller.base.errors import UserError
-from gs_propeller.base.picture import Picture, load_picture
 from gs_propeller.distil.pull import Guide
+from gs_propeller.pictures.picture import Picture, load_picture
 from guidance import find_prior, find_text_prior
 from guidance.folder import local_folder
 

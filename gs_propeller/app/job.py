@@ -26,10 +26,10 @@ from gs_propeller.base.errors import Interrupted, UserError
 from gs_propeller.base.files import atomic, save_tensors
 from gs_propeller.base.media import contact_sheet, turntable
 from gs_propeller.base.names import told_apart
-from gs_propeller.base.picture import Picture, passed_over, picture_files
 from gs_propeller.distil.phases import Distilled
 from gs_propeller.mesh.io import save_glb, save_obj
 from gs_propeller.mesh.texture import Textured
+from gs_propeller.pictures.picture import Picture, passed_over, picture_files
 from gs_propeller.scenes.gaussians.compressed import save_compressed
 from gs_propeller.scenes.gaussians.ply import save_ply
 from gs_propeller.scenes.gaussians.state import Gaussians

@@ -20,7 +20,6 @@ from gs_propeller.app.guides import Priors, picture_of, told
 from gs_propeller.app.job import Stage
 from gs_propeller.base.camera import Cameras, relative_cameras
 from gs_propeller.base.media import contact_sheet, turntable
-from gs_propeller.base.picture import Picture
 from gs_propeller.base.randomness import keyed_generator
 from gs_propeller.distil.draw import camera_of
 from gs_propeller.distil.pull import Pull
@@ -30,6 +29,7 @@ from gs_propeller.mesh.io import save_glb, save_obj
 from gs_propeller.mesh.raster import mesh_device
 from gs_propeller.mesh.refine import Offsets, Refinement, RefineState, refine_angles
 from gs_propeller.mesh.texture import Textured, shade
+from gs_propeller.pictures.picture import Picture
 from gs_propeller.solver.picard import Problem
 from gs_propeller.solver.ranks import Ranks
 

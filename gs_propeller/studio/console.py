@@ -37,7 +37,7 @@ propeller doctor                       what this machine has, and what is missin
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`propeller`; returns the exit code, see app/command.py."""
+    """`propeller`; returns the exit code, see command.py."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words:
         print(USAGE, end="")
@@ -94,7 +94,7 @@ def spelt_out(words: Sequence[str]) -> list[str]:
 def _meant(word: str) -> str:
     """The option that a picture or a sentence stands for."""
     from gs_propeller.base.errors import UserError
-    from gs_propeller.base.picture import SUFFIXES
+    from gs_propeller.pictures.picture import SUFFIXES
 
     if (
         Path(word).exists()

@@ -60,7 +60,6 @@ CSS = """
 .live table, .live table * { border: none !important; margin: 0 !important; }
 button.lg { padding-inline: 6px !important; white-space: nowrap; }
 .live td { padding: 1px 8px !important; text-align: left; }
-#splat canvas { background: white !important; }
 .live .wait { width: 34px; height: 34px; border: 4px solid #e4e4e7; border-top-color: #0d9488; border-radius: 50%;
   animation: turn 1s linear infinite; }
 @keyframes turn { to { transform: rotate(360deg); } }

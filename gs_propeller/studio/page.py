@@ -22,11 +22,11 @@ from PIL import Image, ImageOps
 
 import main2_mesh
 import main_propeller
-from gs_propeller.app.command import FULL
 from gs_propeller.app.config import HERE, Config, load, updated
 from gs_propeller.app.events import CutOut, FilesWritten, Listener, Note, PriorFound, StageEnded
 from gs_propeller.app.guides import picture_of
 from gs_propeller.base.errors import UserError
+from gs_propeller.command import FULL
 from gs_propeller.studio import look
 from gs_propeller.studio.runs import Shown, followed, fresh_folder, zipped
 
@@ -200,7 +200,7 @@ class Page:
         finally:
             self.stops.pop(session, None)
 
-    def result(self, config: Config | None) -> tuple[str, str | None, Any, Any]:
+    def result(self, config: Config | None) -> tuple[str, Any, Any, Any]:
         """The mesh, the splat and the .zip of all files of what this session made or refined last."""
         with in_a_line():
             if config is None:
@@ -210,7 +210,7 @@ class Page:
             splat = folder / f"{name}.ply"
             return (
                 next(str(mesh) for mesh in meshes if mesh.exists()),
-                str(splat) if splat.exists() else None,
+                gr.DownloadButton(value=str(splat) if splat.exists() else None, interactive=splat.exists()),
                 gr.DownloadButton(value=str(zipped(folder)), interactive=True),
                 gr.Button(interactive=True),
             )
@@ -268,18 +268,14 @@ class Page:
                     )
             with gr.Column(scale=3, min_width=320):
                 self.live = gr.HTML(look.IDLE, elem_id="live")
-                with gr.Row():
-                    mesh = gr.Model3D(
-                        label="Textured mesh", clear_color=WHITE, height=320, min_width=240, elem_id="mesh"
-                    )
-                    splat = gr.Model3D(
-                        label="Gaussians", clear_color=WHITE, height=320, min_width=240, elem_id="splat"
-                    )
+                mesh = gr.Model3D(label="Textured mesh", clear_color=WHITE, height=400, elem_id="mesh")
                 with gr.Row():
                     archive = gr.DownloadButton(
-                        "Download .zip", interactive=False, min_width=140, elem_id="zip"
+                        "Download .zip", interactive=False, min_width=110, elem_id="zip"
                     )
-                    refine = gr.Button("Refine", interactive=False, min_width=140, elem_id="refine")
+                    # gradio 6.31's Model3D draws these Gaussians half as large as they are; the film shows them right
+                    splat = gr.DownloadButton("Splat .ply", interactive=False, min_width=110, elem_id="splat")
+                    refine = gr.Button("Refine", interactive=False, min_width=110, elem_id="refine")
                 self.notes = gr.HTML("", elem_id="notes")
         with gr.Row():
             with gr.Column(scale=1, min_width=140):

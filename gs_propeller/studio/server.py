@@ -24,7 +24,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gs_propeller.base.errors import UserError
-from gs_propeller.base.photo import size_of
+from gs_propeller.pictures.photo import size_of
 from gs_propeller.studio.queue import Full, Order, Queue
 
 GLB = "model/gltf-binary"

@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from gs_propeller.base.cutout import LEAST_PX, Box, cut_out, framed, is_cut_out, outside, strengthened
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.files import atomic
-from gs_propeller.base.photo import read_rgba
+from gs_propeller.pictures.cutout import LEAST_PX, Box, cut_out, framed, is_cut_out, outside, strengthened
+from gs_propeller.pictures.photo import read_rgba
 
 BORDER_RATIO = 0.2  # share of the side that stays free around the object, as Zero-1-to-3 expects
 # what a folder is searched for

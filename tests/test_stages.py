@@ -14,9 +14,11 @@ from gs_propeller.app.asset import Viewer, fitting, seeded
 from gs_propeller.app.config import Config, load, to_yaml, updated
 from gs_propeller.app.fingerprint import fingerprint, given_bytes
 from gs_propeller.app.kinds.choice import KINDS, kind_of
+from gs_propeller.app.kinds.kind import PINHOLE
 from gs_propeller.app.plan import phases_of, stages_of
 from gs_propeller.base.errors import UserError
 from gs_propeller.distil.phases import Phases
+from gs_propeller.mesh.surface import solid
 from gs_propeller.scenes.volume import Volume, corners, distances
 from gs_propeller.solver import checkpoint
 from gs_propeller.solver.picard import Window
@@ -225,3 +227,17 @@ def test_a_seed_that_is_none_is_named(tmp_path: Path) -> None:
     empty = Volume(torch.ones(9, 9, 9), torch.ones(9, 9, 9, 3), 1.0)
     with pytest.raises(UserError, match="has no surface to start from"):
         kind_of(config_of("gaussians")).started(config_of("gaussians").sections, empty)
+
+
+def test_a_hollow_seed_is_filled_through_a_hole_in_its_wall() -> None:
+    """A shell with a hole of four voxels: its mesh keeps both, what is handed on is full."""
+    at = corners(SIDE, 1.0)
+    r = at.norm(dim=-1)
+    wall = ((r < 0.8) & (r > 0.6)).float().numpy()
+    wall[:16, 14:18, 14:18] = 0
+    middle = SIDE // 2
+    assert (
+        solid(wall, 0.5)[middle, middle, middle] == 0
+        and solid(wall, 0.5, PINHOLE)[middle, middle, middle] == 1
+    )
+    assert wall[middle, middle, middle] == 0

@@ -250,8 +250,9 @@ def fitting(
     return max(fits, key=lambda level: fits[level])
 
 
-def solid(grid: Array, level: float) -> Array:
-    """The field without floaters above the level, and with cavities filled: nobody sees into them.
+def solid(grid: Array, level: float, pinhole: int = 1) -> Array:
+    """The field without floaters above the level, and with cavities filled: nobody sees into them, nor through a hole
+    in their walls of twice `pinhole` voxels.
 
     Done on voxels, since it also takes what floats inside a cavity, and needs no watertight parts.
     """
@@ -266,11 +267,18 @@ def solid(grid: Array, level: float) -> Array:
     grid = grid.copy()
     grid[box] = np.where((inside > 0) & ~kept[inside], 0, part)
     box = _box_of(grid > level)
-    padded = np.pad(grid[box] > level, 3)  # room to walk round it, also where it is dilated
+    room = pinhole + 2  # to walk round it, also where it is dilated
+    padded = np.pad(grid[box] > level, room)
     hidden = _shut_off(padded)
-    thick = _dilated(padded)  # shuts pinholes of two voxels in the wall of a cavity
-    hidden |= _dilated(_shut_off(thick)) & ~padded
-    grid[box] = np.where(hidden[3:-3, 3:-3, 3:-3], np.float32(2 * level), grid[box])
+    thick = padded
+    for _ in range(pinhole):
+        thick = _dilated(thick)
+    behind = _shut_off(thick)
+    for _ in range(pinhole):
+        behind = _dilated(behind)
+    hidden |= behind & ~padded
+    inner = slice(room, -room)
+    grid[box] = np.where(hidden[inner, inner, inner], np.float32(2 * level), grid[box])
     return grid
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gs_propeller.app.config import Config, Sections
-from gs_propeller.app.kinds.kind import Kind, Silhouettes
+from gs_propeller.app.kinds.kind import PINHOLE, Kind, Silhouettes
 from gs_propeller.base.camera import Cameras
 from gs_propeller.distil.distillation import Distillation
 from gs_propeller.mesh.surface import Mesh, density_of, extract, solid
@@ -43,7 +43,7 @@ def _mesh(config: Config, params: Gaussians, silhouettes: Silhouettes) -> Mesh:
 
 def _volume(config: Config, params: Gaussians, silhouettes: Silhouettes) -> Volume:
     found = density_of(params, config.mesh_resolution, silhouettes, centred=True)
-    distance = distances(torch.from_numpy(solid(found.grid, found.level)), found.level, found.cell)
+    distance = distances(torch.from_numpy(solid(found.grid, found.level, PINHOLE)), found.level, found.cell)
     colour = seeding.colours(found.gaussians, corners(config.mesh_resolution, found.extent).reshape(-1, 3))
     return Volume(distance, colour.reshape(*distance.shape, 3), found.extent)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gs_propeller.app.config import Config, Sections
-from gs_propeller.app.kinds.kind import Kind, Silhouettes
+from gs_propeller.app.kinds.kind import PINHOLE, Kind, Silhouettes
 from gs_propeller.base.camera import Cameras
 from gs_propeller.distil.distillation import Distillation
 from gs_propeller.mesh.field_surface import density_of_field, extract_field
@@ -63,7 +63,9 @@ def _volume(config: Config, params: Grids, silhouettes: Silhouettes) -> Volume:
         distance = grid[..., 0].contiguous()
     else:
         density, level = density_of_field(params, look, params.cells + 1, silhouettes)
-        distance = distances(torch.from_numpy(solid(density, level)), level, 2 * look.extent / params.cells)
+        distance = distances(
+            torch.from_numpy(solid(density, level, PINHOLE)), level, 2 * look.extent / params.cells
+        )
     return Volume(distance, grid[..., 1:4].sigmoid(), look.extent)
 
 

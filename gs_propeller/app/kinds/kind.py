@@ -17,6 +17,7 @@ from gs_propeller.distil.distillation import Distillation
 from gs_propeller.mesh.surface import Mesh
 from gs_propeller.scenes.volume import Volume
 
+PINHOLE = 4  # voxels: what one kind hands to another has no hole in the wall of a cavity up to twice as wide
 Silhouettes = Callable[[Mesh], float]  # how well a mesh fits the renders' alphas, higher is better
 
 

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: run app setup web test test-fast bench blender docs lint clean
+.PHONY: run app setup web test test-fast coverage bench blender docs lint clean
 
 run: setup
 	$(BIN)/python main_propeller.py --config configs/image.yaml input=data/cat.png prior=pocket
@@ -49,6 +49,10 @@ WORKERS ?= 2
 TESTS := -m pytest -q --numprocesses $(WORKERS) --dist worksteal
 
 test: setup web $(VENV)/.app
+	$(BIN)/python $(TESTS)
+
+# Measuring it costs a sixth of the tests' time.
+coverage: setup web $(VENV)/.app
 	$(BIN)/python $(TESTS) --cov --cov-report=term
 
 test-fast: setup

@@ -465,6 +465,7 @@ def test_the_whole_program_from_a_folder_of_that_layout(
 @pytest.mark.slow
 def test_a_hub_that_does_not_answer_is_one_line_with_the_remedy(tmp_path: Path) -> None:
     code = (
+        "import time\ntime.sleep = lambda seconds: None\n"  # between its tries
         "from guidance import folder\ntry:\n    folder.local_folder('some/prior', half=True)\n"
         "except folder.UserError as error:\n    print(error)\nprint(folder._reachable('some/prior'))"
     )

@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor
 
 from bench.kept import Figures, done, on_one_thread
-from bench.model import Costs, loop_s, serial_s
+from bench.model import ROLL_OUT_GPU_S, Costs, loop_s, serial_s
 from gs_propeller.app.config import Config, load, updated
 
 if TYPE_CHECKING:
@@ -46,7 +46,6 @@ SYSTEMS = {  # configuration; the paper's seconds a step: Table 2's runtime over
 }
 WINDOWS = {"serial": 1, "parallel": 8}
 DEVICES = 8
-ROLL_OUT_GPU_S = 0.010  # an update of the roll-out there, assumed, as bench.scaling
 MESSAGE_GPU_S = 0.004
 SIDE = 128  # of the views, pixels
 AMONG = 30  # sentences that the judge chooses from

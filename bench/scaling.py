@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.fidelity import finished, job, weights_mark
-from bench.model import Costs, loop_s, serial_s
+from bench.model import ROLL_OUT_GPU_S, Costs, loop_s, serial_s
 from bench.solving import Setup, configured, prepared
 from bench.speed import BRIEF, timed
 from bench.truth import Case, save_png
@@ -43,9 +43,6 @@ PAPERS_LOOP: dict[str, object] = {"updates_per_evaluation": 1}
 DEVICES = (2, 4, 8, 16, 32, 64)
 PAPER_STEP_S = 700.0 / 500.0  # DreamGaussian, batch 16, A100: Table 2's runtime over its 500 steps
 PAPER_SPEEDUP_AT_8 = 4.67  # Table 2, window 7
-ROLL_OUT_GPU_S = (
-    0.010  # 16 views of 5000 Gaussians there and back in one batch, the known view, Adam: about 60 kernels
-)
 ROLL_OUT_ROWS = (0.003, 0.010, 0.030, 0.100)
 PICTURES_MB = 2 * 16 * 3 * 256 * 256 * 4 / 1e6  # a pull and the renders it was taken at
 HOST_MB_S = 5000.0  # through the host's memory, by gloo

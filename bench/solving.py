@@ -25,7 +25,7 @@ from bench.truth import (
     psnr_db,
     save_png,
 )
-from gs_propeller.app.asset import Logged, Viewer, problem, scene_of, seeded, slots_at_once, travellers
+from gs_propeller.app.asset import Logged, Viewer, begun, problem, scene_of, slots_at_once, travellers
 from gs_propeller.app.config import Config, load, to_yaml, updated
 from gs_propeller.app.guides import Priors, picture_of
 from gs_propeller.app.log import quiet_libraries
@@ -67,7 +67,7 @@ class Setup:
     settings: Settings
 
     def first(self) -> State:
-        return seeded(self.config) if self.config.init else self.scene.first()  # type: ignore[no-any-return]
+        return begun(self.config, self.scene)  # type: ignore[no-any-return]
 
 
 @cache

@@ -185,6 +185,11 @@ def fitting(viewer: Viewer) -> Callable[[Mesh], float]:
     return silhouettes
 
 
+def begun(config: Config, scene: Distilled) -> Any:
+    """The state of step 0: the scene's own, or one that starts from the run of `init`. Raises UserError."""
+    return seeded(config) if config.init else scene.first()
+
+
 def seeded(config: Config) -> Any:
     """The state of step 0 that starts from the run of `init`, of any kind. Raises UserError where there is none."""
     check_seed(config)

@@ -61,7 +61,7 @@ def precision_of(config: Config, device: torch.device) -> torch.dtype:
 
 def rank_count(config: Config, splats: bool = True) -> int:
     """Ranks that the plain command starts. splats: as in device_of."""
-    if config.ranks or config.device in ("cpu", "mps") or not torch.cuda.is_available():
+    if config.ranks or not _cuda_wanted(config):
         return int(config.ranks) or 1
     gpus = torch.cuda.device_count()
     if gpus > 1 and splats and config.device == "auto" and config.raster == "auto":
@@ -73,10 +73,14 @@ def rank_count(config: Config, splats: bool = True) -> int:
 def before_ranks(config: Config, splats: bool = True) -> None:
     """What ranks would else do all at once, done before they start: the rasteriser is compiled and tried.
     Raises UserError."""
-    if splats and config.device not in ("cpu", "mps") and torch.cuda.is_available():
+    if splats and _cuda_wanted(config):
         with said_if_long(COMPILING, say_note, 5.0):
             try_apart(config.raster)
         _asked_for(config, rasteriser(config.raster)[1])
+
+
+def _cuda_wanted(config: Config) -> bool:
+    return config.device not in ("cpu", "mps") and torch.cuda.is_available()
 
 
 def _asked_for(config: Config, trouble: str | None) -> None:
@@ -87,7 +91,7 @@ def _asked_for(config: Config, trouble: str | None) -> None:
 
 def half_of(config: Config) -> bool:
     """Whether the prior will be in half precision, before there is a device."""
-    device = "cuda" if config.device not in ("cpu", "mps") and torch.cuda.is_available() else "cpu"
+    device = "cuda" if _cuda_wanted(config) else "cpu"
     return precision_of(config, torch.device(device)) != torch.float32
 
 

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from gs_propeller.app.asset import Logged, Viewer, problem, seeded, textured_mesh
+from gs_propeller.app.asset import Logged, Viewer, begun, problem, textured_mesh
 from gs_propeller.app.config import Config, to_yaml
 from gs_propeller.app.events import Audience, FilesWritten, How, PassDone, StageBegun, StageEnded
 from gs_propeller.app.fingerprint import fingerprint, given_bytes
@@ -127,7 +127,7 @@ def distilling(config: Config, ranks: Ranks, scene: Distilled, given: bytes) -> 
         "distil",
         problem(scene, ranks, logged),
         replace(config.sections.solver, steps=scene.steps).among(ranks.world),
-        lambda: seeded(config) if config.init else scene.first(),
+        partial(begun, config, scene),
         fingerprint(config, given),
         kind_of(config).read,
         scene.losses,

@@ -28,7 +28,7 @@ from gs_propeller.app.guides import picture_of
 from gs_propeller.base.errors import UserError
 from gs_propeller.command import FULL
 from gs_propeller.studio import look
-from gs_propeller.studio.runs import Shown, followed, fresh_folder, zipped
+from gs_propeller.studio.runs import Shown, followed, fresh_folder, latest_mesh, zipped
 
 PICTURES = (str(HERE / "data" / "cat.png"),)
 SENTENCES = (
@@ -203,13 +203,12 @@ class Page:
     def result(self, config: Config | None) -> tuple[str, Any, Any, Any]:
         """The mesh, the splat and the .zip of all files of what this session made or refined last."""
         with in_a_line():
-            if config is None:
+            mesh = latest_mesh(config.run_folder, config.run_name) if config else None
+            if config is None or mesh is None:
                 raise UserError("nothing is made yet")
-            folder, name = config.run_folder, config.run_name
-            meshes = [folder / f"{name}{kind}.glb" for kind in ("_refined", "")]
-            splat = folder / f"{name}.ply"
+            folder, splat = config.run_folder, config.run_folder / f"{config.run_name}.ply"
             return (
-                next(str(mesh) for mesh in meshes if mesh.exists()),
+                str(mesh),
                 gr.DownloadButton(value=str(splat) if splat.exists() else None, interactive=splat.exists()),
                 gr.DownloadButton(value=str(zipped(folder)), interactive=True),
                 gr.Button(interactive=True),

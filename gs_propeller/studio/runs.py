@@ -86,6 +86,12 @@ def fresh_folder(outdir: Path) -> Path:
     return folder
 
 
+def latest_mesh(folder: Path, name: str) -> Path | None:
+    """The run's mesh as it is now, the refined one where there is one."""
+    meshes = [folder / f"{name}{kind}.glb" for kind in ("_refined", "")]
+    return next((mesh for mesh in meshes if mesh.is_file()), None)
+
+
 def zipped(folder: Path) -> Path:
     """NAME.zip beside the run's folder NAME: its results, and the options that made them."""
     target = folder.parent / f"{folder.name}.zip"

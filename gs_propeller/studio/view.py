@@ -30,6 +30,7 @@ from gs_propeller.places import checkout, install
 from gs_propeller.scenes.gaussians.density import rotations
 from gs_propeller.scenes.gaussians.state import SH_C0, Gaussians, State
 from gs_propeller.solver import checkpoint
+from gs_propeller.studio.runs import latest_mesh
 
 if TYPE_CHECKING:
     import viser
@@ -86,15 +87,13 @@ class Run:
         return dict(sorted(found.items()))
 
     def params(self, file: Path) -> Gaussians:
-        tensors, _ = load_tensors(file)
-        if file == self.last:  # the window's first state is the exact one
-            return State.from_tensors({k[2:]: x for k, x in tensors.items() if k.startswith("0/")}).params
-        return Gaussians(**tensors)
+        if file == self.last:
+            return checkpoint.first_state(file, State.from_tensors).params
+        return Gaussians(**load_tensors(file)[0])
 
     def mesh(self) -> Path | None:
         """The latest there is."""
-        meshes = [self.folder / f"{self.folder.name}{kind}.glb" for kind in ("_refined", "")]
-        return next((mesh for mesh in meshes if mesh.is_file()), None)
+        return latest_mesh(self.folder, self.folder.name)
 
     def picture(self) -> np.ndarray | None:
         """[S, S, 3] over white: what the program saw."""

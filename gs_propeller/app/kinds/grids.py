@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from gs_propeller.app.config import Config, Sections
 from gs_propeller.app.kinds.kind import PINHOLE, Kind, Silhouettes
 from gs_propeller.base.camera import Cameras
-from gs_propeller.distil.distillation import Distillation
+from gs_propeller.distil.distillation import Distillation, View
 from gs_propeller.mesh.field_surface import density_of_field, extract_field
 from gs_propeller.mesh.surface import Mesh, solid
 from gs_propeller.scenes.fields import march, seeding
@@ -35,16 +36,15 @@ def _tetrahedra(s: Sections, common: dict[str, Any]) -> Distillation:
     return TetScene(field=s.field, sdf=s.sdf, shaping=s.shaping, tets=s.tets, **common)
 
 
-def _field_views(config: Config, params: Grids, cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
-    white = torch.ones(3, device=params.device)
-    (view,) = march.render(params, _last_look(config.sections), [(cameras, size, white)])
-    return view.image, view.alpha
+def _views(render: Callable[..., Sequence[View]]) -> Any:
+    """The kind's views, by its renderer."""
 
+    def views(config: Config, params: Grids, cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
+        white = torch.ones(3, device=params.device)
+        (view,) = render(params, _last_look(config.sections), [(cameras, size, white)])
+        return view.image, view.alpha
 
-def _tet_views(config: Config, params: Grids, cameras: Cameras, size: int) -> tuple[Tensor, Tensor]:
-    white = torch.ones(3, device=params.device)
-    (view,) = tetrahedra.render(params, _last_look(config.sections), [(cameras, size, white)])
-    return view.image, view.alpha
+    return views
 
 
 def _field_mesh(config: Config, params: Grids, silhouettes: Silhouettes) -> Mesh:
@@ -78,12 +78,12 @@ def _again(config: Config, params: Grids, s: Sections) -> FieldState:
 
 
 FIELDS = Kind(
-    "grid numbers", Grids, Slope, FieldState.from_tensors, _field, _field_views, _field_mesh, march.warm, _volume,
-    _started(CHANNELS), _again,
+    "grid numbers", Grids, Slope, FieldState.from_tensors, _field, _views(march.render), _field_mesh, march.warm,
+    _volume, _started(CHANNELS), _again,
 )  # fmt: skip
 TETRAHEDRA = FIELDS._replace(
     scene=_tetrahedra,
-    views=_tet_views,
+    views=_views(tetrahedra.render),
     mesh=_tet_mesh,
     warm=tetrahedra.warm,
     started=_started(tetrahedra.CHANNELS),

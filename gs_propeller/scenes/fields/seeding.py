@@ -1,4 +1,4 @@
-"""Fields that start from another scene, and what a field hands to one."""
+"""Fields that start from another scene."""
 
 from __future__ import annotations
 
@@ -47,9 +47,3 @@ def started(volume: Volume, field: FieldSettings, look: Look, channels: int) -> 
     raw = there.distance if look.sdf else (-SLOPE * there.distance / field.cell).clamp(CLEAR, SOLID)
     colour = there.colour.clamp(PALE, 1 - PALE).logit()
     return held(torch.cat([raw[..., None], colour], -1), field, look, channels)
-
-
-@torch.no_grad()
-def colours(grids: Grids, look: Look) -> Tensor:
-    """[R, R, R, 3] in 0..1."""
-    return composed(grids, look)[..., 1:4].sigmoid()

@@ -3,11 +3,12 @@
 Held-out objects: the first stage once, then the mesh refined serially, with windows of 4 and 8, with the paper's tail
 and with the paper's distance, shipped settings otherwise. Novel views: 16, PSNR against the truth; the input view
 beside them. `python -m bench.ablation --stage 2` is here too: the second stage's settings, on validation objects; and
-what `bench.speed` says of it: the loop's seconds as shipped and as it was.
+what `bench.speed` says of it: the loop's seconds as shipped and as it was, kept object by object in build/bench.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 import time
@@ -20,7 +21,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from bench import kept
 from bench.asset import asset_config
+from bench.kept import Figures
 from bench.solving import priors_called
 from bench.truth import SCORE_PX, Case, asset_cameras, cases, novel_angles, over_white, psnr_db
 from gs_propeller.app.config import Config, updated
@@ -132,30 +135,54 @@ def main(objects: int, seeds: int) -> None:
     print(json.dumps({k: round(float(v), 3) for k, v in figures.items()}))
 
 
-def timed(objects: int = 6, pairs: dict[str, object] | None = None) -> dict[str, float]:
+@dataclass(frozen=True)
+class Timing:
+    """A held-out object, by its place among them, refined as it was and as shipped."""
+
+    index: int
+    threads: int
+
+    def key(self, mark: str) -> str:
+        return hashlib.sha256(json.dumps(["stage 2", mark, self.index, self.threads]).encode()).hexdigest()[
+            :24
+        ]
+
+
+def both(one: Timing) -> Figures:
+    """{way: [seconds in the loop, dB of the novel views, dB of the input view]}, one way after the other."""
+    case = cases(one.index + 1, TEST_SEED)[-1]
+    with tempfile.TemporaryDirectory() as folder:
+        config = asset_config(case, Path(folder), [], "configs/image.yaml")
+        textured = make_asset(config, quiet=True).textured
+        ways = {"before": (BEFORE, True), "shipped": ({"window": 1}, False)}
+        found = {}
+        for name, (change, by_torch) in ways.items():
+            done = refined(updated(config, change), textured, by_torch)
+            found[name] = (done.seconds, *scored(done.textured, case))
+    return found
+
+
+def told(one: Timing, result: Figures) -> str:
+    return f"object {one.index}: " + ", ".join(
+        f"{way} {s:.1f} s {db:.2f} dB" for way, (s, db, _) in result.items()
+    )
+
+
+def timed(objects: int = 6) -> dict[str, float]:
     """What bench.speed says of the second stage: the loop's seconds and the novel views' dB over held-out objects, as
-    it was (BEFORE) and as shipped, changed by pairs, in turn for each object. Prints a table."""
-    ways: dict[str, tuple[dict[str, object], bool]] = {
-        "before": (BEFORE, True),
-        "before, by the kernels": (BEFORE, False),
-        "shipped": ({"window": 1, **(pairs or {})}, False),
-    }
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
-    for case in cases(objects, TEST_SEED)[1:]:
-        with tempfile.TemporaryDirectory() as folder:
-            config = asset_config(case, Path(folder), [], "configs/image.yaml")
-            textured = make_asset(config, quiet=True).textured
-            for name, (change, by_torch) in ways.items():
-                done = refined(updated(config, change), textured, by_torch)
-                found[name].append((done.seconds, *scored(done.textured, case)))
+    it was (BEFORE, the mesh's pixels by torch's operations) and as shipped, in turn for each object. Prints a table."""
+    from bench.fidelity import weights_mark
+
+    jobs = [Timing(index, torch.get_num_threads()) for index in range(objects)]
+    results = kept.done(jobs, both, 0, Path("build/bench/second.jsonl"), weights_mark(), told)
     table = Table(title=f"second stage, {objects} held-out objects, {torch.get_num_threads()} threads")
     for heading in ("way", "s", "novel dB", "input dB"):
         table.add_column(heading)
-    means = {name: np.mean(rows, 0) for name, rows in found.items()}
-    for name, (seconds, novel, known) in means.items():
-        table.add_row(name, f"{seconds:.1f}", f"{novel:.3f}", f"{known:.2f}")
+    means = {way: np.mean([results[one][way] for one in jobs], 0) for way in ("before", "shipped")}
+    for way, (seconds, novel, known) in means.items():
+        table.add_row(way, f"{seconds:.1f}", f"{novel:.3f}", f"{known:.2f}")
     Console(width=110).print(table)
-    before, _, shipped = means.values()
+    before, shipped = means.values()
     figures = {
         "stage2_s": shipped[0], "stage2_before_s": before[0], "stage2_ratio": shipped[0] / before[0],
         "stage2_psnr_db": shipped[1], "stage2_before_psnr_db": before[1],

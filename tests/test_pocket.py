@@ -206,6 +206,9 @@ def test_timesteps_start_at_high_noise() -> None:
     late = training.timesteps(100_000, 200_000, generator)
     assert int(late.min()) < 20
     assert int(late.max()) <= 999
+    focused = training.timesteps(100_000, 200_000, generator, 0.6) >= 999 * training.FOCUS_FROM
+    usual = float((late >= 999 * training.FOCUS_FROM).float().mean())
+    assert float(focused.float().mean()) == pytest.approx(0.6 + 0.4 * usual, abs=0.01)
 
 
 @pytest.mark.slow

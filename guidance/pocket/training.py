@@ -29,6 +29,7 @@ WARM_UP_STEPS, COOL_DOWN_STEPS = 200, 5000  # of the learning rate
 AVERAGE_SHARE, RUN_SHARE = 30, 10
 CHECKPOINT = "unet.safetensors"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's normalisation
+FOCUS_FROM = 0.85  # of all levels
 DROP = 0.1  # share of samples that learn the unconditional score
 
 
@@ -105,12 +106,14 @@ def noised(clean: Tensor, noise: Tensor, t: Tensor, alphas: Tensor) -> tuple[Ten
     return alpha * clean + sigma * noise, alpha * noise - sigma * clean
 
 
-def timesteps(step: int, count: int, generator: torch.Generator) -> Tensor:
-    """High noise only at first (plain regression of the novel view), then all, high noise more often: it is what
-    distillation asks for."""
+def timesteps(step: int, count: int, generator: torch.Generator, focus: float = 0.0) -> Tensor:
+    """High noise only at first (plain regression of the novel view), then all, high noise more often, a share `focus`
+    of them above FOCUS_FROM: it is what distillation asks for."""
     u = torch.rand(count, generator=generator)
     low = max(0.0, 0.7 - step / 4000)
-    return ((low + (1.0 - low) * u**0.4) * 999).round().long()
+    level = low + (1.0 - low) * u**0.4
+    focused = torch.rand(count, generator=generator) < focus
+    return (torch.where(focused, FOCUS_FROM + (1 - FOCUS_FROM) * u, level) * 999).round().long()
 
 
 def learning_share(step: int, first: int, until: int, cooling: int = COOL_DOWN_STEPS) -> float:

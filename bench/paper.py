@@ -4,9 +4,10 @@ Each system serial and at window 8, by its configuration as shipped. The sentenc
 neither the priors nor the judge was trained on, so there are true views to compare with. R-Precision: 120 views round
 an asset at 12 degrees elevation, the share for which the judge (bench/retrieval.py; CLIP B/32 beside it, where its
 weights are in the cache) picks the asset's own sentence out of 30. FID: between the judge's features of those views and
-of the true ones, of all sentences together. Speed-up for 8 devices: modelled (bench/model.py) from the steps that each
-pass accepted, at the paper's cost of a step on an A100 (Table 2's seconds over its steps) and an assumed one of the
-roll-out. Prints a table, then one JSON object. Finished runs are kept in build/bench, so an interrupted bench goes on.
+of the true ones, of all sentences together, or of the pictures in the folder that reference= names. Speed-up for 8
+devices: modelled (bench/model.py) from the steps that each pass accepted, at the paper's cost of a step on an A100
+(Table 2's seconds over its steps) and an assumed one of the roll-out. Prints a table, then one JSON object. Finished
+runs are kept in build/bench, so an interrupted bench goes on.
 --small: a smoke run, whose figures mean nothing.
 """
 
@@ -22,6 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -33,6 +35,7 @@ from gs_propeller.app.config import Config, load, updated
 
 if TYPE_CHECKING:
     from bench.retrieval import Judge
+    from bench.solving import Setup, Solved
 
 SYSTEMS = {  # configuration; the paper's seconds a step: Table 2's runtime over the steps of the system
     "dreamfusion": ("dreamfusion", 8080 / 10_000),
@@ -69,8 +72,11 @@ class Job:
     small: bool = False
     pairs: tuple[tuple[str, object], ...] = ()
 
+    def config(self) -> Config:
+        return configured(self, "")
+
     def key(self, mark: str) -> str:
-        said = [mark, self.index, self.system, self.way, str(configured(self, "")), VIEWS]
+        said = [mark, self.index, self.system, self.way, str(self.config()), VIEWS]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
 
 
@@ -139,17 +145,21 @@ def work(one: Job) -> Figures:
     views = viewer.views(viewer.cameras(azimuths, [ELEVATION_DEG] * len(azimuths)), SIDE)[0].clamp(0, 1)
     STORE.mkdir(parents=True, exist_ok=True)
     save_png(str(kept(one, "png")), torch.cat(list(views[:: len(views) // 4]), 2))
-    stages = [
-        {"steps": s.settings.steps, "passes": r.window.passes, "seconds": r.seconds, "accepted": list(r.accepted),
-         "every": s.config.updates_per_evaluation}
-        for s, r in runs
-    ]  # fmt: skip
-    result: Figures = {"stages": stages}
+    result: Figures = {"stages": told_of(runs)}
     for name, judge in judges().items():
         features = judge.features(views)
         result[name] = float((judge.nearest(features, sentences()) == one.index).float().mean())
         torch.save(features.double(), kept(one, f"{name}.pt"))
     return result
+
+
+def told_of(runs: Sequence[tuple[Setup, Solved]]) -> list[Figures]:
+    """What is kept of a run's stages."""
+    return [
+        {"steps": s.settings.steps, "passes": r.window.passes, "seconds": r.seconds, "accepted": list(r.accepted),
+         "every": s.config.updates_per_evaluation}
+        for s, r in runs
+    ]  # fmt: skip
 
 
 def kept(one: Job, what: str) -> Path:
@@ -177,6 +187,24 @@ def true_features(judge: Judge, indices: Sequence[int], small: bool) -> Tensor:
     return torch.cat(found).double()
 
 
+def reference_features(judge: Judge, folder: Path) -> Tensor:
+    """[K, E] of all pictures in a folder and those below it, their middles cut square; for FID as it is published,
+    against photographs. Raises SystemExit where there are too few."""
+    from PIL import Image, ImageOps
+
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
+    if len(files) < 2:
+        raise SystemExit(
+            f"reference={folder}: two pictures or more (.jpg, .png, .webp) are needed, {len(files)} found"
+        )
+    found = []
+    for k in range(0, len(files), 64):
+        square = [ImageOps.fit(Image.open(f).convert("RGB"), (SIDE, SIDE)) for f in files[k : k + 64]]
+        pixels = torch.stack([torch.from_numpy(np.array(x)) for x in square])
+        found.append(judge.features(pixels.permute(0, 3, 1, 2).float() / 255))
+    return torch.cat(found).double()
+
+
 def frechet(one: Tensor, other: Tensor) -> float:
     """The distance of Frechet between the normal distributions of two sets of features [K, E] (Heusel et al. 2017)."""
     means, covariances = zip(*((x.mean(0), x.T.cov()) for x in (one.double(), other.double())), strict=True)
@@ -188,26 +216,32 @@ def frechet(one: Tensor, other: Tensor) -> float:
     return float(apart + covariances[0].trace() + covariances[1].trace() - 2 * shared)
 
 
-def modelled(results: Sequence[Figures], system: str) -> float:
+def modelled(results: Sequence[Figures], system: str, window: int = WINDOWS["parallel"]) -> float:
     """Times the serial loop's speed on DEVICES devices, of all runs and stages together."""
     whole = alone = 0.0
     for stage in (stage for result in results for stage in result["stages"]):
         roll_out = stage["every"] * ROLL_OUT_GPU_S
         costs = Costs(SYSTEMS[system][1] - ROLL_OUT_GPU_S, roll_out, roll_out / 10, MESSAGE_GPU_S)
         whole += serial_s(costs, stage["steps"])
-        alone += loop_s(costs, stage["accepted"], stage["steps"], WINDOWS["parallel"], DEVICES)
+        alone += loop_s(costs, stage["accepted"], stage["steps"], window, DEVICES)
     return whole / alone
 
 
-def row_of(system: str, listed: dict[str, list[Job]], results: dict[Job, Figures]) -> dict[str, float]:
-    """A system's figures."""
+def row_of(
+    system: str, listed: dict[str, list[Job]], results: dict[Job, Figures], reference: Path | None = None
+) -> dict[str, float]:
+    """A system's figures. reference: a folder of pictures that FID is measured to, instead of the true views."""
     row: dict[str, float] = {}
     for way, jobs in listed.items():
         prefix = "" if way == "serial" else f"{way}_"
         found = [results[one] for one in jobs]
         for name, judge in judges().items():
             own = torch.cat([torch.load(kept(one, f"{name}.pt")) for one in jobs])
-            truth = true_features(judge, [one.index for one in jobs], jobs[0].small)
+            truth = (
+                reference_features(judge, reference)
+                if reference
+                else true_features(judge, [one.index for one in jobs], jobs[0].small)
+            )
             clip = name.removesuffix("r_precision")
             row[f"{prefix}{name}"] = round(sum(f[name] for f in found) / len(found), 4)
             row[f"{prefix}{clip}fid"] = round(frechet(own, truth), 3)
@@ -230,9 +264,15 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", type=int, default=12, help=f"held-out sentences, at most {AMONG}")
     parser.add_argument("--jobs", type=int, default=1, help="processes, a thread each; 0: this one")
     parser.add_argument("--small", action="store_true", help="a smoke run: few steps of everything")
-    parser.add_argument("pairs", nargs="*", help="key=value, of every run")
+    parser.add_argument(
+        "pairs", nargs="*", help="key=value, of every run; reference=FOLDER, pictures for FID"
+    )
     given = parser.parse_args(words)
-    pairs = tuple(sorted(parsed(given.pairs).items()))
+    differing = parsed(given.pairs)
+    reference = Path(str(differing.pop("reference"))) if "reference" in differing else None
+    if reference is not None and not reference.is_dir():
+        parser.error(f"reference={reference}: there is no such folder")
+    pairs = tuple(sorted(differing.items()))
     systems = given.systems.split(",")
     if unknown := set(systems) - set(SYSTEMS):
         parser.error(f"no such system: {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")
@@ -253,7 +293,7 @@ def main(words: Sequence[str] | None = None) -> None:
     for one in lost:  # its features are gone, though its figures are there
         if not list(STORE.glob(f"{one.key(mark())}.*.pt")):
             results[one] = work(one)
-    rows = {system: row_of(system, listed[system], results) for system in systems}
+    rows = {system: row_of(system, listed[system], results, reference) for system in systems}
     table = Table(
         title=f"{given.prompts} sentences, {len(turns(given.small))} views each, chance {1 / AMONG:.3f}"
     )

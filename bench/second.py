@@ -154,7 +154,10 @@ def both(one: Timing) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         config = asset_config(case, Path(folder), [], "configs/image.yaml")
         textured = make_asset(config, quiet=True).textured
-        ways = {"before": (BEFORE, True), "shipped": ({"window": 1}, False)}
+        ways: dict[str, tuple[dict[str, object], bool]] = {
+            "before": (BEFORE, True),
+            "shipped": ({"window": 1}, False),
+        }
         found = {}
         for name, (change, by_torch) in ways.items():
             done = refined(updated(config, change), textured, by_torch)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from bench import paper
+from bench import paper, paper_figures
 from tests import tiny_prior
 
 
@@ -47,3 +48,36 @@ def test_a_smoke_run_is_kept(
     monkeypatch.setattr(paper, "work", None)  # nothing is left to do
     paper.main(words)
     assert capsys.readouterr().out.splitlines()[-1] == first
+    for k in range(3):
+        Image.effect_noise((40, 30), 20.0 * k).convert("RGB").save(tmp_path / f"{k}.jpg")
+    paper.main([*words, f"reference={tmp_path}"])
+    other = json.loads(capsys.readouterr().out.splitlines()[-1])["magic3d"]
+    assert other["fid"] != row["fid"] and other["r_precision"] == row["r_precision"]
+
+
+def test_a_reference_of_no_pictures_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        paper.main([f"reference={tmp_path / 'none'}"])
+    assert "no such folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="two pictures or more"):
+        paper.reference_features(None, tmp_path)  # type: ignore[arg-type]
+
+
+def test_figures_count_what_their_runs_accepted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Runs that accept everything, in place of real ones."""
+
+    def whole(one: paper.Job | paper_figures.Picture) -> dict[str, object]:
+        window = paper.WINDOWS[one.way]
+        passes = 80 // window
+        stage = {"steps": 80, "passes": passes, "seconds": 1.0, "accepted": [window] * passes, "every": 1}
+        return {"stages": [stage], "novel_psnr_db": 20.0, "novel_iou": 0.9, "input_psnr_db": 30.0}
+
+    monkeypatch.setattr(paper, "STORE", tmp_path)
+    monkeypatch.setattr(paper_figures, "work", whole)
+    rows = paper_figures.figure_6([1, 2], 0)
+    assert set(rows) == set(paper_figures.PICTURED)
+    for row in rows.values():
+        assert row["steps_per_pass"] == 8.0 and 5 < row["modelled_speedup_at_8"] < 8
+        assert row["novel_psnr_db"] == row["parallel_novel_psnr_db"] == 20.0
+    changed = paper_figures.choices(4)
+    assert {"window 2", "gamma 1", "batch 8"} <= set(changed) and changed["batch 8"][1] == {"batch_size": 8}

@@ -18,7 +18,7 @@ from bench.fidelity import SERIAL, Settings, finished, job, point, weights_mark
 
 OBJECTS = (2, 5, 11, 17)  # bird, house, beast, toy
 CHOICES: Settings = [
-    ("guidance 1", {"guidance_scale": 1.0}),
+    ("guidance 2", {"guidance_scale": 2.0}),
     ("guidance 3", {"guidance_scale": 3.0}),
     ("guidance 5", {"guidance_scale": 5.0}),
     ("t_min 0.02 (DreamGaussian)", {"t_min": 0.02}),

@@ -32,6 +32,7 @@ from torch import Tensor
 from bench.kept import Figures, done, on_one_thread
 from bench.model import ROLL_OUT_GPU_S, Costs, loop_s, serial_s
 from gs_propeller.app.config import Config, load, updated
+from gs_propeller.app.fingerprint import fingerprint
 
 if TYPE_CHECKING:
     from bench.retrieval import Judge
@@ -76,7 +77,17 @@ class Job:
         return configured(self, "")
 
     def key(self, mark: str) -> str:
-        said = [mark, self.index, self.system, self.way, str(self.config()), VIEWS]
+        config = self.config()
+        said = [
+            mark,
+            self.index,
+            self.system,
+            self.way,
+            fingerprint(config, b""),
+            config.stages,
+            self.pairs,
+            VIEWS,
+        ]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
 
 

@@ -23,6 +23,7 @@ from rich.table import Table
 from bench import paper
 from bench.kept import Figures, done, on_one_thread
 from gs_propeller.app.config import Config, load, updated
+from gs_propeller.app.fingerprint import fingerprint
 
 GAMMAS = (0.2, 0.4, 0.6, 0.8, 1.0)  # what the paper calls the adaptivity; the option is `ema`
 WIDTHS = (2, 4, 7, 8, 16, 32)
@@ -82,7 +83,8 @@ class Picture:
 
     def key(self, mark: str) -> str:
         base, _ = load(["--config", f"configs/{PICTURED[self.system]}.yaml"])
-        said = [mark, self.index, self.system, self.way, str(updated(base, dict(self.pairs)))]
+        shaped = fingerprint(updated(base, dict(self.pairs)), b"")
+        said = [mark, self.index, self.system, self.way, shaped, self.pairs]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
 
 

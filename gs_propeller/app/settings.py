@@ -131,7 +131,8 @@ class PriorSettings(Section):
     lora_rank: int = option(4, "of the LoRA of loss=vsd", "", 1, 256)
     lora_lr: float = option(1e-3, "its learning rate", "", 0)
     guidance_scale: float = option(
-        2.0, "classifier-free guidance; DreamGaussian: 5 with zero123-xl", "", 0, 1000)
+        1.0, "classifier-free guidance, at 1 none, which takes one pass of the network; DreamGaussian: 5 with "
+        "zero123-xl", "", 0, 1000)
     text_guidance_scale: float = option(
         5.0, "the same of the text prior; DreamGaussian: 100 with Stable Diffusion", "", 0, 1000)
     lambda_zero123: float = option(1.0, "weight of the picture's prior in score distillation", "", 0)

@@ -5,6 +5,8 @@ R corners along a side of a cube round the origin, axes x, y, z.
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,6 +62,38 @@ def sampled(grid: Tensor, points: Tensor) -> Tensor:
     table = grid.permute(3, 0, 1, 2)[None]
     at = points.flip(1)[None, None, None].to(grid)  # the last axis comes first
     return F.grid_sample(table, at, padding_mode="border", align_corners=True)[0, :, 0, 0].T
+
+
+def light(density: Tensor, cell: float, lowest_deg: float, highest_deg: float) -> Tensor:
+    """[R, R, R]: the most light that reaches a corner from outside along one of the straight ways to its neighbours
+    that come from these elevations, the level ones always, by density [R, R, R] per world unit. What is dark no view
+    sees into, however thin the density there is: space carving, softly."""
+    depth = density.double().clamp_min(0) * cell
+    ways = [
+        way
+        for way in itertools.product((-1, 0, 1), repeat=3)
+        if any(way)
+        and (
+            way[1] == 0
+            or lowest_deg <= math.degrees(math.atan2(-way[1], math.hypot(way[0], way[2]))) <= highest_deg
+        )
+    ]
+    return torch.stack([_light_along(depth, way) for way in ways]).amax(0).to(density.dtype)
+
+
+def _light_along(depth: Tensor, way: tuple[int, ...]) -> Tensor:
+    """[R, R, R] from where the way, a step of -1, 0 or 1 along each axis, comes from; depth [R, R, R] for a cell."""
+    ahead = next(axis for axis in range(3) if way[axis])
+    turned = depth.movedim(ahead, 0) * math.sqrt(sum(map(abs, way)))
+    turned = turned.flip(0) if way[ahead] < 0 else turned
+    down, right = (way[axis] for axis in range(3) if axis != ahead)
+    left, found = torch.ones_like(turned[0]), torch.empty_like(turned)
+    for i, slab in enumerate(turned):
+        padded = F.pad(left, (1, 1, 1, 1), value=1.0)
+        left = padded[1 - down : len(left) + 1 - down, 1 - right : len(left) + 1 - right]
+        found[i] = left * (-0.5 * slab).exp()
+        left = left * (-slab).exp()
+    return (found.flip(0) if way[ahead] < 0 else found).movedim(0, ahead)
 
 
 def distances(density: Tensor, level: float, cell: float) -> Tensor:

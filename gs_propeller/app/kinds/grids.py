@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,9 @@ from gs_propeller.scenes.fields.state import CHANNELS, FieldState, Grids, Slope
 from gs_propeller.scenes.tetrahedra import scene as tetrahedra
 from gs_propeller.scenes.tetrahedra.extract import extract_tets
 from gs_propeller.scenes.tetrahedra.scene import TetScene
-from gs_propeller.scenes.volume import Volume, distances
+from gs_propeller.scenes.volume import Volume, distances, light
+
+DARK = 0.3  # of the light is gone: there a field is handed on as solid, though its density is below the surface's
 
 
 def _last_look(s: Sections) -> march.Look:
@@ -62,10 +65,11 @@ def _volume(config: Config, params: Grids, silhouettes: Silhouettes) -> Volume:
     if look.sdf:
         distance = grid[..., 0].contiguous()
     else:
+        cell = 2 * look.extent / params.cells
         density, level = density_of_field(params, look, params.cells + 1, silhouettes)
-        distance = distances(
-            torch.from_numpy(solid(density, level, PINHOLE)), level, 2 * look.extent / params.cells
-        )
+        dark = 1 - light(torch.from_numpy(density), cell, config.min_elevation, config.max_elevation)
+        inside = np.maximum(density / level, dark.numpy() / DARK)
+        distance = distances(torch.from_numpy(solid(inside, 1.0, PINHOLE)), 1.0, cell)
     return Volume(distance, grid[..., 1:4].sigmoid(), look.extent)
 
 

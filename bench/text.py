@@ -122,10 +122,11 @@ def mark() -> str:
     """Of the weights and the settings that decide a run and its score."""
     from bench.retrieval import POCKET_JUDGE
     from gs_propeller.app.config import load
+    from gs_propeller.app.fingerprint import fingerprint
     from guidance import POCKET_TEXT
 
     sums = [json.loads((f / "training.json").read_text())["sha256"] for f in (POCKET_TEXT, POCKET_JUDGE)]
-    shipped = str(load(["--config", "configs/text.yaml"])[0])
+    shipped = fingerprint(load(["--config", "configs/text.yaml"])[0], b"")
     return hashlib.sha256(json.dumps([sums, PROMPTS, shipped]).encode()).hexdigest()
 
 

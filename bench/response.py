@@ -29,7 +29,7 @@ from guidance.folder import find_prior, find_text_prior
 from guidance.pocket.data import VALIDATION_SEED, held_out
 
 LEVELS = 11
-PLACES, APART = (10, 40, 100), 8  # steps of a run where renders are taken, and how far apart
+PLACES, APART = (10, 40, 80), 8  # steps of a run where renders are taken, and how far apart
 SENTENCES = ("a red cube on a blue cylinder", "a teal chair with brown legs", "a striped yellow cone")
 
 

@@ -10,6 +10,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gs_propeller.solver.ranks import pays_apart
+
 # An update of the roll-out on an A100, assumed: 16 views of 5000 Gaussians there and back in one batch, the known view,
 # Adam: about 60 kernels.
 ROLL_OUT_GPU_S = 0.010
@@ -30,19 +32,14 @@ def serial_s(costs: Costs, steps: int) -> float:
     return steps * (costs.drift + costs.roll_out)
 
 
-def apart(costs: Costs, devices: int) -> bool:
-    """What rollout_device=auto does: see Ranks."""
-    return devices > 1 and devices * (devices - 1) * costs.roll_out > costs.drift
-
-
 def loop_s(
     costs: Costs, accepted: Sequence[int], steps: int, window: int, devices: int, own: bool | None = None
 ) -> float:
     """Seconds of a run whose passes accepted so many steps each. own: whether rank 0 leaves the drifts to the others;
-    None: as `apart` says. Raises ValueError where the passes do not add up to the steps."""
+    None: as rollout_device=auto decides. Raises ValueError where the passes do not add up to the steps."""
     if sum(accepted) != steps:
         raise ValueError(f"{sum(accepted)} steps were accepted, not {steps}")
-    own = apart(costs, devices) if own is None else own
+    own = pays_apart(costs.drift, costs.roll_out, devices, window) if own is None else own
     turns = itertools.count()
     free = [0.0] * devices  # when each rank has done what it was dealt; [0] is rank 0's own clock
     start, known = 0, [0.0] * min(window, steps)  # when the guess of each slot of the pass was known

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from bench import paper, paper_figures
+from bench.model import Costs, loop_s
+from gs_propeller.solver.ranks import pays_apart
 from tests import tiny_prior
 
 
@@ -29,6 +31,18 @@ def test_a_window_that_accepts_everything_is_as_fast_as_its_devices_allow() -> N
     all_of_it = paper.modelled([{"stages": [stage]}], "dreamgaussian")
     half = paper.modelled([{"stages": [stage | {"accepted": [4] * 20}]}], "dreamgaussian")
     assert 6.5 < all_of_it < 8 and half == pytest.approx(all_of_it / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("costs", [Costs(0.316, 0.036, 0.001, 0.003), Costs(1.39, 0.01, 0.001, 0.005)])
+def test_auto_takes_the_faster_of_both_ways(costs: Costs) -> None:
+    """A CPU's costs and a GPU's, windows of one to four rounds that accept everything, by the protocol itself."""
+    for devices in (2, 4, 8, 16, 64):
+        for window in (devices * rounds for rounds in (1, 2, 3, 4)):
+            own, shared, auto = (
+                loop_s(costs, [window] * 6, 6 * window, window, devices, how) for how in (True, False, None)
+            )
+            assert auto <= 1.02 * min(own, shared), (devices, window)
+    assert not pays_apart(float("inf"), 0.1, 8, 32) and not pays_apart(1.0, 1.0, 1, 8)
 
 
 @pytest.mark.slow

@@ -50,6 +50,16 @@ ASK, BEGIN, STOP, DONE, FAILED = range(5)
 ROLLOUTS = ("auto", "shared", "own")
 
 
+def pays_apart(drift_s: float, rollout_s: float, ranks: int, slots: int) -> bool:
+    """Whether a pass of so many slots is over sooner where rank 0 only rolls out, behind the rounds of the others'
+    drifts, than where it computes drifts too and rolls out when they are there. Seconds of one slot; infinite: not yet
+    known, and then it shares."""
+    if not math.isfinite(drift_s + rollout_s) or ranks < 2:
+        return False
+    shared_s = -(-slots // ranks) * drift_s + slots * rollout_s
+    return max(-(-slots // (ranks - 1)) * drift_s, slots * rollout_s) < shared_s
+
+
 class Result(Record, Protocol):
     """What comes back: at(state) is the drift that the solver is given, of the state that was asked about."""
 
@@ -112,6 +122,7 @@ class Ranks:
         self.groups: list[_Group] = []
         self.share = 1  # slots of a group
         self.drift_s, self.rollout_s = math.inf, math.inf  # of one slot: the least measured
+        self.slots = 0  # of the widest pass
         self.store: dist.Store | None = None
         if processes > 1:
             timeout = timedelta(seconds=timeout_s)
@@ -176,7 +187,7 @@ class Ranks:
     def turn_to(self, kinds: tuple[Any, Any], deal_seed: int | None, at_once: int) -> None:
         """What travels for the job that has begun, how it is dealt, and how many slots at once; it has costs of its
         own."""
-        self.kinds, self.deal_seed, self.at_once = kinds, deal_seed, max(1, at_once)
+        self.kinds, self.deal_seed, self.at_once, self.slots = kinds, deal_seed, max(1, at_once), 0
         self.drift_s = self.rollout_s = math.inf
 
     def expect(self, state: Any, step: int) -> None:
@@ -196,6 +207,7 @@ class Ranks:
         ):
             self._drain()  # what was expected is not what is wanted
             asked = []
+        self.slots = max(self.slots, len(wanted))
         ranks = self.world - 1 if self._apart() else self.world
         self.share = max(1, min(self.at_once, -(-len(wanted) // ranks)))
         self._deal_all(wanted[len(asked) :])
@@ -252,14 +264,10 @@ class Ranks:
         return turn % (self.world - 1) + 1 if self._apart() else (turn + 1) % self.world
 
     def _apart(self) -> bool:
-        """Whether rank 0 leaves the drifts to the others. A drift D and a roll-out step r cost D / W + r a step where
-        it shares; where it does not, r hides behind D / (W - 1)."""
+        """Whether rank 0 leaves the drifts to the others."""
         if self.world == 1 or self.rollout == "shared" or self.deal_seed is not None:
             return False
-        known = math.isfinite(self.drift_s + self.rollout_s)
-        return self.rollout == "own" or (
-            known and self.world * (self.world - 1) * self.rollout_s > self.drift_s
-        )
+        return self.rollout == "own" or pays_apart(self.drift_s, self.rollout_s, self.world, self.slots)
 
     def _results(self, group: _Group) -> Sequence[Result]:
         """A group's, computed here or waited for; what this rank has to compute in the same round comes first."""

@@ -74,7 +74,7 @@ def refined(config: Config, textured: Textured, by_torch: bool = False) -> Refin
     refine.render = render_torch if by_torch else render
     try:
         begun_s = time.perf_counter()
-        window = solve(stage.problem, stage.settings, stage.first, on_pass)
+        window = solve(stage.problem, stage.settings, stage.first(), on_pass)
         seconds = time.perf_counter() - begun_s
     finally:
         refine.render = render

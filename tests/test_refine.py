@@ -11,6 +11,7 @@ import torch
 import trimesh
 from torch import Tensor
 
+from gs_propeller.app.config import Config
 from gs_propeller.base.camera import Cameras, orbit
 from gs_propeller.distil.pull import Pull
 from gs_propeller.mesh.raster import rasterize
@@ -186,6 +187,21 @@ def test_one_evaluation_serves_several_updates_by_hand(swelling: Refinement) -> 
     assert ours.step == by_hand.step == 6
     assert distance(ours, by_hand) < 1e-9  # measured 2e-11: Adam is steep where gradients are nought
     assert distance(ours, state) > 1e-5
+
+
+@pytest.mark.slow
+def test_the_bench_goes_through_the_same_loop(
+    task: Refinement,
+    serially: Callable[[Refinement, int], Window[RefineState]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from bench import second
+
+    for name, value in (("refinement", task), ("picture_of", None), ("priors_called", None)):
+        monkeypatch.setattr(second, name, lambda *_, value=value: value)
+    done = second.refined(Config(input="a.png", window=1, refine_steps=STEPS), task.textured)
+    assert torch.equal(done.textured.texture, task.result(serially(task, 1).states[0]).texture)
+    assert done.steps == done.passes == STEPS and done.seconds > 0
 
 
 def test_a_broken_prior_is_named(task: Refinement) -> None:

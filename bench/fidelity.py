@@ -12,7 +12,6 @@ done are kept in build/bench (of these weights and options), so an interrupted b
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.kept import Figures, done, on_one_thread
+from bench.kept import Figures, done, key_of, on_one_thread
 
 CLASSIC = "classic"  # of a job's pairs: no option, but the iteration of Eq. 5
 
@@ -46,8 +45,7 @@ class Job:
     validation: bool = False
 
     def key(self, mark: str) -> str:
-        which = [mark, self.index, self.pairs] + ["validation"] * self.validation
-        return hashlib.sha256(json.dumps(which).encode()).hexdigest()[:24]
+        return key_of(mark, self.index, self.pairs, *["validation"] * self.validation)
 
 
 def job(index: int, seed: int, *changes: dict[str, object], validation: bool = False) -> Job:

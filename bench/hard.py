@@ -8,8 +8,6 @@ pictures of them at the noise level of RESIDUAL_LEVEL (a blurred asset is far fr
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from bench.kept import Figures, on_one_thread
+from bench.kept import Figures, key_of, on_one_thread
 
 RESIDUAL_LEVEL = 0.3  # share of all noise levels
 VIEWS = 24
@@ -34,7 +32,7 @@ class Job:
     pairs: tuple[tuple[str, object], ...]
 
     def key(self, mark: str) -> str:
-        return hashlib.sha256(json.dumps(["hard", mark, self.index, self.pairs]).encode()).hexdigest()[:24]
+        return key_of("hard", mark, self.index, self.pairs)
 
 
 def job(index: int, seed: int, *changes: dict[str, object]) -> Job:

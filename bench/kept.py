@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -17,6 +18,11 @@ class Keyed(Protocol):
     """A job that can be pickled, hashed and told from others."""
 
     def key(self, mark: str) -> str: ...
+
+
+def key_of(*said: object) -> str:
+    """What tells a job from others, of whatever JSON holds."""
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
 
 
 J = TypeVar("J", bound=Keyed)

@@ -14,7 +14,6 @@ runs are kept in build/bench, so an interrupted bench goes on.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bench.kept import Figures, done, on_one_thread
+from bench.kept import Figures, done, key_of, on_one_thread
 from bench.model import ROLL_OUT_GPU_S, Costs, loop_s, serial_s
 from gs_propeller.app.config import Config, load, updated
 from gs_propeller.app.fingerprint import fingerprint
@@ -73,22 +72,10 @@ class Job:
     small: bool = False
     pairs: tuple[tuple[str, object], ...] = ()
 
-    def config(self) -> Config:
-        return configured(self, "")
-
     def key(self, mark: str) -> str:
-        config = self.config()
-        said = [
-            mark,
-            self.index,
-            self.system,
-            self.way,
-            fingerprint(config, b""),
-            config.stages,
-            self.pairs,
-            VIEWS,
-        ]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
+        config = configured(self, "")
+        shaped = fingerprint(config, b""), config.stages, self.pairs
+        return key_of(mark, self.index, self.system, self.way, *shaped, VIEWS)
 
 
 def configured(one: Job, folder: str) -> Config:
@@ -228,7 +215,7 @@ def frechet(one: Tensor, other: Tensor) -> float:
 
 
 def modelled(results: Sequence[Figures], system: str, window: int = WINDOWS["parallel"]) -> float:
-    """Times the serial loop's speed on DEVICES devices, of all runs and stages together."""
+    """Times the serial loop's speed on DEVICES devices, of all runs and stages together. window: theirs."""
     whole = alone = 0.0
     for stage in (stage for result in results for stage in result["stages"]):
         roll_out = stage["every"] * ROLL_OUT_GPU_S
@@ -238,21 +225,24 @@ def modelled(results: Sequence[Figures], system: str, window: int = WINDOWS["par
     return whole / alone
 
 
+def truths(indices: Sequence[int], small: bool, reference: Path | None = None) -> dict[str, Tensor]:
+    """What each judge's FID is measured to: the true views of these sentences' objects, or a folder's pictures."""
+    return {
+        name: reference_features(judge, reference) if reference else true_features(judge, indices, small)
+        for name, judge in judges().items()
+    }
+
+
 def row_of(
-    system: str, listed: dict[str, list[Job]], results: dict[Job, Figures], reference: Path | None = None
+    system: str, listed: dict[str, list[Job]], results: dict[Job, Figures], real: dict[str, Tensor]
 ) -> dict[str, float]:
-    """A system's figures. reference: a folder of pictures that FID is measured to, instead of the true views."""
+    """A system's figures. real: see truths."""
     row: dict[str, float] = {}
     for way, jobs in listed.items():
         prefix = "" if way == "serial" else f"{way}_"
         found = [results[one] for one in jobs]
-        for name, judge in judges().items():
+        for name, truth in real.items():
             own = torch.cat([torch.load(kept(one, f"{name}.pt")) for one in jobs])
-            truth = (
-                reference_features(judge, reference)
-                if reference
-                else true_features(judge, [one.index for one in jobs], jobs[0].small)
-            )
             clip = name.removesuffix("r_precision")
             row[f"{prefix}{name}"] = round(sum(f[name] for f in found) / len(found), 4)
             row[f"{prefix}{clip}fid"] = round(frechet(own, truth), 3)
@@ -261,7 +251,8 @@ def row_of(
     found = [results[one] for one in listed["parallel"]]
     steps, passes = (sum(s[key] for f in found for s in f["stages"]) for key in ("steps", "passes"))
     row["steps_per_pass"] = round(steps / passes, 3)
-    row["modelled_speedup_at_8"] = round(modelled(found, system), 3)
+    window = configured(listed["parallel"][0], "").window
+    row["modelled_speedup_at_8"] = round(modelled(found, system, window), 3)
     return row
 
 
@@ -284,9 +275,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if reference is not None and not reference.is_dir():
         parser.error(f"reference={reference}: there is no such folder")
     pairs = tuple(sorted(differing.items()))
-    systems = given.systems.split(",")
-    if unknown := set(systems) - set(SYSTEMS):
-        parser.error(f"no such system: {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")
+    systems = named(given.systems, parser)
     if not 1 <= given.prompts <= AMONG:
         parser.error(f"--prompts must be 1 to {AMONG}")
     listed = {
@@ -304,10 +293,22 @@ def main(words: Sequence[str] | None = None) -> None:
     for one in lost:  # its features are gone, though its figures are there
         if not list(STORE.glob(f"{one.key(mark())}.*.pt")):
             results[one] = work(one)
-    rows = {system: row_of(system, listed[system], results, reference) for system in systems}
-    table = Table(
-        title=f"{given.prompts} sentences, {len(turns(given.small))} views each, chance {1 / AMONG:.3f}"
-    )
+    real = truths(range(given.prompts), given.small, reference)
+    rows = {system: row_of(system, listed[system], results, real) for system in systems}
+    show(f"{given.prompts} sentences, {len(turns(given.small))} views each, chance {1 / AMONG:.3f}", rows)
+
+
+def named(systems: str, parser: argparse.ArgumentParser) -> list[str]:
+    """Of Table 2, with commas between; ends the program where there is no such one."""
+    found = systems.split(",")
+    if unknown := set(found) - set(SYSTEMS):
+        parser.error(f"no such system: {', '.join(sorted(unknown))}; there are {', '.join(SYSTEMS)}")
+    return found
+
+
+def show(title: str, rows: dict[str, dict[str, float]]) -> None:
+    """Figures by system: a table, then one JSON object."""
+    table = Table(title=title)
     for heading in ("", *next(iter(rows.values()))):
         table.add_column(heading.replace("_", " "))
     for system, row in rows.items():

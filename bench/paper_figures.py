@@ -10,7 +10,6 @@ at window 8, novel views against the truth. Prints a table, then one JSON object
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import paper
-from bench.kept import Figures, done, on_one_thread
+from bench.kept import Figures, done, key_of, on_one_thread
 from gs_propeller.app.config import Config, load, updated
 from gs_propeller.app.fingerprint import fingerprint
 
@@ -60,15 +59,12 @@ def figure_5(systems: Sequence[str], sentences: int, workers: int) -> dict[str, 
     }
     flat = [one for pair in wanted.values() for listed in pair for one in listed]
     results = done(flat, paper.work, workers, paper.STORE / "done.jsonl", paper.mark(), paper.told)
+    real = paper.truths(range(sentences), False)
     found: dict[str, dict[str, list[float]]] = {system: {} for system in systems}
     for (system, name), (mine, other) in wanted.items():
-        row = paper.row_of(system, {"serial": other, "parallel": mine}, results)
-        speed = paper.modelled([results[one] for one in mine], system, int(mine[0].config().window))
-        found[system][name] = [
-            round(speed, 3),
-            round(row["fid"] / row["parallel_fid"], 3),
-            row["steps_per_pass"],
-        ]
+        row = paper.row_of(system, {"serial": other, "parallel": mine}, results, real)
+        quality = round(row["fid"] / row["parallel_fid"], 3)
+        found[system][name] = [row["modelled_speedup_at_8"], quality, row["steps_per_pass"]]
     return found
 
 
@@ -84,8 +80,7 @@ class Picture:
     def key(self, mark: str) -> str:
         base, _ = load(["--config", f"configs/{PICTURED[self.system]}.yaml"])
         shaped = fingerprint(updated(base, dict(self.pairs)), b"")
-        said = [mark, self.index, self.system, self.way, shaped, self.pairs]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
+        return key_of(mark, self.index, self.system, self.way, shaped, self.pairs)
 
 
 def work(one: Picture) -> Figures:
@@ -159,7 +154,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("pairs", nargs="*", help="key=value, of every run of Figure 6")
     given = parser.parse_args(words)
     if given.figure == 5:
-        found = figure_5(given.systems.split(","), given.objects, given.jobs)
+        found = figure_5(paper.named(given.systems, parser), given.objects, given.jobs)
         table = Table(title=f"Figure 5, {given.objects} sentences: speed-up, relative quality, steps a pass")
         for heading in ("choice", *found):
             table.add_column(heading)
@@ -171,13 +166,7 @@ def main(words: Sequence[str] | None = None) -> None:
         return
     which = [0] if given.cat else list(range(1, given.objects + 1))
     rows = figure_6(which, given.jobs, tuple(sorted(parsed(given.pairs).items())))
-    table = Table(title=f"Figure 6, {'the cat' if given.cat else f'{len(which)} pictures'}")
-    for heading in ("", *next(iter(rows.values()))):
-        table.add_column(heading.replace("_", " "))
-    for system, row in rows.items():
-        table.add_row(system, *(f"{value:g}" for value in row.values()))
-    Console(width=160).print(table)
-    print(json.dumps(rows))
+    paper.show(f"Figure 6, {'the cat' if given.cat else f'{len(which)} pictures'}", rows)
 
 
 if __name__ == "__main__":

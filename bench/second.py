@@ -8,7 +8,6 @@ what `bench.speed` says of it: the loop's seconds as shipped and as it was, kept
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 import time
@@ -143,9 +142,7 @@ class Timing:
     threads: int
 
     def key(self, mark: str) -> str:
-        return hashlib.sha256(json.dumps(["stage 2", mark, self.index, self.threads]).encode()).hexdigest()[
-            :24
-        ]
+        return kept.key_of("stage 2", mark, self.index, self.threads)
 
 
 def both(one: Timing) -> Figures:

@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.kept import Figures, done, on_one_thread
+from bench.kept import Figures, done, key_of, on_one_thread
 
 if TYPE_CHECKING:
     from bench.retrieval import Judge
@@ -113,9 +113,8 @@ class Job:
     among: tuple[str, ...] = PROMPTS  # what the judges choose from
 
     def key(self, mark: str) -> str:
-        said = [mark, self.prompt, self.method, self.pairs]
-        said += [self.among] if self.among != PROMPTS else []
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
+        asked = [self.among] if self.among != PROMPTS else []
+        return key_of(mark, self.prompt, self.method, self.pairs, *asked)
 
 
 def mark() -> str:

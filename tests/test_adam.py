@@ -63,6 +63,16 @@ def test_rates_cover_all_fields() -> None:
     assert rates["means"] == pytest.approx(0.01)
 
 
+def test_rates_fall_to_their_share_in_the_second_half() -> None:
+    settings = AdamSettings(lr_share=0.1, position_lr_steps=200)
+    first, half, later, last, past = (learning_rates(step, settings) for step in (0, 100, 150, 200, 900))
+    for name in ("log_scales", "quats", "logit_opacities", "sh_dc", "sh_rest"):
+        assert half[name] == first[name] and past[name] == last[name]
+        assert later[name] == pytest.approx(first[name] * 0.1**0.5, rel=1e-14)
+        assert last[name] == pytest.approx(first[name] * 0.1, rel=1e-14)
+    assert learning_rates(150, AdamSettings())["sh_dc"] == AdamSettings().feature_lr
+
+
 def test_momentum_is_the_mean_of_a_constant_gradient() -> None:
     state, settings = scene(6), AdamSettings()
     assert not momentum(state, settings).pack().any()
@@ -83,6 +93,7 @@ def test_momentum_is_the_mean_of_a_constant_gradient() -> None:
         {"opacity_lr": math.nan},
         {"position_lr_steps": 0},
         {"beta_2": 1.0},
+        {"lr_share": 0.0},
     ],
 )
 def test_settings_refuse(wrong: dict[str, float]) -> None:

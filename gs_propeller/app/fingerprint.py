@@ -101,7 +101,7 @@ def _meant(folder: str, shipped: Path) -> str:
 def _shapes(option: str, value: Any, scene: str) -> bool:
     """Whether an option says anything of that kind of scene. What there was not always is named where it is not as it
     was before."""
-    if option == "scene" or SECTION_OF[option] in ("cut", "plan"):
+    if option in ("scene", "lr_share") or SECTION_OF[option] in ("cut", "plan"):
         return bool(value != getattr(DEFAULT, option))
     return scene in KINDS_OF.get(SECTION_OF[option], (scene,))
 

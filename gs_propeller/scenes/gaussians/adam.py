@@ -24,14 +24,17 @@ def position_lr(step: int, settings: AdamSettings) -> float:
 
 
 def learning_rates(step: int, settings: AdamSettings) -> dict[str, float]:
-    """Learning rate of each field of Gaussians at a step."""
+    """Learning rate of each field of Gaussians at a step: that of the means by position_lr, the others constant for
+    half of position_lr_steps and log-linear from there to lr_share of themselves at the end."""
+    t = min(step / settings.position_lr_steps, 1.0)
+    left = settings.lr_share ** max(2.0 * t - 1.0, 0.0)
     return {
         "means": position_lr(step, settings),
-        "log_scales": settings.scaling_lr,
-        "quats": settings.rotation_lr,
-        "logit_opacities": settings.opacity_lr,
-        "sh_dc": settings.feature_lr,
-        "sh_rest": settings.feature_lr / 20.0,
+        "log_scales": settings.scaling_lr * left,
+        "quats": settings.rotation_lr * left,
+        "logit_opacities": settings.opacity_lr * left,
+        "sh_dc": settings.feature_lr * left,
+        "sh_rest": settings.feature_lr * left / 20.0,
     }
 
 

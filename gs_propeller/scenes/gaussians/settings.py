@@ -33,6 +33,8 @@ class AdamSettings(Section):
     opacity_lr: float = option(0.05, "of opacities", "", 0)
     scaling_lr: float = option(0.005, "of log-scales", "", 0)
     rotation_lr: float = option(0.005, "of quaternions", "", 0)
+    lr_share: float = option(1.0, "of these four that is left after position_lr_steps, log-linear from halfway; "
+                             "DreamGaussian: 1", "", 0.0001, 1)
     beta_1: float = option(0.9, "decay of Adam's first moment", "", 0, 0.9999)
     beta_2: float = option(0.999, "and of its second", "", 0, 0.999999)
     eps: float = option(1e-15, "Adam's epsilon", above=0.0)

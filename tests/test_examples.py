@@ -26,6 +26,7 @@ def test_an_asset_from_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "step 3 of 3: mean colour" in said and "three views: (3, 3, 64, 64)" in said
 
 
+@pytest.mark.slow
 def test_the_solver_around_a_pendulum() -> None:
     exact, near, nearer = example(2)["main"]()
     assert exact[2] == 0.0 and exact[1] < 0.5 * 400
@@ -33,6 +34,7 @@ def test_the_solver_around_a_pendulum() -> None:
     assert nearer[1] < near[1] and nearer[2] < 5e-4  # 80 passes, 1.4e-4
 
 
+@pytest.mark.slow
 def test_a_prior_of_ones_own() -> None:
     image = example(3)["main"]()
     (red, _, _), (_, _, blue) = image[:, 18, 24], image[:, 30, 24]

@@ -170,6 +170,7 @@ def test_threshold_0_is_the_serial_loop(kind: str, travels: str, k: int, window:
     assert same(done.states[0], serial(kind, travels, k)) and done.states[0].step == UPDATES
 
 
+@pytest.mark.slow
 def test_taken_up_from_a_checkpoint_with_another_window(tmp_path: Path) -> None:
     made, held, file = scene(scene="sdf"), list[Window[FieldState]](), tmp_path / checkpoint.FILE
     with Ranks() as ranks:

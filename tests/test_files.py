@@ -217,6 +217,7 @@ def test_turntable_plays_and_pads_odd_sides(tmp_path: Path) -> None:
         turntable(tmp_path / "b.mp4", torch.zeros(0, 3, 8, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("frames", "side"), [(3, 32), (150, 256)]
 )  # ffmpeg finds out at its end, and on the way

@@ -42,6 +42,7 @@ def worst(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> float:
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.slow
 def test_grids_added_up_against_torch() -> None:
     for many in (grids(1.0), Grids((grids(1.0).levels[1],))):
         ours, theirs = composed(many, DENSE), composed_torch(many, DENSE)
@@ -62,6 +63,7 @@ def test_a_coarse_grid_is_trilinear_between_its_corners() -> None:
     assert float((both - wanted[0].permute(1, 2, 3, 0)).abs().max()) < 1e-14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normals", [False, True])
 @pytest.mark.parametrize("look", [DENSE, NEUS, replace(NEUS, ratio=1.0, sharpness=60.0)])
 def test_rays_against_torch(look: Look, normals: bool) -> None:

@@ -217,6 +217,7 @@ def test_a_pinhole_does_not_open_a_cavity() -> None:
     assert np.array_equal(solid(wall, 0.5), wall)
 
 
+@pytest.mark.slow
 def test_a_rugged_surface_still_keeps_near_its_budget() -> None:
     """Flakes that no decimation simplifies without holes: closed all the same, and not 100 times too large."""
     generator = torch.Generator().manual_seed(2)

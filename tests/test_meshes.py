@@ -158,6 +158,7 @@ def test_a_shard_of_both_worlds_is_a_function_of_its_number(folder: Path) -> Non
     assert not torch.equal(one.images, data.shard(4, 4).images)
 
 
+@pytest.mark.slow
 def test_without_the_folder_the_stream_is_procedural(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(meshes.FOLDER_VARIABLE, str(tmp_path))
     assert meshes.models_folder() is None
@@ -205,6 +206,7 @@ def test_textures_are_pictures_and_come_from_the_installed_package() -> None:
         assert np.array_equal(grey[..., 0], grey[..., 1])
 
 
+@pytest.mark.slow
 def test_models_of_the_real_folder_are_all_readable() -> None:
     """Where it is there: every object has faces within its points and one picture that is not empty."""
     if meshes.models_folder() is None:
@@ -258,6 +260,7 @@ def test_what_is_seen_of_a_mesh_is_its_outside() -> None:
     assert counts.min() > 0.5 * counts.max()
 
 
+@pytest.mark.slow
 def test_the_text_stream_tells_of_models_where_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the objects, in the words that a tokenizer for them knows; the stream without them is untouched."""
     plain = [text_stream.told(2, i) for i in range(6)]

@@ -303,6 +303,7 @@ def test_colour_profiles_are_followed(kind: str, tmp_path: Path) -> None:
     assert "taken for sRGB" in read_rgba(path)[1][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jpg", "png", "16 bit"])
 def test_large_photographs_are_read_small_and_once(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -169,6 +169,7 @@ def test_euler_turns_the_named_way() -> None:
     assert np.allclose(euler(roll=math.pi / 2) @ [1, 0, 0], [0, 1, 0])
 
 
+@pytest.mark.slow
 def test_stream_is_reproducible_and_mirrors() -> None:
     one, again = data.shard(3, 2), data.shard(3, 2)
     assert torch.equal(one.images, again.images)

@@ -54,6 +54,7 @@ def test_no_shipped_file_is_a_link() -> None:
     assert not [path for path in POCKET_TEXT.parent.rglob("*") if path.is_symlink()]
 
 
+@pytest.mark.slow
 def test_the_shipped_text_prior_is_the_recorded_one() -> None:
     record = json.loads((POCKET_TEXT / "training.json").read_text())
     for name, checksum in record["sha256"].items():

@@ -406,7 +406,14 @@ def test_the_toy_clones_splits_dies_and_is_reset(travels: str, k: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("window", "tail"), [(1, "copy"), (2, "copy"), (5, "momentum"), (8, "copy"), (8, "momentum")]
+    ("window", "tail"),
+    [
+        (1, "copy"),
+        (2, "copy"),
+        (5, "momentum"),
+        pytest.param(8, "copy", marks=pytest.mark.slow),
+        pytest.param(8, "momentum", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize(("travels", "distance", "k"), KINDS)
 def test_threshold_0_is_the_serial_loop(travels: str, distance: str, k: int, window: int, tail: str) -> None:

@@ -120,6 +120,7 @@ def test_vsd_goes_on_where_it_stopped(
     assert same(state_of(tmp_path / "whole" / "a-red-cube"), state_of(tmp_path / "cut" / "a-red-cube"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (POCKET_TEXT / "unet").is_dir(), reason="the pocket text prior is not in data/")
 def test_unknown_words_are_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--config", TEXT, "prompt=a red cub and a hippo", f"outdir={tmp_path}", *SMALL, "steps=1"]

@@ -172,6 +172,7 @@ def saved(config: Config, state: Any, folder: Path) -> None:
     checkpoint.save(folder / checkpoint.FILE, Window((state,), 0, 0.0), "{}", 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scene", list(KINDS))
 def test_every_kind_starts_from_every_other(scene: str, tmp_path: Path) -> None:
     config = config_of(scene)

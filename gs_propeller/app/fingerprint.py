@@ -74,6 +74,9 @@ KINDS_OF: dict[str, tuple[str, ...]] = dict.fromkeys(
 KINDS_OF |= {"field": ("field", "sdf", "tetrahedra"), "sdf": ("sdf",), "shaping": ("field", "sdf")}
 KINDS_OF |= {"tets": ("tetrahedra",)}
 
+# What there was not always: named only where it is not as it was before, so that older runs and their marks stay good.
+LATER = frozenset(["scene", "lr_share", *(name for name, at in SECTION_OF.items() if at in ("cut", "plan"))])
+
 GIVEN = "the picture or mesh"  # what a mark calls the input's bytes
 
 
@@ -99,11 +102,9 @@ def _meant(folder: str, shipped: Path) -> str:
 
 
 def _shapes(option: str, value: Any, scene: str) -> bool:
-    """Whether an option says anything of that kind of scene. What there was not always is named where it is not as it
-    was before."""
-    if option in ("scene", "lr_share") or SECTION_OF[option] in ("cut", "plan"):
-        return bool(value != getattr(DEFAULT, option))
-    return scene in KINDS_OF.get(SECTION_OF[option], (scene,))
+    """Whether an option says anything of that kind of scene."""
+    seen = scene in KINDS_OF.get(SECTION_OF[option], (scene,))
+    return seen and (option not in LATER or bool(value != getattr(DEFAULT, option)))
 
 
 def fingerprint(config: Config, picture: bytes, also: Iterable[str] = ()) -> str:

@@ -254,7 +254,7 @@ def march_adjoint(  # type: ignore[no-untyped-def]
                     w = light - after
                     light = after
                     # what the corners get: qf of channel 0, q of its gradient, and the colours'
-                    q1 = q2 = q3 = qx = qy = qz = value = 0.0
+                    qx = qy = qz = 0.0
                     r, g, b = _sigmoid(at[1]), _sigmoid(at[2]), _sigmoid(at[3])
                     q1, q2, q3 = w * gr * r * (1.0 - r), w * gg * g * (1.0 - g), w * gb * b * (1.0 - b)
                     value = gr * r + gg * g + gb * b + ga

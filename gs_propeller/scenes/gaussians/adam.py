@@ -13,12 +13,17 @@ from gs_propeller.scenes.gaussians.settings import AdamSettings
 from gs_propeller.scenes.gaussians.state import Gaussians, State
 
 
+def _gone(step: int, settings: AdamSettings) -> float:
+    """The share of position_lr_steps that is behind."""
+    return min(step / settings.position_lr_steps, 1.0)
+
+
 def position_lr(step: int, settings: AdamSettings) -> float:
     """Log-linear: init at step 0, final from position_lr_steps on (3DGS's get_expon_lr_func).
 
     DreamGaussian asks for it at step + 1, since it counts from 1; here step 0 has the full rate.
     """
-    t = min(step / settings.position_lr_steps, 1.0)
+    t = _gone(step, settings)
     log_lr = (1.0 - t) * math.log(settings.position_lr_init) + t * math.log(settings.position_lr_final)
     return settings.spatial_lr_scale * math.exp(log_lr)
 
@@ -26,8 +31,7 @@ def position_lr(step: int, settings: AdamSettings) -> float:
 def learning_rates(step: int, settings: AdamSettings) -> dict[str, float]:
     """Learning rate of each field of Gaussians at a step: that of the means by position_lr, the others constant for
     half of position_lr_steps and log-linear from there to lr_share of themselves at the end."""
-    t = min(step / settings.position_lr_steps, 1.0)
-    left = settings.lr_share ** max(2.0 * t - 1.0, 0.0)
+    left = settings.lr_share ** max(2.0 * _gone(step, settings) - 1.0, 0.0)
     return {
         "means": position_lr(step, settings),
         "log_scales": settings.scaling_lr * left,

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gs_propeller.solver.ranks import pays_apart
+from gs_propeller.solver.dealing import pays_apart
 
 # An update of the roll-out on an A100, assumed: 16 views of 5000 Gaussians there and back in one batch, the known view,
 # Adam: about 60 kernels.

@@ -201,14 +201,14 @@ def test_two_ranks_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             ("own", 3, "copy", 5),
             ("auto", 3, "momentum", 5),
         ):
-            ranks.rollout, ranks.at_once = rollout, at_once
+            ranks.deal.rollout, ranks.deal.at_once = rollout, at_once
             assert same(run(ranks, width, STEPS, tail), serial), f"window {width}, tail {tail}, {rollout}"
-        ranks.rollout, ranks.at_once = "shared", 1
+        ranks.deal.rollout, ranks.deal.at_once = "shared", 1
         assert same(run(ranks, 1, STEPS), serial)
         assert same(run(ranks, 5, STEPS, shuffled=True), serial)
-        ranks.deal_seed = 5  # at random, as ranks that learn have it
+        ranks.deal.seed = 5  # at random, as ranks that learn have it
         assert same(run(ranks, 5, STEPS), serial)
-        ranks.deal_seed = None
+        ranks.deal.seed = None
         # fewer slots than ranks, and states of different sizes
         found = drifts(ranks, [scene(9)], [3]) + drifts(ranks, [scene(7), scene(5)], [1, 2])
         for drift, twin in zip(found, expected, strict=True):
@@ -233,9 +233,9 @@ def test_pictures_on_two_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         Ranks(timeout_s=120.0, kinds=(Gaussians, Pull)) as ranks,
     ):
         for rollout, tail, width in (("shared", "copy", 3), ("own", "momentum", 8)):
-            ranks.rollout = rollout
+            ranks.deal.rollout = rollout
             for job, expected in serial.items():
-                ranks.at_once = PICTURES[job].batch_slots
+                ranks.deal.at_once = PICTURES[job].batch_slots
                 assert same(painted(ranks, job, width, tail), expected), (
                     f"job {job}, window {width}, {rollout}"
                 )
@@ -254,24 +254,24 @@ def test_what_was_told_ahead_and_is_not_wanted_is_taken_back(
         return compute(params, steps)
 
     with other_rank(1, "serves", tmp_path, monkeypatch), working(counted, at_once=8) as ranks:
-        ranks.rollout = "shared"
+        ranks.deal.rollout = "shared"
         for width, own in (
             (5, [2]),
             (3, [1]),
             (1, []),
         ):  # both ranks have work, though one call could hold it all
-            ranks.turns = itertools.count()
+            ranks.deal.turns = itertools.count()
             taken.clear()
             drifts(ranks, states[:width], range(width))
             assert taken == own, width
         for rollout, at_once in (("shared", 1), ("own", 1), ("shared", 2), ("own", 3)):
-            ranks.rollout, ranks.at_once = rollout, at_once
+            ranks.deal.rollout, ranks.deal.at_once = rollout, at_once
             for told in ([], [0, 1, 2], [0, 1, 2, 3, 4], [1, 2], [0, 2], [4, 3, 2, 1, 0]):
                 for j in told:
                     ranks.expect(states[j], j)
                 found = drifts(ranks, states[:3], range(3))
                 assert all(torch.equal(a.grads.pack(), b) for a, b in zip(found, twins, strict=False))
-                assert not ranks.groups
+                assert not ranks.deal.groups
             # told while a pass is under way, as the solver does
             for k, drift in enumerate(ranks.evaluate(states[:3], range(3))):
                 assert torch.equal(drift.grads.pack(), twins[k])
@@ -299,7 +299,7 @@ def test_failures_surface_and_leave_the_ranks_in_step(
 
         def at(step: int, rank: int) -> list[int]:
             """Steps of five slots, this one with that rank, which has others before or after it."""
-            ranks.turns = itertools.count()  # the first slot goes to rank 1, the next to rank 0
+            ranks.deal.turns = itertools.count()  # the first slot goes to rank 1, the next to rank 0
             return [10, 11, step, 13, 14] if rank else [10, step, 12, 13, 14]
 
         with pytest.raises(RankError, match="rank 1 of 2 failed") as error:

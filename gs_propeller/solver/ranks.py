@@ -17,8 +17,6 @@ and every wait ends at the timeout.
 
 from __future__ import annotations
 
-import itertools
-import math
 import os
 import signal
 import socket
@@ -28,7 +26,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -37,7 +34,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gs_propeller.base.errors import RankError
-from gs_propeller.base.randomness import keyed_generator
+from gs_propeller.solver.dealing import Deal, Group
 from gs_propeller.solver.meeting import Lost, lost, of_this_start
 from gs_propeller.solver.wire import Record, numbers_in, packed, unpacked
 
@@ -47,17 +44,6 @@ Compute = Callable[
 Sent = tuple[dist.Work | None, Tensor]  # a send under way, and the tensor that it still reads
 
 ASK, BEGIN, STOP, DONE, FAILED = range(5)
-ROLLOUTS = ("auto", "shared", "own")
-
-
-def pays_apart(drift_s: float, rollout_s: float, ranks: int, slots: int) -> bool:
-    """Whether a pass of so many slots is over sooner where rank 0 only rolls out, behind the rounds of the others'
-    drifts, than where it computes drifts too and rolls out when they are there. Seconds of one slot; infinite: not yet
-    known, and then it shares."""
-    if not math.isfinite(drift_s + rollout_s) or ranks < 2:
-        return False
-    shared_s = -(-slots // ranks) * drift_s + slots * rollout_s
-    return max(-(-slots // (ranks - 1)) * drift_s, slots * rollout_s) < shared_s
 
 
 class Result(Record, Protocol):
@@ -66,31 +52,14 @@ class Result(Record, Protocol):
     def at(self, state: Any) -> Any: ...
 
 
-@dataclass
-class _Group:
-    """Slots that one rank computes in one call, asked for and not all handed on. number: of the group, in the order
-    that they were dealt in. sends: under way (to rank 0 itself: none), None while more slots may come to it. results:
-    None until they are there."""
-
-    number: int
-    rank: int
-    states: list[Any]
-    steps: list[int]
-    sends: list[Sent] | None = None
-    results: Sequence[Result] | None = None
-
-
 class Ranks:
     """This process among the ranks of its group; alone where no launcher started it. A context manager.
 
     On rank 0 `begin` says which job comes and `evaluate` is the solver's dear call; leaving the context stops the
     others. On the others `serve` returns when it does. timeout_s: of every wait, so longer than any rank's longest
     computation or loading; also how long the others wait for rank 0's next request. group: ranks in a group, 0: all.
-    kinds: the classes of the parameters and of the results, records both. at_once: slots that a rank computes in one
-    call, fewer where some rank would have none. rollout: "shared", rank 0 computes drifts too; "own", it only rolls
-    out, as the paper has it; "auto", the faster by what a drift and a roll-out step have taken. deal_seed: slots are
-    dealt to the ranks by turns, or where it is given, at random, pass by pass: ranks that learn (VSD) then all see the
-    whole window.
+    kinds: the classes of the parameters and of the results, records both. deal_seed, at_once, rollout: how a pass is
+    dealt (dealing.py).
     """
 
     def __init__(
@@ -105,9 +74,6 @@ class Ranks:
     ):
         if timeout_s <= 0.0:
             raise ValueError(f"timeout_s must be above 0, got {timeout_s}")
-        if rollout not in ROLLOUTS:
-            raise ValueError(f"rollout must be one of {', '.join(ROLLOUTS)}, got '{rollout}'")
-        self.kinds, self.deal_seed, self.at_once, self.rollout = kinds, deal_seed, max(1, at_once), rollout
         process, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.processes, self.world = processes, group or processes
         if processes % self.world:
@@ -118,11 +84,7 @@ class Ranks:
         self.compute: Compute = _no_job
         self.device = torch.device(device)
         self.claimed = 0
-        self.numbers, self.turns = itertools.count(), itertools.count()
-        self.groups: list[_Group] = []
-        self.share = 1  # slots of a group
-        self.drift_s, self.rollout_s = math.inf, math.inf  # of one slot: the least measured
-        self.slots = 0  # of the widest pass
+        self.kinds, self.deal = kinds, Deal(self.world, rollout, deal_seed, at_once)
         self.store: dist.Store | None = None
         if processes > 1:
             timeout = timedelta(seconds=timeout_s)
@@ -187,13 +149,15 @@ class Ranks:
     def turn_to(self, kinds: tuple[Any, Any], deal_seed: int | None, at_once: int) -> None:
         """What travels for the job that has begun, how it is dealt, and how many slots at once; it has costs of its
         own."""
-        self.kinds, self.deal_seed, self.at_once, self.slots = kinds, deal_seed, max(1, at_once), 0
-        self.drift_s = self.rollout_s = math.inf
+        self.kinds = kinds
+        self.deal.turn_to(deal_seed, at_once)
 
     def expect(self, state: Any, step: int) -> None:
         """A state and step that the next `evaluate` will hold, in its order: another rank may begin with it now."""
-        if self.deal_seed is None and self.world > 1:
-            self._deal(state, step)
+        if self.deal.ahead:
+            group = self.deal.one((state, step))
+            if self.deal.full(group):
+                self._ask(group)
 
     def evaluate(self, states: Sequence[Any], steps: Sequence[int]) -> Iterator[Any]:
         """Drifts of all slots, in their order, each as soon as it is there; on rank 0 alone. Raises RankError, or what
@@ -201,93 +165,46 @@ class Ranks:
         if self.processes > 1 and os.getppid() != self.parent:
             raise RankError("the launcher died; its ranks end too, before another run takes their place")
         wanted = list(zip(states, steps, strict=True))
-        asked = [pair for group in self.groups for pair in zip(group.states, group.steps, strict=True)]
-        if len(asked) > len(wanted) or any(
-            x is not y or s != t for (x, s), (y, t) in zip(asked, wanted, strict=False)
-        ):
+        if not self.deal.begins(wanted):
             self._drain()  # what was expected is not what is wanted
-            asked = []
-        self.slots = max(self.slots, len(wanted))
-        ranks = self.world - 1 if self._apart() else self.world
-        self.share = max(1, min(self.at_once, -(-len(wanted) // ranks)))
-        self._deal_all(wanted[len(asked) :])
-        where = {step: (group, k) for group in self.groups for k, step in enumerate(group.steps)}
+        self.deal.whole(wanted)
+        for group in self.deal.groups:
+            self._ask(group)
+        for rank in set(range(1, self.world)) - {group.rank for group in self.deal.groups}:
+            self._send(torch.tensor([ASK, 0, 0]), rank)  # nothing to do: it shall know that we live
+        where = {step: (group, k) for group in self.deal.groups for k, step in enumerate(group.steps)}
         try:
             for state, step in wanted:
                 group, k = where[step]
                 results = self._results(group)
                 if step == group.steps[-1]:
-                    self.groups.remove(group)
+                    self.deal.groups.remove(group)
                 begun_s = time.monotonic()
                 yield results[k].at(state)
-                self.rollout_s = min(self.rollout_s, time.monotonic() - begun_s)
+                self.deal.took(rollout_s=time.monotonic() - begun_s)
         except (Exception, GeneratorExit) as error:
             if isinstance(error, Lost):
-                self.groups = []  # nothing goes on from here: whoever leaves shall not wait for what never comes
+                self.deal.cleared()  # nothing goes on from here: whoever leaves shall not wait for what never comes
             else:
                 self._drain()  # an answer left on the wire would pass for the next one
             raise
 
-    def _deal_all(self, wanted: Sequence[tuple[Any, int]]) -> None:
-        """The rest of a pass is dealt, and all of it asked for."""
-        if self.deal_seed is None:
-            for state, step in wanted:
-                self._deal(state, step)
-        else:
-            places = torch.randperm(
-                len(wanted), generator=keyed_generator(self.deal_seed, wanted[0][1], "deal")
-            )
-            for rank in range(self.world):
-                slots = [slot for slot, place in enumerate(places.tolist()) if place % self.world == rank]
-                for first in range(0, len(slots), self.share):
-                    states, steps = zip(*(wanted[s] for s in slots[first : first + self.share]), strict=True)
-                    self.groups.append(_Group(next(self.numbers), rank, list(states), list(steps)))
-        for group in self.groups:
-            self._ask(group)
-        for rank in set(range(1, self.world)) - {group.rank for group in self.groups}:
-            self._send(torch.tensor([ASK, 0, 0]), rank)  # nothing to do: it shall know that we live
-
-    def _deal(self, state: Any, step: int) -> None:
-        """To the group that is being filled, else to a new one of the rank whose turn it is."""
-        last = self.groups[-1] if self.groups else None
-        if last is None or last.sends is not None or len(last.steps) >= self.share:
-            last = _Group(next(self.numbers), self._whose_turn(), [], [])
-            self.groups.append(last)
-        last.states.append(state)
-        last.steps.append(step)
-        if len(last.steps) >= self.share:
-            self._ask(last)
-
-    def _whose_turn(self) -> int:
-        """Rank 0 comes last in a round, since it is still rolling out when the others could begin."""
-        turn = next(self.turns)
-        return turn % (self.world - 1) + 1 if self._apart() else (turn + 1) % self.world
-
-    def _apart(self) -> bool:
-        """Whether rank 0 leaves the drifts to the others."""
-        if self.world == 1 or self.rollout == "shared" or self.deal_seed is not None:
-            return False
-        return self.rollout == "own" or pays_apart(self.drift_s, self.rollout_s, self.world, self.slots)
-
-    def _results(self, group: _Group) -> Sequence[Result]:
+    def _results(self, group: Group) -> Sequence[Result]:
         """A group's, computed here or waited for; what this rank has to compute in the same round comes first."""
         if group.results is None and group.rank:
-            for own in self.groups:
-                due = own.sends is not None and own.number < group.number + self.world
-                if own.rank == 0 and own.results is None and due:
-                    self._results(own)
+            for own in self.deal.due(group):
+                self._results(own)
             group.results = self._collect(group)
         elif group.results is None:
             begun_s = time.monotonic()
-            group.results = self.compute([state.params for state in group.states], group.steps)
-            self.drift_s = min(self.drift_s, (time.monotonic() - begun_s) / len(group.steps))
+            group.results = self.compute(group.params, group.steps)
+            self.deal.took(drift_s=(time.monotonic() - begun_s) / len(group.slots))
         return group.results
 
     def _drain(self) -> None:
         """No answer is under way when this returns, and nothing is asked for."""
-        groups, self.groups = self.groups, []
-        for group in groups:
-            if group.rank and group.sends is not None and group.results is None:
+        for group in self.deal.cleared():
+            if group.rank and group.asked and group.results is None:
                 with suppress(FloatingPointError):
                     try:
                         self._collect(group)
@@ -345,18 +262,19 @@ class Ranks:
             except PermissionError:
                 return  # it lives, as somebody else
 
-    def _ask(self, group: _Group) -> None:
-        """Begin to send a rank its slots: no more of them come to this group."""
-        if group.sends is not None:
+    def _ask(self, group: Group) -> None:
+        """Begin to send a rank its slots, once: no more of them come to this group."""
+        if group.asked:
             return
-        if group.rank == 0:
-            group.sends = []
-            return
-        table, body = packed([state.params for state in group.states])
-        header = torch.tensor([ASK, len(group.steps), len(table) + len(group.steps)])
-        messages = [header, torch.cat([torch.tensor(group.steps), table]), body]
-        with lost(self.first + group.rank):
-            group.sends = [(dist.isend(message, self.first + group.rank), message) for message in messages]
+        group.asked = True
+        if group.rank:
+            table, body = packed(group.params)
+            header = torch.tensor([ASK, len(group.slots), len(table) + len(group.slots)])
+            messages = [header, torch.cat([torch.tensor(group.steps), table]), body]
+            with lost(self.first + group.rank):
+                group.sends = [
+                    (dist.isend(message, self.first + group.rank), message) for message in messages
+                ]
 
     def _answer(self, slots: int, numbers: int) -> list[Sent]:
         """A rank's side of one request; the sends of its answer."""
@@ -376,10 +294,10 @@ class Ranks:
         with lost(self.first):
             return [(dist.isend(message, self.first), message) for message in messages]
 
-    def _collect(self, group: _Group) -> list[Result]:
+    def _collect(self, group: Group) -> list[Result]:
         """The answer of a rank. Raises Lost when the rank is, else what it reports."""
         rank = group.rank
-        assert group.sends is not None and self.kinds is not None
+        assert group.asked and self.kinds is not None
         with lost(self.first + rank):
             for work, _ in group.sends:
                 if work is not None:

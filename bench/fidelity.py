@@ -161,11 +161,11 @@ def table_of(title: str, points: Sequence[Point]) -> Table:
 def weights_mark() -> str:
     """Of the options that shape a run and of the prior's weights: results of others are not taken for these."""
     from gs_propeller.app.config import load
-    from gs_propeller.app.fingerprint import fingerprint
+    from gs_propeller.app.fingerprint import CLOSING, fingerprint
     from guidance import find_prior
 
     weights = Path(find_prior("pocket")) / "unet" / "diffusion_pytorch_model.safetensors"
-    return fingerprint(load(["--config", "configs/image.yaml"])[0], weights.read_bytes())
+    return fingerprint(load(["--config", "configs/image.yaml"])[0], weights.read_bytes(), also=CLOSING)
 
 
 def sentences(seeds: int, jobs: int, console: Console, few: int) -> dict[str, float]:

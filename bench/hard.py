@@ -59,7 +59,7 @@ def work(one: Job) -> Figures:
         given = {"prompt": PROMPTS[one.index], "device": "cpu", "outdir": folder, "text_prior": "pocket"}
         setup = prepared(updated(base, given | dict(one.pairs)))
         solved = solving(setup)
-    viewer, guide = Viewer(solved.window.states[0].params, setup.config), setup.scene.guides[0]
+    viewer, guide = Viewer(solved.state.params, setup.config), setup.scene.guides[0]
     turns = torch.arange(VIEWS) * (2 * torch.pi / VIEWS)
     cameras = viewer.cameras(turns.rad2deg().tolist(), [ELEVATION_DEG] * VIEWS)
     views = viewer.views(cameras, 128)[0].clamp(0, 1)

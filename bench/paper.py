@@ -139,7 +139,7 @@ def work(one: Job) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         runs = in_stages(configured(one, folder))
     setup, solved = runs[-1]
-    viewer, azimuths = Viewer(solved.window.states[0].params, setup.config), turns(one.small)
+    viewer, azimuths = Viewer(solved.state.params, setup.config), turns(one.small)
     views = viewer.views(viewer.cameras(azimuths, [ELEVATION_DEG] * len(azimuths)), SIDE)[0].clamp(0, 1)
     STORE.mkdir(parents=True, exist_ok=True)
     save_png(str(kept(one, "png")), torch.cat(list(views[:: len(views) // 4]), 2))

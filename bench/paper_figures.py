@@ -22,7 +22,7 @@ from rich.table import Table
 from bench import paper
 from bench.kept import Figures, done, key_of, on_one_thread
 from gs_propeller.app.config import Config, load, updated
-from gs_propeller.app.fingerprint import fingerprint
+from gs_propeller.app.fingerprint import CLOSING, fingerprint
 
 GAMMAS = (0.2, 0.4, 0.6, 0.8, 1.0)  # what the paper calls the adaptivity; the option is `ema`
 WIDTHS = (2, 4, 7, 8, 16, 32)
@@ -79,7 +79,7 @@ class Picture:
 
     def key(self, mark: str) -> str:
         base, _ = load(["--config", f"configs/{PICTURED[self.system]}.yaml"])
-        shaped = fingerprint(updated(base, dict(self.pairs)), b"")
+        shaped = fingerprint(updated(base, dict(self.pairs)), b"", also=CLOSING)
         return key_of(mark, self.index, self.system, self.way, shaped, self.pairs)
 
 
@@ -99,7 +99,7 @@ def work(one: Picture) -> Figures:
         config: Config = asset_config(case, Path(folder), words, f"configs/{PICTURED[one.system]}.yaml")
         runs = in_stages(config)
     setup, solved = runs[-1]
-    novel, iou, known = scored(case, setup.config, solved.window.states[0])
+    novel, iou, known = scored(case, setup.config, solved.state)
     return {"stages": paper.told_of(runs), "novel_psnr_db": novel, "novel_iou": iou, "input_psnr_db": known}
 
 

@@ -103,9 +103,10 @@ def prepared(config: Config, ranks: Ranks | None = None) -> Setup:
 
 @dataclass(frozen=True)
 class Solved:
-    """The last window, seconds in the loop, and how many states each pass accepted."""
+    """The last window, the asset's state, seconds until that was there, and how many states each pass accepted."""
 
     window: Window[State]
+    state: State
     seconds: float
     accepted: tuple[int, ...]
 
@@ -120,7 +121,8 @@ def solving(setup: Setup) -> Solved:
 
     begun_s = time.perf_counter()
     window = solve(setup.problem, setup.settings, setup.first(), on_pass)
-    return Solved(window, time.perf_counter() - begun_s, tuple(accepted))
+    state = setup.scene.finished(window.states[0])
+    return Solved(window, state, time.perf_counter() - begun_s, tuple(accepted))
 
 
 def in_stages(config: Config) -> list[tuple[Setup, Solved]]:
@@ -142,7 +144,7 @@ def run(case: Case, pairs: dict[str, object], classic: bool = False) -> Trial:
     if classic:
         setup = replace(setup, problem=picard.classic(setup.problem, _step_between, _stepped))
     done = solving(setup)
-    novel, iou, known = scored(case, setup.config, done.window.states[0])
+    novel, iou, known = scored(case, setup.config, done.state)
     return Trial(
         setup.settings.steps, done.window.passes, done.window.evaluations, done.seconds, novel, iou, known,
         done.accepted, done.window.threshold,

@@ -150,7 +150,7 @@ def work(one: Job) -> Figures:
         setup = prepared(config)
         finished = solving(setup)
         window, seconds = finished.window, finished.seconds
-    viewer = Viewer(window.states[0].params, config)
+    viewer = Viewer(finished.state.params, config)
     turns = [360.0 * k / VIEWS for k in range(VIEWS)]
     views = viewer.views(viewer.cameras(turns, [ELEVATION_DEG] * VIEWS), 128)[0].clamp(0, 1)
     SHEETS.mkdir(parents=True, exist_ok=True)

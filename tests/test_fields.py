@@ -93,7 +93,7 @@ def test_adam_is_torch_s_with_a_rate_for_each_channel() -> None:
     state = later(made, 2)
     generator = torch.Generator().manual_seed(0)
     grads = state.params.map(lambda x: torch.randn(x.shape, generator=generator))
-    ours = made._adam(state, grads)
+    ours = made.descended(state, grads)
     theta = state.params.levels[1].clone().requires_grad_()
     left = 0.25 ** (2 / UPDATES)
     for channels, rate in ((slice(0, 1), made.field.density_lr), (slice(1, 4), made.field.colour_lr)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -55,6 +56,7 @@ SMALL = [
     "refine_steps=2",
     "refine_batch=2",
     "updates_per_evaluation=1",
+    "closing_updates=3",
     "refine_updates_per_evaluation=1",
     "threads=1",
     "device=cpu",
@@ -154,6 +156,19 @@ def test_every_file_is_there_and_opens(serial: Path) -> None:
     lines = [json.loads(line) for line in (serial / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(12))
     assert load(["--config", str(serial / "config.yaml")])[0].num_points == 150
+
+
+@pytest.mark.slow
+def test_closing_updates_are_no_part_of_the_run(
+    serial: Path, prior: str, picture: str, tmp_path: Path
+) -> None:
+    """The files have them, the checkpoint has not; without them the same folder gives the last state itself."""
+    state = state_of(serial)
+    assert not torch.equal(load_ply(serial / "thing.ply").means, state.params.means)
+    shutil.copytree(serial, tmp_path / "thing")
+    assert main_propeller.main(_words(prior, picture, tmp_path, *EXACT, "closing_updates=0")) == 0
+    assert same(state_of(tmp_path / "thing"), state)
+    assert torch.equal(load_ply(tmp_path / "thing" / "thing.ply").means, state.params.means)
 
 
 @pytest.fixture(scope="module")
@@ -423,7 +438,7 @@ def test_the_python_interface(prior: str, picture: str, tmp_path: Path) -> None:
     thread.start()  # as a web server does
     thread.join()
     (asset,) = made
-    assert asset.state.step == 3
+    assert asset.state.step == 3 + 3  # closing updates too
     image, alpha = asset.viewer.views(asset.viewer.cameras([0, 90], [0, 30]), 40)
     assert image.shape == (2, 3, 40, 40)
     assert alpha.shape == (2, 1, 40, 40)

@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from gs_propeller.app.asset import Logged, problem
+from gs_propeller.distil.distillation import Seen
 from gs_propeller.distil.draw import camera_of, known_camera
+from gs_propeller.distil.phases import Phases
 from gs_propeller.distil.pull import LEAST, Guide, Pull
 from gs_propeller.scenes.gaussians import density
+from gs_propeller.scenes.gaussians.adam import adam_step
 from gs_propeller.scenes.gaussians.density import reindex
 from gs_propeller.scenes.gaussians.raster.render import gathered, render
 from gs_propeller.scenes.gaussians.scene import CHEAP, LOSSES, GaussianScene
@@ -341,6 +344,52 @@ def test_the_last_evaluation_serves_what_is_left() -> None:
         assert made.coast(state).step == age
         state = made.update(state, made.compute([state.params], [step])[0].at(state))[0]
         assert state.step == age
+
+
+class Forbidden:
+    """A prior that nobody may ask."""
+
+    levels, size_px, latent_shape = 100, 12, (2, 3, 3)
+
+    def sds_grad(self, *_: object, **__: object) -> Any:
+        raise AssertionError("the prior was asked")
+
+    share = stiffness = sds_grad
+
+
+@pytest.mark.parametrize("travels", ["pictures", "gradients"])
+def test_closing_updates_see_the_picture_alone(travels: str) -> None:
+    """By Adam on the known view's losses written out, from no momentum; no density control though it is due."""
+    asked: dict[str, Any] = {"travels": travels, "closing_updates": 3, "densify_from": 0, "densify_every": 1}
+    made = scene(**asked)
+    made = replace(made, guides=tuple(replace(guide, prior=Forbidden()) for guide in made.guides))
+    state = replace(scene().first(), step=made.updates)
+    state = replace(
+        state, exp_avg=state.params.map(torch.ones_like), exp_avg_sq=state.params.map(torch.ones_like)
+    )
+    done = made.finished(state)
+    assert done.step == made.updates + 3 and torch.equal(done.lineage, state.lineage)
+
+    twin = replace(state, exp_avg=state.params.map(torch.zeros_like))
+    assert made.known is not None
+    before = []
+    for _ in range(3):
+        leaves = twin.params.map(lambda x: x.detach().requires_grad_(True))
+        view = seen_twice(made, leaves, 0)[1]
+        losses = made.known.losses(view.image, view.alpha, 1.0, made.knowing)
+        total = sum(made.regularised(Seen(leaves, None, view), losses).values(), torch.zeros(()))
+        total.backward()
+        before.append(float(total.detach()))
+        twin = adam_step(
+            twin, leaves.map(lambda x: torch.zeros_like(x) if x.grad is None else x.grad), made.adam
+        )
+    for (name, ours), (_, theirs) in zip(done.params.items(), twin.params.items(), strict=True):
+        assert torch.allclose(ours, theirs, rtol=0, atol=2e-5), name
+    assert before[2] < before[0]
+    assert replace(made, known=None).finished(state) is state
+    assert scene(travels=travels).finished(state) is state
+    phased = Phases((0, 9), (scene(), made))
+    assert torch.equal(phased.finished(state).params.pack(), done.params.pack())
 
 
 # ---- whole runs

@@ -56,6 +56,7 @@ FREE = frozenset(
         "fps",
         "compressed",
         "snapshots",
+        "closing_updates",
         "mesh",
         "mesh_resolution",
         "mesh_faces",
@@ -75,7 +76,10 @@ KINDS_OF |= {"field": ("field", "sdf", "tetrahedra"), "sdf": ("sdf",), "shaping"
 KINDS_OF |= {"tets": ("tetrahedra",)}
 
 # What there was not always: named only where it is not as it was before, so that older runs and their marks stay good.
-LATER = frozenset(["scene", "lr_share", *(name for name, at in SECTION_OF.items() if at in ("cut", "plan"))])
+CLOSING = ("closing_updates",)  # shapes the asset of a run, not the run
+LATER = frozenset(
+    ["scene", "lr_share", *CLOSING, *(name for name, at in SECTION_OF.items() if at in ("cut", "plan"))]
+)
 
 GIVEN = "the picture or mesh"  # what a mark calls the input's bytes
 

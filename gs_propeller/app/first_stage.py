@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gs_propeller.app.asset import Viewer, check_seed, scene_of, slots_at_once, travellers
 from gs_propeller.app.config import Config
@@ -142,6 +143,10 @@ def _one(
             solve_s += seconds
             if window.start < run.settings.steps:  # a listener wants the asset as it is now
                 break
+            if last:
+                begun_closing_s = time.monotonic()
+                window = replace(window, states=(task.finished(window.states[0]),))
+                solve_s += time.monotonic() - begun_closing_s
             if not last:
                 views = Viewer(window.states[0].params, stage).turntable(8, stage.turntable_size)
                 contact_sheet(stage.run_folder / f"{stage.run_name}_sheet.png", views)

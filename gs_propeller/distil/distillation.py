@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
@@ -109,6 +109,10 @@ class Distillation(ABC):
     def stepped(self, state: Any, grads: Any, renders: Sequence[Any], drift: Any) -> Any:
         """The state one update on, by gradients, what is known of the renders that they come through, after backward,
         and a drift of gradients if it is one."""
+
+    @abstractmethod
+    def descended(self, state: Any, grads: Any) -> Any:
+        """The state one step of Adam on by gradients, and nothing else done to it."""
 
     @abstractmethod
     def coasted(self, state: Any) -> Any:
@@ -210,9 +214,9 @@ class Distillation(ABC):
             skips = skips + losses
         return state, torch.where(skips.isfinite().all(), losses, math.nan)
 
-    def _pulled_back(self, state: Any, drift: Any, step: int) -> tuple[Any, list[Any], Tensor]:
+    def _pulled_back(self, state: Any, drift: Any, step: int | None) -> tuple[Any, list[Any], Tensor]:
         """The gradient of one update at its exact place, the renders that it comes through, and the losses of `cheap`:
-        none and no numbers where it was not finite, and is skipped."""
+        none and no numbers where it was not finite, and is skipped. step: None sees the known view alone."""
         seen = self.seen(state, step)
         self._last.clear()  # its graph serves once
         losses = self._cheap(seen, state.step)
@@ -231,28 +235,28 @@ class Distillation(ABC):
         """The losses of `cheap` by name."""
         losses = dict.fromkeys(self.cheap, torch.zeros((), device=device_of(seen.leaves)))
         if self.known is not None and seen.known is not None:
-            warm_up = update / self.updates
+            warm_up = min(update / self.updates, 1.0)
             losses |= self.known.losses(seen.known.image, seen.known.alpha, warm_up, self.knowing)
         return self.regularised(seen, losses)
 
-    def seen(self, state: Any, step: int) -> Seen:
-        """The state's render of a step's views; that of the state last asked for is kept, since mismatch and update ask
-        for the same."""
+    def seen(self, state: Any, step: int | None) -> Seen:
+        """The state's render of a step's views, None: of the known one alone; that of the state last asked for is kept,
+        since mismatch and update ask for the same."""
         kept = self._last
         if kept and kept[0] is state and kept[1] == step:
             return kept[2]  # type: ignore[no-any-return]
         leaves = leaves_of(state.params)
         device = device_of(leaves)
         groups: list[Group] = []
-        if self.pictures:
+        if self.pictures and step is not None:
             azimuths, elevations, backdrop = where(self._first(step), self.views, self.seed)
             camera = camera_of(self.views, azimuths, elevations).to(device)
             groups.append((camera, self.side, backdrop.to(device)))
         if self.known is not None:
             white = torch.ones(3, device=device)
             groups.append((known_camera(self.views).to(device), self.knowing.reference_size, white))
-        found = iter(self.rendered(leaves, groups, state.step))
-        novel = next(found) if self.pictures else None
+        found = iter(self.rendered(leaves, groups, min(state.step, self.updates - 1)))
+        novel = next(found) if self.pictures and step is not None else None
         known = next(found) if self.known is not None else None
         kept[:] = [state, step, Seen(leaves, novel, known)]
         return kept[2]  # type: ignore[no-any-return]
@@ -260,6 +264,17 @@ class Distillation(ABC):
     @cached_property
     def _last(self) -> list[Any]:
         return []
+
+    def finished(self, state: Any) -> Any:
+        """The asset of a run's last state: closing_updates more that see the input view alone, without the momentum
+        that the priors left. They are no part of the run, which may go on from that state to more steps."""
+        updates = self.knowing.closing_updates if self.known is not None else 0
+        if updates:
+            state = replace(state, exp_avg=state.exp_avg.map(torch.zeros_like))
+        for _ in range(updates):
+            grads, _, _ = self._pulled_back(state, None, None)
+            state = self.descended(state, grads)
+        return state
 
     def coast(self, state: Any) -> Any:
         """A guess of the state after the k updates without a drift."""

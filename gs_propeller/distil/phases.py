@@ -88,6 +88,9 @@ class Phases:
     def update(self, state: Any, drift: Any) -> tuple[Any, Tensor]:
         return self._of(state).update(state, drift)
 
+    def finished(self, state: Any) -> Any:
+        return self.parts[-1].finished(state)
+
     def coast(self, state: Any) -> Any:
         return self._of(state).coast(state)
 

@@ -103,11 +103,11 @@ class FieldScene(Distillation):
     ) -> FieldState:
         if isinstance(drift, Slope):
             grads = grads.map(torch.add, drift.grads)
-        return self._adam(state, grads)
+        return self.descended(state, grads)
 
-    def _adam(self, state: FieldState, grads: Grids) -> FieldState:
+    def descended(self, state: FieldState, grads: Grids) -> FieldState:
         field, age = self.field, state.step + 1
-        left = field.grid_lr_share ** (state.step / self.updates)
+        left = field.grid_lr_share ** min(state.step / self.updates, 1.0)
         rates = [left * rate for rate in self.rates()]
         m = state.exp_avg.map(lambda m, g: first_moment(m, g, field.betas), grads)
         v = state.exp_avg_sq.map(lambda v, g: second_moment(v, g, field.betas), grads)
@@ -124,7 +124,7 @@ class FieldScene(Distillation):
     def coasted(self, state: FieldState) -> FieldState:
         """By the gradient that Adam's first moment expects next, as Gaussians."""
         unbiased = 1.0 - self.field.betas[0] ** max(state.step, 1)
-        return self._adam(state, state.exp_avg.map(lambda m: m / unbiased))
+        return self.descended(state, state.exp_avg.map(lambda m: m / unbiased))
 
     def distance(self, new: FieldState, old: FieldState) -> float:
         """Of two iterates by their parameters: mean squared difference; or, scaled, the worse of channel 0's and the

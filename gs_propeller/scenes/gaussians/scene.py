@@ -16,6 +16,7 @@ from torch import Tensor
 from gs_propeller.distil.distillation import DEAR, Distillation, Group, Seen
 from gs_propeller.distil.pull import Pull
 from gs_propeller.scenes.gaussians import density
+from gs_propeller.scenes.gaussians.adam import adam_step
 from gs_propeller.scenes.gaussians.density import reindex
 from gs_propeller.scenes.gaussians.raster.render import Rendered, gathered, render_groups
 from gs_propeller.scenes.gaussians.settings import (
@@ -68,6 +69,9 @@ class GaussianScene(Distillation):
             there = reindex(drift, state)
             grads, stats = grads.map(torch.add, there.grads), stats.joined(there.stats)
         return density.stepped(state, grads, stats, self.adam, self.density, self.seed)
+
+    def descended(self, state: State, grads: Gaussians) -> State:
+        return adam_step(state, grads, self.adam)
 
     def coasted(self, state: State) -> State:
         return density.coast(state, self.adam, self.density, self.seed)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,15 @@ WAYS: dict[str, dict[str, object]] = {
 }
 # As it was: one update an evaluation, 20 steps of denoising, torch's own operations for the mesh's pixels.
 BEFORE: dict[str, object] = {"window": 1, "refine_updates_per_evaluation": 1, "refine_denoise": 20}
+
+
+@contextmanager
+def meshed(case: Case) -> Iterator[tuple[Config, Textured]]:
+    """The configuration of a case's first stage, as shipped, whose folder lasts as long as the context, and its
+    mesh."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = asset_config(case, Path(folder), [], "configs/image.yaml")
+        yield config, make_asset(config, quiet=True).textured
 
 
 @dataclass(frozen=True)
@@ -97,9 +108,7 @@ def main(objects: int, seeds: int) -> None:
     found: dict[str, list[tuple[float, ...]]] = {name: [] for name in WAYS}
     baked: list[tuple[float, float]] = []
     for case in cases(objects, TEST_SEED)[1:]:
-        with tempfile.TemporaryDirectory() as folder:
-            config = asset_config(case, Path(folder), [], "configs/image.yaml")
-            textured = make_asset(config, quiet=True).textured
+        with meshed(case) as (config, textured):
             baked.append(scored(textured, case))
             for seed in range(seeds):
                 for name, change in WAYS.items():
@@ -148,9 +157,7 @@ class Timing:
 def both(one: Timing) -> Figures:
     """{way: [seconds in the loop, dB of the novel views, dB of the input view]}, one way after the other."""
     case = cases(one.index + 1, TEST_SEED)[-1]
-    with tempfile.TemporaryDirectory() as folder:
-        config = asset_config(case, Path(folder), [], "configs/image.yaml")
-        textured = make_asset(config, quiet=True).textured
+    with meshed(case) as (config, textured):
         ways: dict[str, tuple[dict[str, object], bool]] = {
             "before": (BEFORE, True),
             "shipped": ({"window": 1}, False),
@@ -216,15 +223,13 @@ def ablation(seeds: int = 1, objects: tuple[int, ...] = (2, 5, 11, 17)) -> None:
     listed = cases(max(objects) + 1, VALIDATION_SEED)[1:]
     for case in (listed[i] for i in objects):
         truth = over_white(case.truth(*novel_angles(case.pose)))
-        with tempfile.TemporaryDirectory() as folder:
-            config = asset_config(case, Path(folder), [], "configs/image.yaml")
 
-            def note(name: str, textured: Textured, case: Case = case, truth: torch.Tensor = truth) -> None:
-                drawn = shade(textured, asset_cameras(*novel_angles(case.pose)), SCORE_PX)[0]
-                novel, known = scored(textured, case)
-                rows.setdefault(name, []).append((novel, dssim(drawn, truth), known))
+        def note(name: str, textured: Textured, case: Case = case, truth: torch.Tensor = truth) -> None:
+            drawn = shade(textured, asset_cameras(*novel_angles(case.pose)), SCORE_PX)[0]
+            novel, known = scored(textured, case)
+            rows.setdefault(name, []).append((novel, dssim(drawn, truth), known))
 
-            textured = make_asset(config, quiet=True).textured
+        with meshed(case) as (config, textured):
             note("baked, not refined", textured)
             for seed in range(seeds):
                 for name, change in CHOICES.items():

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -116,6 +117,8 @@ def test_bad_arguments_of_the_viewer_are_one_line(tmp_path: Path, capsys: pytest
         ([str(tmp_path)], "no run's folder"),
         ([], "say which run"),
         (["a", "port=x"], "port=x"),
+        (["a", "port=70000"], "port=70000: a whole number of 0 to 65535"),
+        (["a", "speed=3"], "say which run"),
     ):
         assert view_room.view(words) == 2
         error = capsys.readouterr().err
@@ -241,7 +244,11 @@ def run(prior: str, picture: str, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.mark.slow
 def test_snapshots_are_the_states_on_the_way(run: Path, prior: str, picture: str, tmp_path: Path) -> None:
     states = view_room.Run(run).states()
-    assert list(states) == [3, 6, 9, 12] and states[12] == run / "checkpoint.safetensors"
+    assert list(states) == [3, 6, 9, 12] and states[12] == run / "thing.ply"
+    part = shutil.copytree(run, tmp_path / "thing")
+    (part / "thing.ply").unlink()
+    assert view_room.Run(part).states()[12] == part / "checkpoint.safetensors"  # no asset of it yet
+    shutil.rmtree(part)
     asset = main_propeller.make_asset(
         load(_words(prior, picture, tmp_path, "steps=9", "snapshots=1"))[0].but(outdir=str(tmp_path)),
         quiet=True,
@@ -256,7 +263,7 @@ def test_snapshots_are_the_states_on_the_way(run: Path, prior: str, picture: str
     ]
     scales = np.linalg.eigvalsh(drawn[1])
     assert np.allclose(np.sort(last.log_scales.exp().numpy() ** 2), scales, rtol=1e-3, atol=1e-7)
-    assert asset.state.step == 9 and len(list((tmp_path / "thing" / "snapshots").iterdir())) == 1
+    assert asset.state.step == 9 + 3 and len(list((tmp_path / "thing" / "snapshots").iterdir())) == 1
 
 
 @pytest.mark.slow

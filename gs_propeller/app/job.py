@@ -43,7 +43,7 @@ D = TypeVar("D")
 
 @dataclass(frozen=True)
 class Asset:
-    """What a run gives back: its last state, closing updates done, its viewer, the textured mesh, and every file by name."""
+    """What a run gives back: its last state, closing updates done, viewer, textured mesh, and every file by name."""
 
     state: Any
     viewer: Viewer

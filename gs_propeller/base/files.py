@@ -57,8 +57,20 @@ def save_tensors(path: str | Path, tensors: dict[str, Tensor], meta: dict[str, A
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Inverse of save_tensors. Raises UserError for a file that is not one."""
+    with _opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["json"])  # noqa: SIM118 - not a dict
+
+
+def load_meta(path: str | Path) -> dict[str, Any]:
+    """The metadata alone of what save_tensors wrote. Raises UserError."""
+    with _opened(path) as file:
+        return dict(json.loads(file.metadata()["json"]))
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
     try:
         with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["json"])  # noqa: SIM118 - not a dict
+            yield file
     except (OSError, RuntimeError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); start anew with resume=false") from error

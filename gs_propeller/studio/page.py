@@ -28,6 +28,7 @@ from gs_propeller.app.guides import picture_of
 from gs_propeller.base.errors import UserError
 from gs_propeller.command import FULL
 from gs_propeller.studio import look
+from gs_propeller.studio.address import address
 from gs_propeller.studio.runs import Shown, followed, fresh_folder, latest_mesh, zipped
 
 PICTURES = (str(HERE / "data" / "cat.png"),)
@@ -50,11 +51,8 @@ Updates = Generator[dict[Any, Any], None, None]
 
 def serve(words: Sequence[str]) -> None:
     """Serves the page until Ctrl-C. words: host=, port=, outdir=, and options of the runs. Raises UserError."""
-    given = dict(word.split("=", 1) for word in words if word.startswith(("host=", "port=")))
-    rest = [word for word in words if not word.startswith(("host=", "port="))]
-    if not given.get("port", "7860").isdigit():
-        raise UserError(f"port={given['port']}: a whole number is wanted")
-    Page(rest).launch(given.get("host", "127.0.0.1"), int(given.get("port", "7860")))
+    host, port, rest = address(words, 7860)
+    Page(rest).launch(host, port)
 
 
 @contextmanager

@@ -23,13 +23,15 @@ from gs_propeller.app.asset import Viewer
 from gs_propeller.app.config import Config, load
 from gs_propeller.base.camera import Cameras
 from gs_propeller.base.errors import UserError
-from gs_propeller.base.files import load_tensors
+from gs_propeller.base.files import load_meta, load_tensors
 from gs_propeller.base.media import turntable
 from gs_propeller.distil.draw import camera_of, known_camera, where
 from gs_propeller.places import checkout, install
 from gs_propeller.scenes.gaussians.density import rotations
+from gs_propeller.scenes.gaussians.ply import load_ply
 from gs_propeller.scenes.gaussians.state import SH_C0, Gaussians, State
 from gs_propeller.solver import checkpoint
+from gs_propeller.studio.address import address
 from gs_propeller.studio.runs import latest_mesh
 
 if TYPE_CHECKING:
@@ -42,15 +44,11 @@ BLUE, GREY = (13, 148, 136), (120, 120, 130)
 
 def view(argv: Sequence[str] | None = None) -> int:
     """Serves until Ctrl-C; returns the exit code, 2 for bad arguments. argv: the run's folder, host=, port=."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    given = dict(word.split("=", 1) for word in words if "=" in word)
-    folders = [word for word in words if "=" not in word]
     try:
-        if len(folders) != 1 or set(given) - {"host", "port"}:
+        host, port, folders = address(sys.argv[1:] if argv is None else argv, 8080)
+        if len(folders) != 1 or "=" in folders[0]:
             raise UserError("say which run: view runs/cat [host=127.0.0.1] [port=8080]")
-        if not given.get("port", "8080").isdigit():
-            raise UserError(f"port={given['port']}: a whole number is wanted")
-        shown = Shown(Run(folders[0]), given.get("host", "127.0.0.1"), int(given.get("port", "8080")))
+        shown = Shown(Run(folders[0]), host, port)
         print(
             f"http://{shown.server.get_host()}:{shown.server.get_port()} shows {folders[0]}; Ctrl-C ends it"
         )
@@ -73,20 +71,23 @@ class Run:
         if not options.is_file():
             raise UserError(f"{folder} is no run's folder: there is no config.yaml in it")
         self.config: Config = load(["--config", str(options)])[0]
-        self.last = self.folder / checkpoint.FILE
+        self.last, self.splat = self.folder / checkpoint.FILE, self.folder / f"{self.folder.name}.ply"
 
     def states(self) -> dict[int, Path]:
-        """Where the parameters are, by updates done: snapshots, and the checkpoint, of Gaussians alone."""
+        """Where the parameters are, by updates done: snapshots, and last the asset's splat, or while there is none of
+        it yet the checkpoint; of Gaussians alone."""
         if self.config.scene != "gaussians":
             return {}
         found = {int(file.stem): file for file in sorted((self.folder / "snapshots").glob("*.safetensors"))}
         if self.last.is_file():
-            every = self.config.updates_per_evaluation
-            done = load_tensors(self.last)[1]["start"] * every
-            found[min(done, self.config.steps)] = self.last
+            done = load_meta(self.last)["start"] * self.config.updates_per_evaluation
+            saved = self.splat.is_file() and self.splat.stat().st_mtime >= self.last.stat().st_mtime
+            found[min(done, self.config.steps)] = self.splat if saved else self.last
         return dict(sorted(found.items()))
 
     def params(self, file: Path) -> Gaussians:
+        if file == self.splat:
+            return load_ply(file)
         if file == self.last:
             return checkpoint.first_state(file, State.from_tensors).params
         return Gaussians(**load_tensors(file)[0])

@@ -1,0 +1,21 @@
+"""Where the page and the viewer listen, as words of their commands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gs_propeller.base.errors import UserError
+
+
+def address(words: Sequence[str], port: int) -> tuple[str, int, list[str]]:
+    """(host, port, the other words), by host= and port= where they are given. Raises UserError for a port that is no
+    number of 0 to 65535; 0 is any free one."""
+    given = dict(word.split("=", 1) for word in words if word.startswith(("host=", "port=")))
+    asked = given.get("port", str(port))
+    if not (asked.isascii() and asked.isdigit() and int(asked) < 65536):
+        raise UserError(f"port={asked}: a whole number of 0 to 65535 is wanted")
+    return (
+        given.get("host", "127.0.0.1"),
+        int(asked),
+        [w for w in words if w.split("=", 1)[0] not in ("host", "port")],
+    )

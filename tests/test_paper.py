@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import paper, paper_figures
+from bench import paper, paper_figures, paper_ranks
 from bench.model import Costs, loop_s
 from tests import tiny_prior
 
@@ -65,6 +65,14 @@ def test_a_smoke_run_is_kept(
     paper.main([*words, f"reference={tmp_path}"])
     other = json.loads(capsys.readouterr().out.splitlines()[-1])["magic3d"]
     assert other["fid"] != row["fid"] and other["r_precision"] == row["r_precision"]
+
+
+def test_a_run_to_be_timed_has_a_share_of_every_stage() -> None:
+    pairs = dict(paper_ranks.shortened("magic3d", 5))
+    config = paper.configured(paper.Job(0, "magic3d", "parallel", pairs=tuple(pairs.items())), "")
+    assert [stage["steps"] for stage in json.loads(config.stages)] == [42, 18]
+    assert dict(paper_ranks.shortened("dreamfusion", 5)) == {"steps": 60}
+    assert dict(paper_ranks.shortened("dreamfusion", 10**6)) == {"steps": 1}
 
 
 def test_a_reference_of_no_pictures_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ RANKS = {"serial": 1, "parallel": 2}
 
 
 def shortened(system: str, share: int) -> tuple[tuple[str, object], ...]:
-    """The options by which each stage has that share."""
+    """The options by which each stage has one in `share` of its steps."""
     base, _ = load(["--config", f"configs/{paper.SYSTEMS[system][0]}.yaml"])
     pairs: dict[str, object] = {"steps": max(1, base.steps // share)}
     if base.stages:

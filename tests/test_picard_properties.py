@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -98,6 +99,7 @@ def test_threshold_0_is_the_serial_loop_in_any_order(toy: Toy, window: int, tail
     assert done.evaluations == sum(sizes)
 
 
+@pytest.mark.slow
 @many
 @given(
     toy=toys, window=windows, tail=tails, threshold=st.floats(0.0, 1.0), ema=st.floats(0.0, 1.0),
@@ -115,6 +117,7 @@ def test_any_setting_ends_with_finite_states(
     assert math.ceil(toy.steps / window) <= done.passes <= toy.steps
 
 
+@pytest.mark.slow
 @many
 @given(toy=toys, window=windows, other=windows, tail=tails, cut=st.integers(0, 40))
 def test_cut_anywhere_and_taken_up_with_another_window(

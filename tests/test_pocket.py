@@ -306,6 +306,7 @@ def test_shipped_weights_are_the_recorded_ones() -> None:
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_shipped_weights_draw_the_recorded_sample() -> None:
     record = json.loads((POCKET / "training.json").read_text())
     drawn = fixed_sample(Zero123(POCKET)).flatten()

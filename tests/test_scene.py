@@ -486,6 +486,7 @@ def test_without_a_picture() -> None:
     assert same(run(made, 1).states[0], run(made, 6).states[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", ["paper", "scaled", "render"])
 def test_a_threshold_saves_passes(distance: str) -> None:
     made = scene(distance=distance)

@@ -132,6 +132,7 @@ def test_summary_shows_whole_paths() -> None:
     assert path in shown.replace("│", "")
 
 
+@pytest.mark.slow
 def test_what_takes_long_is_said() -> None:
     for spent_s, said in ((0.3, ["compiling"]), (0.0, [])):
         heard: list[str] = []
@@ -141,6 +142,7 @@ def test_what_takes_long_is_said() -> None:
         assert heard == said
 
 
+@pytest.mark.slow
 def test_help_and_a_wrong_word_import_nothing_heavy() -> None:
     program = (
         "import sys, main_propeller, main2_mesh\n"

@@ -72,6 +72,7 @@ def _nearest_hit(mesh: ColouredMesh, origin: np.ndarray, way: np.ndarray) -> np.
     return colour
 
 
+@pytest.mark.slow
 def test_a_mesh_is_seen_as_rays_see_it() -> None:
     """Corner colours mixed over each face, the nearest one shown; ambient 1 leaves out the light."""
     rng = np.random.default_rng(1)
@@ -139,6 +140,7 @@ def test_the_folder_is_read_by_split(folder: Path) -> None:
     assert mesh.colours.max() <= 1.0
 
 
+@pytest.mark.slow
 def test_only_the_training_split_is_in_the_stream(folder: Path) -> None:
     shown = [data.member(5, i)[0] for i in range(24)]
     keys = {thing.key for thing in shown if isinstance(thing, ColouredMesh)}
@@ -245,6 +247,7 @@ def test_a_caption_names_the_colours_that_cover_most() -> None:
     assert [names[k] for k in model_captions.nearest(np.array(list(PALETTE.values())))] == names
 
 
+@pytest.mark.slow
 def test_what_is_seen_of_a_mesh_is_its_outside() -> None:
     """Points for the Chamfer distance of bench.mesh: on the outer cube alone, on all its faces, about evenly."""
     outer, inner = _cube(0.4), _cube(0.2)

@@ -17,6 +17,7 @@ from guidance.pocket import score_vae, train, train_vae, training, translate
 from guidance.pocket.model import build_unet, build_vae
 
 
+@pytest.mark.slow
 def test_a_unet_speaks_the_new_latents_as_it_did_the_old() -> None:
     """Where the new latents are a linear map of the old, the carried UNet's answer is that map of the old one's."""
     torch.manual_seed(0)
@@ -43,6 +44,7 @@ def test_the_linear_map_is_the_least_squares_one() -> None:
     assert np.allclose(translate.fitted(a, b).numpy(), slow, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_wider_vae_begins_with_the_old_latents() -> None:
     new, old = train_vae.begun(POCKET_TEXT)
     few, many = old.config.latent_channels, new.config.latent_channels

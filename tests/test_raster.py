@@ -225,6 +225,7 @@ def test_a_small_budget_changes_nothing_but_memory(monkeypatch: pytest.MonkeyPat
     assert same(plenty, everything(scene, VIEWS))
 
 
+@pytest.mark.slow
 def test_memory_has_a_bound_when_everything_covers_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     faint = torch.full((2000,), -5.4)  # alpha 0.0045: seen, and the light lasts far down every list
     scene = replace(twin.ball(2000, 0, 6, scale=(1.0, 2.0)), logit_opacities=faint)

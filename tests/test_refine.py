@@ -152,7 +152,13 @@ def test_geometry_grows_into_the_known_outline(
 
 
 @pytest.mark.parametrize(
-    ("window", "every", "by"), [(3, 1, "paper"), (5, 1, "render"), (2, 3, "render"), (4, 5, "paper")]
+    ("window", "every", "by"),
+    [
+        pytest.param(3, 1, "paper", marks=pytest.mark.slow),
+        pytest.param(5, 1, "render", marks=pytest.mark.slow),
+        (2, 3, "render"),
+        pytest.param(4, 5, "paper", marks=pytest.mark.slow),
+    ],
 )
 def test_geometry_too_is_the_serial_run_s(
     swelling: Refinement,
@@ -210,6 +216,7 @@ def test_a_broken_prior_is_named(task: Refinement) -> None:
         broken.compute([task.first().params], [2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "window"), [("task", 8), ("swelling", 3)])
 def test_a_prior_that_breaks_now_and_then_is_skipped(
     kind: str, window: int, request: pytest.FixtureRequest

@@ -457,8 +457,8 @@ def test_the_toy_clones_splits_dies_and_is_reset(travels: str, k: int) -> None:
 @pytest.mark.parametrize(
     ("window", "tail"),
     [
-        (1, "copy"),
-        (2, "copy"),
+        pytest.param(1, "copy", marks=pytest.mark.slow),
+        pytest.param(2, "copy", marks=pytest.mark.slow),
         (5, "momentum"),
         pytest.param(8, "copy", marks=pytest.mark.slow),
         pytest.param(8, "momentum", marks=pytest.mark.slow),
@@ -481,6 +481,7 @@ def test_slots_in_one_call_change_no_bit(travels: str) -> None:
         assert same(run(made, 5, at_once=at_once).states[0], one)
 
 
+@pytest.mark.slow
 def test_without_a_picture() -> None:
     made = replace(scene(12), known=None)
     assert same(run(made, 1).states[0], run(made, 6).states[0])

@@ -134,6 +134,7 @@ def test_noise_and_clean_agree(prior: Zero123) -> None:
     assert torch.allclose(abar.sqrt() * clean + (1 - abar).sqrt() * predicted, noisy, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_refine_keeps_more_of_the_picture_at_less_strength(prior: Zero123) -> None:
     images, cameras, _, noise = _arguments(prior)
     known = prior.embed(images[:1])
@@ -242,6 +243,7 @@ def slope(prior: Zero123, weighting: str, level: int) -> float:
     return float(((high - low) * d).sum() / (2 * d.square().sum()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weighting", ["noise", "clean"])
 @pytest.mark.parametrize("level", [100, 600, 950])
 def test_stiffness_in_pictures_against_differences(prior: Zero123, weighting: str, level: int) -> None:

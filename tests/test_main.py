@@ -162,13 +162,14 @@ def test_every_file_is_there_and_opens(serial: Path) -> None:
 def test_closing_updates_are_no_part_of_the_run(
     serial: Path, prior: str, picture: str, tmp_path: Path
 ) -> None:
-    """The files have them, the checkpoint has not; without them the same folder gives the last state itself."""
+    """The splat has them, checkpoint and mesh have not; without them the same folder gives the last state itself."""
     state = state_of(serial)
     assert not torch.equal(load_ply(serial / "thing.ply").means, state.params.means)
     shutil.copytree(serial, tmp_path / "thing")
     assert main_propeller.main(_words(prior, picture, tmp_path, *EXACT, "closing_updates=0")) == 0
     assert same(state_of(tmp_path / "thing"), state)
     assert torch.equal(load_ply(tmp_path / "thing" / "thing.ply").means, state.params.means)
+    assert (tmp_path / "thing" / "thing.glb").read_bytes() == (serial / "thing.glb").read_bytes()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from gs_propeller.app.asset import Viewer, check_seed, scene_of, slots_at_once, travellers
 from gs_propeller.app.config import Config
@@ -141,16 +140,15 @@ def _one(
             finally:
                 keep(task.guides)
             solve_s += seconds
+            shown = window.states[0]
             if window.start < run.settings.steps:  # a listener wants the asset as it is now
                 break
             if last:
-                begun_closing_s = time.monotonic()
-                window = replace(window, states=(task.finished(window.states[0]),))
-                solve_s += time.monotonic() - begun_closing_s
+                shown = task.finished(shown)
             if not last:
                 views = Viewer(window.states[0].params, stage).turntable(8, stage.turntable_size)
                 contact_sheet(stage.run_folder / f"{stage.run_name}_sheet.png", views)
         if jobs == 1:
             ranks.close()  # the others need not wait for the mesh
-        shown = stage.but(outdir=config.outdir, name=config.run_name)
-        return saved(shown, window, picture, time.monotonic() - begun_s, solve_s, audience)
+        named = stage.but(outdir=config.outdir, name=config.run_name)
+        return saved(named, window, shown, picture, time.monotonic() - begun_s, solve_s, audience)

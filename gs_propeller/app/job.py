@@ -256,15 +256,17 @@ def solved_before(config: Config) -> bool:
 def saved(
     config: Config,
     window: Window[Any],
+    shown: Any,
     picture: Picture | None,
     total_s: float,
     solve_s: float,
     audience: Audience,
 ) -> Asset:
-    """Mesh, texture and every file of the asset."""
+    """Mesh, texture and every file of the asset. shown: its state as splat, sheet and film have it; the mesh is that of
+    the run's last state, which is smoother and whose texture has the picture itself."""
     begun_s = time.monotonic()
     folder, name = config.run_folder, config.run_name
-    viewer = Viewer(window.states[0].params, config)
+    viewer = Viewer(shown.params, config)
     files = {kind: folder / f"{name}.{kind}" for kind in ("obj", "glb", "png")}
     files["png"] = folder / f"{name}_sheet.png"  # NAME.png is the texture of NAME.obj
     if isinstance(viewer.params, Gaussians):
@@ -273,7 +275,7 @@ def saved(
         if config.compressed != "none":
             files[config.compressed] = folder / f"{name}.{config.compressed}"
             save_compressed(files[config.compressed], viewer.params)
-    textured = textured_mesh(viewer, picture)
+    textured = textured_mesh(Viewer(window.states[0].params, config), picture)
     save_obj(files["obj"], textured)
     save_glb(files["glb"], textured)
     contact_sheet(files["png"], viewer.turntable(8, config.turntable_size))
@@ -291,4 +293,4 @@ def saved(
         ),
     ]
     audience.tell(FilesWritten(f"{name}: done", files, facts))
-    return Asset(window.states[0], viewer, textured, files)
+    return Asset(shown, viewer, textured, files)

@@ -266,7 +266,7 @@ class Distillation(ABC):
         return []
 
     def finished(self, state: Any) -> Any:
-        """The asset of a run's last state: closing_updates more that see the input view alone, without the momentum
+        """The splat of a run's last state: closing_updates more that see the input view alone, without the momentum
         that the priors left. They are no part of the run, which may go on from that state to more steps."""
         updates = self.knowing.closing_updates if self.known is not None else 0
         if updates:

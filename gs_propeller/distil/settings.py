@@ -88,7 +88,7 @@ class KnownSettings(Section):
     lambda_mask: float = option(1000.0, "of the input view's mask, as DreamGaussian", "", 0)
     reference_size: int = option(128, "side at which the input view is fitted", "px", 16, 1024)
     closing_updates: int = option(
-        0, "after the last step, that see the input view alone: no prior is asked; DreamGaussian: 0", "", 0, 100_000)
+        0, "after the last step, that see the input view alone, for the splat; DreamGaussian: 0", "", 0, 100_000)
     # fmt: on
 
 

@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import paper
-from bench.speed import BRIEF
+from bench.speed import SMALLEST, command
 from gs_propeller.app.config import load, to_yaml
 from gs_propeller.base.files import load_meta
 from gs_propeller.solver.checkpoint import FILE
@@ -45,14 +42,7 @@ def timed(system: str, way: str, share: int) -> tuple[float, int]:
         config = paper.configured(paper.Job(0, system, way, pairs=shortened(system, share)), folder)
         options = Path(folder) / "options.yaml"
         options.write_text(to_yaml(config), encoding="utf-8")
-        brief = [word for word in BRIEF if not word.startswith(("prior=", "resume="))]
-        words = ["--config", str(options), *brief, f"ranks={RANKS[way]}", "threads=1"]
-        command = [sys.executable, "main_propeller.py", *words]
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
-        )
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+        command(["--config", str(options), *SMALLEST, f"ranks={RANKS[way]}", "threads=1"])
         metas = [load_meta(file) for file in Path(folder).rglob(FILE)]
     return sum(meta["elapsed_s"] for meta in metas), sum(meta["passes"] for meta in metas)
 

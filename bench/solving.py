@@ -103,7 +103,7 @@ def prepared(config: Config, ranks: Ranks | None = None) -> Setup:
 
 @dataclass(frozen=True)
 class Solved:
-    """The last window, the asset's state, seconds until that was there, and how many states each pass accepted."""
+    """The last window, the splat's state, seconds until that was there, and how many states each pass accepted."""
 
     window: Window[State]
     state: State

@@ -23,8 +23,9 @@ from rich.table import Table
 
 from bench.solving import configured, scored
 from bench.truth import Case, save_png
-from gs_propeller.base.files import load_tensors
+from gs_propeller.base.files import load_meta
 from gs_propeller.scenes.gaussians.state import State
+from gs_propeller.solver import checkpoint
 from guidance.pocket.data import held_out
 
 WAYS = {
@@ -35,26 +36,25 @@ WAYS = {
 CAT = ["input=data/cat.png", "ranks=1", "window=1", "threads=2"]
 BEFORE = ["updates_per_evaluation=1", "travels=gradients"]
 # The smallest mesh and no pictures: they come after the loop.
-BRIEF = ["mesh_resolution=32", "mesh_faces=200", "texture_size=64", "bake_views=4", "bake_size=64",
-         "turntable_frames=0", "device=cpu", "prior=pocket", "resume=false"]  # fmt: skip
+SMALLEST = ["mesh_resolution=32", "mesh_faces=200", "texture_size=64", "bake_views=4", "bake_size=64",
+            "turntable_frames=0", "device=cpu"]  # fmt: skip
+BRIEF = [*SMALLEST, "prior=pocket", "resume=false"]
+
+
+def command(words: list[str]) -> None:
+    """Runs the command to its end. Raises SystemExit where it fails."""
+    line = [sys.executable, "main_propeller.py", *words]
+    done = subprocess.run(line, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    if done.returncode:
+        raise SystemExit(f"{' '.join(line)} failed:\n{done.stderr[-2000:]}")
 
 
 def timed(words: list[str], outdir: Path) -> tuple[float, int, State]:
     """(seconds in the loop, passes, the last state) of one run of the command."""
-    command = [
-        sys.executable,
-        "main_propeller.py",
-        "--config",
-        "configs/image.yaml",
-        *words,
-        f"outdir={outdir}",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    tensors, meta = load_tensors(next(outdir.glob("*/checkpoint.safetensors")))
-    state = State.from_tensors({key[2:]: value for key, value in tensors.items() if key.startswith("0/")})
-    return meta["elapsed_s"], meta["passes"], state
+    command(["--config", "configs/image.yaml", *words, f"outdir={outdir}"])
+    file = next(outdir.glob(f"*/{checkpoint.FILE}"))
+    meta = load_meta(file)
+    return meta["elapsed_s"], meta["passes"], checkpoint.first_state(file, State.from_tensors)
 
 
 def main() -> None:

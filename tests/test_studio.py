@@ -25,6 +25,7 @@ import gradio_app
 import main_propeller
 from gs_propeller.app.config import Config, load, to_yaml
 from gs_propeller.app.events import Event, Note, PassDone
+from gs_propeller.scenes.gaussians.ply import load_ply
 from gs_propeller.studio.runs import KEPT, Gone, Shown, followed, fresh_folder, zipped
 from tests.test_main import ROOT, SMALL, _words, picture, prior
 from tests.test_viewers import BROWSER, NODE, WEB, installed
@@ -119,6 +120,7 @@ def test_bad_arguments_of_the_viewer_are_one_line(tmp_path: Path, capsys: pytest
         (["a", "port=x"], "port=x"),
         (["a", "port=70000"], "port=70000: a whole number of 0 to 65535"),
         (["a", "speed=3"], "say which run"),
+        (["a", "port"], "say which run"),
     ):
         assert view_room.view(words) == 2
         error = capsys.readouterr().err
@@ -264,6 +266,24 @@ def test_snapshots_are_the_states_on_the_way(run: Path, prior: str, picture: str
     scales = np.linalg.eigvalsh(drawn[1])
     assert np.allclose(np.sort(last.log_scales.exp().numpy() ** 2), scales, rtol=1e-3, atol=1e-7)
     assert asset.state.step == 9 + 3 and len(list((tmp_path / "thing" / "snapshots").iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_the_viewer_turns_to_the_splat_once_it_is_there(run: Path, tmp_path: Path) -> None:
+    """It is written when checkpoint and snapshots have come to rest."""
+    part = shutil.copytree(run, tmp_path / "thing")
+    (part / "thing.ply").unlink()
+    shown = view_room.Shown(view_room.Run(part), "127.0.0.1", free_port())
+    try:
+        shown.follow()
+        assert shown.states[12] == part / "checkpoint.safetensors"
+        shutil.copy2(run / "thing.ply", part)
+        shown.follow()
+        assert shown.states[12] == part / "thing.ply"
+        assert shown.params is not None
+        assert torch.equal(shown.params.means, load_ply(run / "thing.ply").means)
+    finally:
+        shown.server.stop()
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ SECOND_STAGE = (
     "lambda_smooth",
     "lambda_normal",
 )
+CLOSING = ("closing_updates",)  # shapes the splat of a run, not the run
 # What may change between a run and its continuation without another result being asked for.
 FREE = frozenset(
     [
@@ -56,13 +57,13 @@ FREE = frozenset(
         "fps",
         "compressed",
         "snapshots",
-        "closing_updates",
         "mesh",
         "mesh_resolution",
         "mesh_faces",
         "texture_size",
         "bake_views",
         "bake_size",
+        *CLOSING,
         *SECOND_STAGE,
     ]
 )
@@ -76,7 +77,6 @@ KINDS_OF |= {"field": ("field", "sdf", "tetrahedra"), "sdf": ("sdf",), "shaping"
 KINDS_OF |= {"tets": ("tetrahedra",)}
 
 # What there was not always: named only where it is not as it was before, so that older runs and their marks stay good.
-CLOSING = ("closing_updates",)  # shapes the asset of a run, not the run
 LATER = frozenset(
     ["scene", "lr_share", *CLOSING, *(name for name, at in SECTION_OF.items() if at in ("cut", "plan"))]
 )

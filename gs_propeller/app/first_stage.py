@@ -145,8 +145,8 @@ def _one(
                 break
             if last:
                 shown = task.finished(shown)
-            if not last:
-                views = Viewer(window.states[0].params, stage).turntable(8, stage.turntable_size)
+            else:
+                views = Viewer(shown.params, stage).turntable(8, stage.turntable_size)
                 contact_sheet(stage.run_folder / f"{stage.run_name}_sheet.png", views)
         if jobs == 1:
             ranks.close()  # the others need not wait for the mesh

@@ -10,12 +10,9 @@ from gs_propeller.base.errors import UserError
 def address(words: Sequence[str], port: int) -> tuple[str, int, list[str]]:
     """(host, port, the other words), by host= and port= where they are given. Raises UserError for a port that is no
     number of 0 to 65535; 0 is any free one."""
-    given = dict(word.split("=", 1) for word in words if word.startswith(("host=", "port=")))
+    ours = [word for word in words if word.startswith(("host=", "port="))]
+    given = dict(word.split("=", 1) for word in ours)
     asked = given.get("port", str(port))
     if not (asked.isascii() and asked.isdigit() and int(asked) < 65536):
         raise UserError(f"port={asked}: a whole number of 0 to 65535 is wanted")
-    return (
-        given.get("host", "127.0.0.1"),
-        int(asked),
-        [w for w in words if w.split("=", 1)[0] not in ("host", "port")],
-    )
+    return given.get("host", "127.0.0.1"), int(asked), [word for word in words if word not in ours]

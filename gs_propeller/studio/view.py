@@ -156,9 +156,11 @@ class Shown:
         if mesh is not None and self._changed("mesh", mesh):
             data = mesh.read_bytes()
             self.server.scene.add_glb("/mesh", data, position=(APART, 0.0, 0.0), cast_shadow=False)
-        if not any(
-            [self._changed("last", self.run.last), self._changed("states", self.run.folder / "snapshots")]
-        ):
+        places = {"last": self.run.last, "splat": self.run.splat, "states": self.run.folder / "snapshots"}
+        changed = [
+            self._changed(name, place) for name, place in places.items()
+        ]  # of each, not up to the first
+        if not any(changed):
             return
         at_end = self.slider.value == self.slider.max or not self.states
         self.states = self.run.states()

@@ -3,15 +3,13 @@
 The cat and held-out objects (seeds that the prior never saw), and apart from them models of the test split, where the
 folder of models is there. Beside it, in the same run, trivial rivals: the blob that the optimisation starts from, the
 input picture unchanged, and a billboard, the input silhouette extruded and textured, at several depths, of which the
-best for each measure counts. Prints a table for each kind, then one JSON object.
+best for each measure counts. Prints a table for each kind, then one JSON object. Finished runs are kept in build/bench,
+so an interrupted bench goes on.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
-import tempfile
 from pathlib import Path
 
 import torch
@@ -24,19 +22,15 @@ from bench.truth import (
     Case,
     asset_cameras,
     billboard,
-    cases,
     mask_iou,
-    model_cases,
     novel_angles,
     over_white,
     psnr_db,
-    save_png,
 )
+from bench.whole import arguments, asset_config, measured
 from gs_propeller.app.asset import Viewer
-from gs_propeller.app.config import Config, load, updated
 from gs_propeller.mesh.texture import shade
 from gs_propeller.scenes.gaussians.state import init_ball
-from guidance.pocket.data import TEST_SEED, VALIDATION_SEED
 from main_propeller import make_asset
 
 DEPTHS = (0.1, 0.2, 0.4, 0.6)  # of the billboard, world units; the picture spans 1.46
@@ -52,22 +46,6 @@ MEASURES = (
     "mesh_psnr_db",
     "mesh_iou",
 )
-
-
-def asset_config(case: Case, folder: Path, pairs: list[str], config_path: str) -> Config:
-    """The configuration of one object's run in `folder`, its input picture drawn there."""
-    save_png(str(folder / f"{case.name}.png"), case.picture())
-    config, _ = load(["--config", config_path, "prior=pocket", *pairs])
-    return updated(
-        config,
-        {
-            "input": str(folder / f"{case.name}.png"),
-            "elevation": math.degrees(case.pose.elevation_rad),
-            "outdir": str(folder),
-            "resume": False,
-            "turntable_frames": 0,
-        },
-    )
 
 
 def score(
@@ -109,37 +87,13 @@ def score(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--objects", type=int, default=12, help="held-out objects beside the cat")
-    parser.add_argument("--models", type=int, default=12, help="models of the test split")
-    parser.add_argument("--config", default="configs/image.yaml")
-    parser.add_argument(
-        "--validation", action="store_true", help="objects to tune on, apart from the test ones"
-    )
-    parser.add_argument(
-        "--sheet", type=Path, default=Path("build/bench/asset.png"), help="contact sheet to write"
-    )
-    parser.add_argument("pairs", nargs="*", help="key=value")
-    given = parser.parse_args()
-    console, sheets = Console(width=120), []
-    rows: dict[str, dict[str, float]] = {}
-    objects = cases(given.objects, VALIDATION_SEED if given.validation else TEST_SEED)
-    models = model_cases(given.models, given.validation)
-    with tempfile.TemporaryDirectory() as folder:
-        for case in (*objects, *models):
-            rows[case.name], sheet = score(case, Path(folder), given.pairs, given.config)
-            sheets.append(sheet)
-            console.print(
-                f"{case.name}: " + ", ".join(f"{k} {rows[case.name][k]:.2f}" for k in ("psnr_db", "iou"))
-            )
-    given.sheet.parent.mkdir(parents=True, exist_ok=True)
-    save_png(str(given.sheet), torch.cat(sheets, 1))
-    figures = summed({case.name: rows[case.name] for case in objects}, "objects", console)
-    result = {"objects": len(objects), **figures, "cat": {k: round(rows["cat"][k], 3) for k in figures}}
+    given = arguments(__doc__, "asset", 12).parse_args()
+    console = Console(width=120)
+    objects, models = measured("asset", score, given, cat=True)
+    figures = summed(objects, "objects", console)
+    result = {"objects": len(objects), **figures, "cat": {k: round(objects["cat"][k], 3) for k in figures}}
     if models:
-        found = summed({case.name: rows[case.name] for case in models}, "models", console)
+        found = summed(models, "models", console)
         result |= {"models": len(models), **{f"models_{key}": value for key, value in found.items()}}
     print(json.dumps(result))
 

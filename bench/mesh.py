@@ -1,17 +1,16 @@
-"""From Gaussians to a refined mesh, against the true object: `python -m bench.mesh [--objects 8] [key=value ...]`.
+"""From Gaussians to a refined mesh, against the true object: `python -m bench.mesh [--objects 8] [key=value]`.
 
 Held-out objects, both stages with the shipped settings. Novel views: 16 at 128 px, of the Gaussians, of the baked
 mesh and of the refined one. Geometry, of the last, against the true solid, in the asset's own frame: symmetric
 Chamfer distance of surface points (world units, the picture spans 1.46) and volume IoU of points in the box around
 both. Models of the test split apart, where their folder is there: their Chamfer distance is to what is seen of them
 from all sides, and no volume is compared, since most of them are open. Prints a table for each, then one JSON object.
+Finished runs are kept in build/bench, so an interrupted bench goes on.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,22 +23,18 @@ from scipy.spatial import cKDTree
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from bench.asset import asset_config
 from bench.truth import (
     SCORE_PX,
     Case,
     asset_cameras,
-    cases,
-    model_cases,
     novel_angles,
     over_white,
     psnr_db,
-    save_png,
 )
+from bench.whole import arguments, asset_config, measured
 from gs_propeller.base.camera import orbit
 from gs_propeller.mesh.surface import Mesh
 from gs_propeller.mesh.texture import shade
-from guidance.pocket.data import TEST_SEED, VALIDATION_SEED
 from guidance.pocket.meshes import NO_TEXTURE, ColouredMesh
 from guidance.pocket.objects import Thing
 from guidance.pocket.render import FOV_Y_RAD, surface, views
@@ -147,33 +142,13 @@ def score(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--objects", type=int, default=8, help="held-out objects")
-    parser.add_argument("--models", type=int, default=12, help="models of the test split")
-    parser.add_argument("--config", default="configs/image.yaml")
-    parser.add_argument(
-        "--validation", action="store_true", help="objects to tune on, apart from the test ones"
-    )
-    parser.add_argument("--sheet", type=Path, default=Path("build/bench/mesh.png"))
-    parser.add_argument("pairs", nargs="*", help="key=value")
-    given = parser.parse_args()
-    console, sheets = Console(width=120), []
-    rows: dict[str, dict[str, float]] = {}
-    objects = cases(given.objects, VALIDATION_SEED if given.validation else TEST_SEED)[1:]
-    models = model_cases(given.models, given.validation)
-    with tempfile.TemporaryDirectory() as folder:
-        for case in (*objects, *models):
-            rows[case.name], sheet = score(case, Path(folder), given.pairs, given.config)
-            sheets.append(sheet)
-            console.print(f"{case.name}: " + ", ".join(f"{k} {v:.3f}" for k, v in rows[case.name].items()))
-    given.sheet.parent.mkdir(parents=True, exist_ok=True)
-    save_png(str(given.sheet), torch.cat(sheets, 1))
+    given = arguments(__doc__, "mesh", 8).parse_args()
+    console = Console(width=120)
+    objects, models = measured("mesh", score, given, cat=False)
     result: dict[str, float] = {}
     for prefix, kind, listed in (("", "objects", objects), ("models_", "models", models)):
         if listed:
-            found = summed({case.name: rows[case.name] for case in listed}, kind, console)
+            found = summed(listed, kind, console)
             result |= {kind: len(listed), **{f"{prefix}{key}": value for key, value in found.items()}}
     print(json.dumps(result))
 

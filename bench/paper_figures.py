@@ -85,9 +85,9 @@ class Picture:
 
 def work(one: Picture) -> Figures:
     """A run in a process of its own, on one thread, and its views against the truth."""
-    from bench.asset import asset_config
     from bench.solving import in_stages, scored
     from bench.truth import cases
+    from bench.whole import asset_config
     from guidance.pocket.data import TEST_SEED
 
     on_one_thread()

@@ -23,10 +23,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import kept
-from bench.asset import asset_config
 from bench.kept import Figures
 from bench.solving import priors_called
 from bench.truth import SCORE_PX, Case, asset_cameras, cases, novel_angles, over_white, psnr_db
+from bench.whole import asset_config
 from gs_propeller.app.config import Config, updated
 from gs_propeller.app.guides import picture_of
 from gs_propeller.app.refining import TRAVELLERS, refinement, refining

@@ -6,8 +6,8 @@ an asset at 12 degrees elevation, the share for which the judge (bench/retrieval
 weights are in the cache) picks the asset's own sentence out of 30. FID: between the judge's features of those views and
 of the true ones, of all sentences together, or of the pictures in the folder that reference= names. Speed-up for 8
 devices: modelled (bench/model.py) from the steps that each pass accepted, at the paper's cost of a step on an A100
-(Table 2's seconds over its steps) and an assumed one of the roll-out. Prints a table, then one JSON object. Finished
-runs are kept in build/bench, so an interrupted bench goes on.
+(Table 2's seconds over its steps) and an assumed one of the roll-out. Prints a table, then one JSON object; a view of
+each asset is in build/bench/paper.png. Finished runs are kept in build/bench, so an interrupted bench goes on.
 --small: a smoke run, whose figures mean nothing.
 """
 
@@ -165,6 +165,11 @@ def kept(one: Job, what: str) -> Path:
     return STORE / f"{one.key(mark())}.{what}"
 
 
+def _whole(one: Job) -> bool:
+    """Whether a job's picture and its views' features are there."""
+    return kept(one, "png").exists() and bool(list(STORE.glob(f"{one.key(mark())}.*.pt")))
+
+
 def told(one: Job, result: Figures) -> str:
     seconds, passes = (sum(stage[key] for stage in result["stages"]) for key in ("seconds", "passes"))
     return (
@@ -286,16 +291,31 @@ def main(words: Sequence[str] | None = None) -> None:
     }
     # sentence by sentence, so that an interrupted bench has something of each system
     jobs = [listed[s][way][k] for k in range(given.prompts) for s in systems for way in WINDOWS]
-    lost = [one for one in jobs if not list(STORE.glob(f"{one.key(mark())}.*.pt"))]
+    lost = [one for one in jobs if not _whole(one)]
     results = done(
         jobs, work, given.jobs, STORE / f"{'small' if given.small else 'done'}.jsonl", mark(), told
     )
-    for one in lost:  # its features are gone, though its figures are there
-        if not list(STORE.glob(f"{one.key(mark())}.*.pt")):
+    for one in lost:  # its files are gone, though its figures are there
+        if not _whole(one):
             results[one] = work(one)
+    page(listed, STORE.with_suffix(".png"))
     real = truths(range(given.prompts), given.small, reference)
     rows = {system: row_of(system, listed[system], results, real) for system in systems}
     show(f"{given.prompts} sentences, {len(turns(given.small))} views each, chance {1 / AMONG:.3f}", rows)
+
+
+def page(listed: dict[str, dict[str, list[Job]]], to: Path, side: int = 100) -> None:
+    """A view of every asset: a row for each sentence, two columns for each system, serial and parallel."""
+    from PIL import Image
+
+    columns = [jobs for ways in listed.values() for jobs in ways.values()]
+    sheet = Image.new("RGB", (len(columns) * side, len(columns[0]) * side), "white")
+    for x, jobs in enumerate(columns):
+        for y, one in enumerate(jobs):
+            strip = Image.open(kept(one, "png")).convert("RGB")
+            front = strip.crop((0, 0, strip.height, strip.height)).resize((side, side))
+            sheet.paste(front, (x * side, y * side))
+    sheet.save(to)
 
 
 def named(systems: str, parser: argparse.ArgumentParser) -> list[str]:

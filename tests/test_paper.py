@@ -57,6 +57,7 @@ def test_a_smoke_run_is_kept(
     names = ["r_precision", "fid", "seconds"]
     assert set(row) >= {*names, *(f"parallel_{n}" for n in names), "steps_per_pass", "modelled_speedup_at_8"}
     assert 0 <= row["r_precision"] <= 1 and row["fid"] > 0 and 1 <= row["steps_per_pass"] <= 3
+    assert Image.open(tmp_path / "kept.png").size == (200, 100)
     monkeypatch.setattr(paper, "work", None)  # nothing is left to do
     paper.main(words)
     assert capsys.readouterr().out.splitlines()[-1] == first

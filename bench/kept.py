@@ -36,24 +36,25 @@ def done(
     store: Path,
     mark: str,
     told: Callable[[J, Figures], str],
+    whole: Callable[[J], bool] = lambda one: True,
 ) -> dict[J, Figures]:
     """Every job's result, from the store where it is there. mark: of the weights and the code that decide it; told:
-    the line that says how a run ended. workers: processes, of one thread each; 0: this one."""
-    console, results = Console(), {}
-    known = {}
+    the line that says how a run ended; whole: whether the files that a kept run left beside its result are still there,
+    without which it is made again. workers: processes, of one thread each; 0: this one."""
+    console, known = Console(), {}
     if store.exists():
         for line in store.read_text().splitlines():
             entry = json.loads(line)
             known[entry["key"]] = entry["result"]
-    wanted = list(dict.fromkeys(jobs))
-    missing = [one for one in wanted if one.key(mark) not in known]
-    results = {one: known[one.key(mark)] for one in wanted if one.key(mark) in known}
+    keys = {one: one.key(mark) for one in jobs}
+    results = {one: known[key] for one, key in keys.items() if key in known and whole(one)}
+    missing = [one for one in keys if one not in results]
     if missing:
         store.parent.mkdir(parents=True, exist_ok=True)
         with store.open("a") as file:
             for k, (one, result) in enumerate(_worked(missing, work, workers), start=1):
                 results[one] = result
-                file.write(json.dumps({"key": one.key(mark), "result": result, "job": repr(one)}) + "\n")
+                file.write(json.dumps({"key": keys[one], "result": result, "job": repr(one)}) + "\n")
                 file.flush()
                 console.print(f"{k}/{len(missing)} {told(one, result)}", highlight=False)
     return results

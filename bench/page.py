@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -23,17 +24,23 @@ def row(run: Path, side: int = SIDE) -> Image.Image:
     return strip
 
 
+def stacked(strips: Sequence[Image.Image], to: Path) -> None:
+    """Pictures of one width, from above to below, as one."""
+    page = Image.new("RGB", (strips[0].width, sum(strip.height for strip in strips)))
+    top = 0
+    for strip in strips:
+        page.paste(strip, (0, top))
+        top += strip.height
+    to.parent.mkdir(parents=True, exist_ok=True)
+    page.save(to, optimize=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs")
     parser.add_argument("--to", type=Path, default=Path("build/bench/page.png"))
     given = parser.parse_args()
-    rows = [row(run) for run in given.runs]
-    page = Image.new("RGB", (8 * SIDE, len(rows) * SIDE), "white")
-    for k, strip in enumerate(rows):
-        page.paste(strip, (0, k * SIDE))
-    given.to.parent.mkdir(parents=True, exist_ok=True)
-    page.save(given.to, optimize=True)
+    stacked([row(run) for run in given.runs], given.to)
 
 
 if __name__ == "__main__":

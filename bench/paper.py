@@ -165,7 +165,7 @@ def kept(one: Job, what: str) -> Path:
     return STORE / f"{one.key(mark())}.{what}"
 
 
-def _whole(one: Job) -> bool:
+def whole(one: Job) -> bool:
     """Whether a job's picture and its views' features are there."""
     return kept(one, "png").exists() and bool(list(STORE.glob(f"{one.key(mark())}.*.pt")))
 
@@ -291,13 +291,8 @@ def main(words: Sequence[str] | None = None) -> None:
     }
     # sentence by sentence, so that an interrupted bench has something of each system
     jobs = [listed[s][way][k] for k in range(given.prompts) for s in systems for way in WINDOWS]
-    lost = [one for one in jobs if not _whole(one)]
-    results = done(
-        jobs, work, given.jobs, STORE / f"{'small' if given.small else 'done'}.jsonl", mark(), told
-    )
-    for one in lost:  # its files are gone, though its figures are there
-        if not _whole(one):
-            results[one] = work(one)
+    store = STORE / f"{'small' if given.small else 'done'}.jsonl"
+    results = done(jobs, work, given.jobs, store, mark(), told, whole)
     page(listed, STORE.with_suffix(".png"))
     real = truths(range(given.prompts), given.small, reference)
     rows = {system: row_of(system, listed[system], results, real) for system in systems}

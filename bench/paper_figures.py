@@ -58,7 +58,9 @@ def figure_5(systems: Sequence[str], sentences: int, workers: int) -> dict[str, 
         ).items()
     }
     flat = [one for pair in wanted.values() for listed in pair for one in listed]
-    results = done(flat, paper.work, workers, paper.STORE / "done.jsonl", paper.mark(), paper.told)
+    results = done(
+        flat, paper.work, workers, paper.STORE / "done.jsonl", paper.mark(), paper.told, paper.whole
+    )
     real = paper.truths(range(sentences), False)
     found: dict[str, dict[str, list[float]]] = {system: {} for system in systems}
     for (system, name), (mine, other) in wanted.items():

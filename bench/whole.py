@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bench.fidelity import weights_mark
 from bench.kept import Figures, done, key_of, on_one_thread
+from bench.page import stacked
 from bench.truth import Case, cases, model_cases, save_png
 from gs_propeller.app.config import Config, load, updated
 from gs_propeller.app.fingerprint import CLOSING, SECOND_STAGE, fingerprint
@@ -96,25 +97,18 @@ def measured(
     among = len(model_cases(given.models, given.validation))
     models = [One(bench, k, among, *settings) for k in range(among)]
     mark, jobs = weights_mark(), [*objects, *models]
-    lost = [one for one in jobs if not sheet_of(one, mark).exists()]
-    results = done(jobs, partial(work, score, mark), given.jobs, STORE / "done.jsonl", mark, told)
-    for one in lost:  # its sheet is gone, though its figures are there
-        if not sheet_of(one, mark).exists():
-            results[one] = work(score, mark, one)
-    stacked([sheet_of(one, mark) for one in jobs], given.sheet)
+    sheets = {one: sheet_of(one, mark) for one in jobs}
+    results = done(
+        jobs,
+        partial(work, score, mark),
+        given.jobs,
+        STORE / "done.jsonl",
+        mark,
+        told,
+        lambda one: sheets[one].exists(),
+    )
+    stacked([Image.open(sheet).convert("RGB") for sheet in sheets.values()], given.sheet)
     return by_name(results, objects), by_name(results, models)
-
-
-def stacked(files: list[Path], to: Path) -> None:
-    """Pictures of one width, from above to below, as one."""
-    sheets = [Image.open(file).convert("RGB") for file in files]
-    page = Image.new("RGB", (sheets[0].width, sum(sheet.height for sheet in sheets)))
-    top = 0
-    for sheet in sheets:
-        page.paste(sheet, (0, top))
-        top += sheet.height
-    to.parent.mkdir(parents=True, exist_ok=True)
-    page.save(to)
 
 
 def by_name(results: dict[One, Figures], listed: list[One]) -> dict[str, Figures]:

@@ -279,13 +279,19 @@ def views(thing: Shown, cameras: Cameras, size_px: int, supersample: int = 2) ->
             shape.vertices, shape.facing(eyes[v]), shape.local, shape.faces, shape.part, shape.paints, shape.texture,
             w2c[v], np.float32(cameras.focal_px(fine)), fine, light, np.float32(thing.ambient), image,
         )  # fmt: skip
-        box = image.reshape(size_px, supersample, size_px, supersample, 4).mean(
-            (1, 3)
-        )  # colour is premultiplied: 0 outside
+        box = boxed(image, supersample)  # colour is premultiplied: 0 outside
         alpha = box[:, :, 3:]
         colour = box[:, :, :3] / np.maximum(alpha, 1e-6)
         out[v] = torch.from_numpy(np.concatenate([colour, alpha], 2)).permute(2, 0, 1)
     return out.clamp_(0.0, 1.0)
+
+
+def boxed(image: NDArray[np.float32], times: int) -> NDArray[np.float32]:
+    """[times S, times S, C] -> [S, S, C], means of squares; numpy's mean over two axes takes ten times as long."""
+    total = image[::times, ::times].copy()
+    for place in range(1, times * times):
+        total += image[place // times :: times, place % times :: times]
+    return total / np.float32(times * times)
 
 
 def on_white(rgba: Tensor) -> Tensor:

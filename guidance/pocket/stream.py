@@ -63,7 +63,8 @@ def keep_shard(folder: Path, number: int) -> None:
     cached_shard(folder, number)
 
 
-def _humbly(draw: Callable[[int], object], number: int) -> None:
+def humbly(draw: Callable[[int], object], number: int) -> None:
+    """draw(number) on one thread, behind everything else that the machine does."""
     os.nice(10)  # the training waits for nothing else on a machine of few cores
     torch.set_num_threads(1)
     draw(number)
@@ -84,7 +85,7 @@ class Ahead:
             return
         for number in range(wanted.start, wanted.stop + self.workers):
             if number not in self.drawn:
-                self.drawn[number] = self.pool.submit(_humbly, self.draw, number)
+                self.drawn[number] = self.pool.submit(humbly, self.draw, number)
         for number in wanted:
             self.drawn[number].result()
 

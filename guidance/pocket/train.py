@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log, stream: Path | No
     model, average = Denoiser().to(device), Denoiser().to(device)
     model.unet.to(memory_format=torch.channels_last)  # 4 % faster on a CPU
     optimiser = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
-    run = _restored(options, model, average, optimiser, vae, log)
+    run = restored(options, model, average, optimiser, vae, log)
     alphas = build_scheduler().alphas_cumprod.to(device)
     scale = vae.config.scaling_factor
     place = stream or options.out
@@ -125,15 +126,17 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log, stream: Path | No
     plot(log.path, options.out / "training.png")
 
 
-def _restored(
+def restored(
     options: Options,
     model: Denoiser,
     average: Denoiser,
     optimiser: torch.optim.Optimizer,
     vae: AutoencoderKL,
     log: Log,
+    first_shard: int | None = None,
 ) -> Run:
-    """The checkpoint's run; else a new one, from the weights that --start names or from nothing."""
+    """The checkpoint's run; else a new one, from the weights that --start names or from nothing. first_shard: what a
+    new one draws first, where that does not follow from the step."""
     found = resumed(options, model, average, optimiser, log)
     if found is not None:
         return found
@@ -149,6 +152,8 @@ def _restored(
             if name == "unet":
                 weights = translated(weights, options.start / "vae", vae, run.first_shard)
             model.get_submodule(name).load_state_dict(weights)
+        if first_shard is not None:
+            run = replace(run, first_shard=first_shard)
         came_from = made["sha256"][FILES["unet"]]
     average.load_state_dict(model.state_dict())
     log.write(

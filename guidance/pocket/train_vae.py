@@ -43,17 +43,22 @@ def pictures(renders: Tensor, rng: np.random.Generator, size: int) -> Tensor:
 
 def _picture(renders: Tensor, rng: np.random.Generator) -> Picture:
     kind = rng.random()
+    if kind < PHOTOGRAPHS:
+        return unrendered(rng, kind)
+    image = renders[int(rng.integers(len(renders)))].permute(1, 2, 0).numpy().astype(np.float32) / 255
+    return _recoloured(image, rng) if rng.random() < 0.5 else image
+
+
+def unrendered(rng: np.random.Generator, kind: float) -> Picture:
+    """One of the pictures that are no renders, [S, S, 3] in 0..1; kind: in 0..PHOTOGRAPHS, decides which."""
     if kind < FLAT:
         return np.broadcast_to(rng.random(3).astype(np.float32), (SIZE_PX, SIZE_PX, 3)).copy()
     if kind < UNIFORM:
         return _planes(rng)
-    if kind < PHOTOGRAPHS:
-        image = photograph(rng, SIZE_PX) if rng.random() < 0.8 else pattern(rng, SIZE_PX)
-        if rng.random() < 0.3:
-            image = _recoloured(image, rng)
-        return image if rng.random() < 0.2 else _cut_out(image, rng)
-    image = renders[int(rng.integers(len(renders)))].permute(1, 2, 0).numpy().astype(np.float32) / 255
-    return _recoloured(image, rng) if rng.random() < 0.5 else image
+    image = photograph(rng, SIZE_PX) if rng.random() < 0.8 else pattern(rng, SIZE_PX)
+    if rng.random() < 0.3:
+        image = _recoloured(image, rng)
+    return image if rng.random() < 0.2 else _cut_out(image, rng)
 
 
 def _recoloured(image: Picture, rng: np.random.Generator) -> Picture:

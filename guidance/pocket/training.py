@@ -109,10 +109,11 @@ def noised(clean: Tensor, noise: Tensor, t: Tensor, alphas: Tensor) -> tuple[Ten
 def timesteps(step: int, count: int, generator: torch.Generator, focus: float = 0.0) -> Tensor:
     """High noise only at first (plain regression of the novel view), then all, high noise more often, a share `focus`
     of them above FOCUS_FROM: it is what distillation asks for."""
-    u = torch.rand(count, generator=generator)
+    device = generator.device
+    u = torch.rand(count, generator=generator, device=device)
     low = max(0.0, 0.7 - step / 4000)
     level = low + (1.0 - low) * u**0.4
-    focused = torch.rand(count, generator=generator) < focus
+    focused = torch.rand(count, generator=generator, device=device) < focus
     return (torch.where(focused, FOCUS_FROM + (1 - FOCUS_FROM) * u, level) * 999).round().long()
 
 
@@ -130,7 +131,8 @@ def averaging_steps(step: int, first: int, cooling: int = 0) -> float:
 @dataclass(frozen=True)
 class Run:
     """Where a training stands: steps and samples done, and the step and the shard that it began at. A branch that cools
-    down knows its last step and how many steps the cooling lasts; 0, 0 for a run that goes on."""
+    down knows its last step and how many steps the cooling lasts; 0, 0 for a run that goes on. newest_shard: one past
+    the last one drawn, where that follows from the clock and not from the step; else 0."""
 
     step: int = 0
     samples: int = 0
@@ -138,6 +140,7 @@ class Run:
     first_shard: int = newest_shard(0) - SHARDS_FIRST
     until: int = 0
     cooling: int = 0
+    newest_shard: int = 0
 
     def at(self, step: int, batch: int) -> Run:
         return replace(self, step=step, samples=self.samples + (step - self.step) * batch)
@@ -256,7 +259,7 @@ def record(options: Options, run: Run, folder: Path, **more: Any) -> dict[str, s
     (folder / "training.jsonl").write_text((options.out / "log.jsonl").read_text())
     sums = checksums(folder)
     made = {"seed": options.seed, "batch": options.batch, "steps": run.step, "samples": run.samples}
-    shards = {"shards": [run.first_shard, newest_shard(run.step)]}
+    shards = {"shards": [run.first_shard, run.newest_shard or newest_shard(run.step)]}
     (folder / "training.json").write_text(
         json.dumps(made | shards | more | {"sha256": sums}, indent=2) + "\n"
     )

@@ -1,0 +1,335 @@
+"""Trains the pocket Zero-1-to-3 on a GPU: `python -m guidance.pocket.train_cuda --out build/pocket-cuda --minutes 9`.
+
+The networks, stream, losses and checkpoints of train.py and train_vae.py, arranged so that the GPU waits for
+nothing: processes draw shards without a pause, every view stays in the device's memory, the UNet is compiled while the
+VAE trains. First the VAE, for --vae of the minutes, from that of --start; then the UNet on its latents, the rest of
+them. The learning rates follow the clock. The weights' average is written every minute as out/average.safetensors.
+B batch, N objects, V views, C latent channels, L latent side, S picture side in pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import multiprocessing
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from guidance import POCKET
+from guidance.pocket.data import OBJECTS, SIZE_PX, VIEWS
+from guidance.pocket.model import LATENTS, Denoiser, build_scheduler
+from guidance.pocket.stream import cached_shard, humbly, keep_shard, save
+from guidance.pocket.train import FOCUS, normalise, restored, vae_of
+from guidance.pocket.train_vae import PHOTOGRAPHS, Muon, gradient_loss, unrendered
+from guidance.pocket.training import (
+    LOG_EVERY,
+    Log,
+    Options,
+    arguments,
+    autocast,
+    averaging_steps,
+    noised,
+    store,
+    timesteps,
+)
+
+DROP = 0.05  # share of samples that learn the unconditional score: pictures are distilled without guidance
+FLAT_SHARE = 0.5  # of a training, at the end of which its learning rate falls to nought in a straight line
+OTHERS, OTHERS_DRAWN = 16, 500  # files of pictures for the VAE that are no renders, and how many in each
+OTHERS_SHARE = 0.25  # of the VAE's batch
+HELD = 0.05  # weight of the old VAE's latents in the new one's loss: enough that the UNet goes on with what it knows
+VAE_BATCH, VAE_LR = 256, 0.003
+FIRST_RENDERS = 8  # shards that the VAE's training waits for
+RENDERS = 64  # shards that it draws from at most
+WAITING = 4  # shards read ahead of the device
+
+
+def keep_others(folder: Path, number: int) -> None:
+    """File `number` of the pictures that are no renders is in the folder when this returns."""
+    rng = np.random.default_rng([91, number])
+    drawn = np.stack([unrendered(rng, PHOTOGRAPHS * rng.random()) for _ in range(OTHERS_DRAWN)])
+    images = torch.from_numpy(drawn * 255 + 0.5).to(torch.uint8).permute(0, 3, 1, 2)
+    save(folder / f"others{number:04d}.safetensors", {"images": images})
+
+
+def files(folder: Path, pattern: str, wanted: int) -> list[Path]:
+    """The folder's files of a pattern, as soon as there are `wanted` of them."""
+    while len(found := sorted(folder.glob(pattern))) < wanted:
+        time.sleep(0.2)
+    return found
+
+
+def share_left(share: float) -> float:
+    """Of the learning rate, when this share of the time is over."""
+    return min(1.0, (1.0 - share) / FLAT_SHARE)
+
+
+def mixed(renders: Tensor, others: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """[count, 3, S, S] in -1..1 from uint8 pictures [M, 3, S, S] of both kinds; half of all are recoloured, white
+    staying white, and half mirrored, as train_vae.py does on a CPU."""
+    device = renders.device
+
+    def some(pool: Tensor, size: int) -> Tensor:
+        return pool[torch.randint(len(pool), (size,), generator=generator, device=device)]
+
+    few = int(count * OTHERS_SHARE)
+    x = torch.cat([some(others, few), some(renders, count - few)]).float() / 255
+    mixing = torch.eye(3, device=device) + 0.5 * torch.randn(count, 3, 3, generator=generator, device=device)
+    mixing = mixing / mixing.sum(2, keepdim=True).clamp_min(0.3)
+    recoloured = (1 - torch.einsum("bij,bjhw->bihw", mixing, 1 - x)).clamp(0, 1)
+    chance = torch.rand(2, count, 1, 1, 1, generator=generator, device=device)
+    x = torch.where(chance[0] < 0.5, recoloured, x)
+    return torch.where(chance[1] < 0.5, x.flip(-1), x) * 2 - 1
+
+
+def train_vae(options: Options, minutes: float, place: Path) -> None:
+    """Trains the VAE in out/vae for some minutes on the shards in `place` and replaces it by the averaged weights;
+    out/vae.done says so."""
+    device, log = torch.device(options.device), Log(options.out / "log.jsonl")
+    torch.manual_seed(options.seed)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    vae = vae_of(options).to(device, memory_format=torch.channels_last)
+    old, average = copy.deepcopy(vae).eval().requires_grad_(False), copy.deepcopy(vae)
+    scale, optimiser = float(vae.config.scaling_factor), Muon(vae, VAE_LR)
+    others = torch.cat([load_file(f)["images"] for f in files(place, "others*.safetensors", OTHERS)]).to(
+        device
+    )
+    generator, seen, step, renders, last = (
+        torch.Generator(device).manual_seed(options.seed),
+        0,
+        0,
+        others,
+        0.0,
+    )
+    begun_s = time.time()
+    while (share := (time.time() - begun_s) / 60 / minutes) < 1.0:
+        found = files(place, "shard*.safetensors", FIRST_RENDERS)
+        if len(found) >= max(2 * seen, FIRST_RENDERS):  # every doubling
+            seen = len(found)
+            pool = [cached_shard(place, int(f.stem[5:])).images.flatten(0, 1) for f in found[-RENDERS:]]
+            renders = torch.cat(pool).to(device)
+        x = mixed(renders, others, options.batch if device.type == "cpu" else VAE_BATCH, generator)
+        x = x.to(memory_format=torch.channels_last)
+        with autocast(device):
+            posterior = vae.encode(x).latent_dist
+            noise = torch.randn(posterior.mean.shape, generator=generator, device=device)
+            output = vae.decode(posterior.mean + posterior.std * noise).sample.float()
+            with torch.no_grad():
+                wanted = old.encode(x[: len(x) // 4]).latent_dist.mode()
+        error = output - x
+        held = F.mse_loss(posterior.mean[: len(wanted)].float(), wanted.float()) * scale**2
+        kl = posterior.kl().float().mean() / posterior.mean[0].numel()
+        loss = error.abs().mean() + 2.0 * error.square().mean() + 0.5 * gradient_loss(error)
+        loss = loss + 1e-4 * kl + HELD * held
+        vae.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimiser.step(min(1.0, (step + 1) / 50) * share_left(share))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(vae.parameters()), 12 / (step + 12))
+        step += 1
+        if time.time() - last > 5:
+            last = time.time()
+            psnr = -10 * (error / 2).square().mean((1, 2, 3)).clamp_min(1e-8).log10().mean().item()
+            log.write(
+                stage="vae", step=step, samples=step * len(x), psnr_db=psnr, kl=kl.item(), held=held.item(),
+                elapsed_s=last - begun_s,
+            )  # fmt: skip
+    average.cpu().to(memory_format=torch.contiguous_format).save_pretrained(options.out / "vae")
+    (options.out / "vae.done").touch()
+
+
+class Resident:
+    """The stream in the device's memory: known [N, 3, S, S] uint8, latents [N, V, C, L, L] half, unscaled, poses
+    [N, V, 4]; the oldest objects are replaced when it is full."""
+
+    def __init__(self, capacity: int, device: torch.device) -> None:
+        side = SIZE_PX // 4
+        self.known = torch.empty(capacity, 3, SIZE_PX, SIZE_PX, dtype=torch.uint8, device=device)
+        self.latents = torch.empty(capacity, VIEWS, LATENTS, side, side, dtype=torch.float16, device=device)
+        self.poses = torch.empty(capacity, VIEWS, 4, device=device)
+        self.capacity, self.count, self.device = capacity, 0, device
+
+    @torch.no_grad()
+    def add(self, images: Tensor, poses: Tensor, vae: AutoencoderKL) -> None:
+        """A shard, encoded by the VAE, which is on the device, in its precision."""
+        images = images.to(self.device, non_blocking=True)
+        parts = [
+            vae.encode(x.to(vae.dtype) / 127.5 - 1.0).latent_dist.mode()
+            for x in images.flatten(0, 1).split(1024)
+        ]
+        rows = (self.count + torch.arange(len(images), device=self.device)) % self.capacity
+        self.known[rows] = images[:, 0]
+        self.latents[rows] = torch.cat(parts).half().unflatten(0, images.shape[:2])
+        self.poses[rows] = poses.to(self.device)
+        self.count += len(images)
+
+    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As stream.draw: known pictures, target latents, known latents, poses."""
+        held = min(self.count, self.capacity)
+        rows = torch.randint(held, (count,), generator=generator, device=self.device)
+        views = torch.randint(1, VIEWS, (count,), generator=generator, device=self.device)
+        return (
+            self.known[rows],
+            self.latents[rows, views].float(),
+            self.latents[rows, 0].float(),
+            self.poses[rows, views],
+        )
+
+
+def shards(
+    place: Path, drawn: list[Future[None]], first: int, into: queue.Queue[tuple[Tensor, Tensor]]
+) -> None:
+    """Reads the shards as they are drawn; their files go."""
+    for number, future in enumerate(drawn, first):
+        future.result()
+        value = cached_shard(place, number)
+        into.put((value.images, value.poses))
+        (place / f"shard{number:04d}.safetensors").unlink()
+
+
+def at_hand(into: queue.Queue[tuple[Tensor, Tensor]], wait: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """One shard where one is there; waits for it where told to."""
+    try:
+        yield into.get(block=wait)
+    except queue.Empty:
+        return
+
+
+def loss_of(
+    model: Denoiser, sample: tuple[Tensor, Tensor, Tensor, Tensor], scale: float, alphas: Tensor,
+    generator: torch.Generator,
+) -> Tensor:  # fmt: skip
+    """The mean squared error of v [] at drawn levels, some samples without their condition."""
+    known, latents, condition, poses = sample
+    device, count = latents.device, len(latents)
+    t = timesteps(1_000_000, count, generator, FOCUS)
+    noise = torch.randn(latents.shape, generator=generator, device=device)
+    keep = (torch.rand(count, generator=generator, device=device) >= DROP).float()
+    noisy, target = noised(latents * scale, noise, t, alphas)
+    with autocast(device):
+        v = model(noisy.to(memory_format=torch.channels_last), t, normalise(known), condition, poses, keep)
+    return F.mse_loss(v.float(), target)
+
+
+def train_unet(options: Options, ends_s: float, place: Path, first: int, drawn: list[Future[None]]) -> None:
+    """Compiles, waits for the VAE, then trains until the clock says ends_s."""
+    torch.manual_seed(options.seed)
+    device, log = torch.device(options.device), Log(options.out / "log.jsonl")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    model, average = Denoiser().to(device), Denoiser().to(device)
+    model.unet.to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cuda"
+    )
+    alphas = build_scheduler().alphas_cumprod.to(device)
+    generator = torch.Generator(device).manual_seed(options.seed + 1)
+    held = Resident(OBJECTS * len(drawn), device)
+    _compiled(model, options.batch, alphas, generator, log)
+    while not (options.out / "vae.done").exists():
+        time.sleep(0.2)
+    vae = vae_of(options)
+    run = restored(options, model, average, optimiser, vae, log, first)
+    scale = float(vae.config.scaling_factor)
+    vae = vae.to(device, memory_format=torch.channels_last)
+    vae = (vae.half() if device.type == "cuda" else vae).eval().requires_grad_(False)
+    into: queue.Queue[tuple[Tensor, Tensor]] = queue.Queue(WAITING)
+    threading.Thread(target=shards, args=(place, drawn, first, into), daemon=True).start()
+    began = last = saved = time.time()
+    total, counted, step = torch.zeros((), device=device), 0, run.step
+    while (now := time.time()) < ends_s:
+        if step % 4 == 0 or held.count == 0:
+            for images, poses in at_hand(into, wait=held.count == 0):
+                held.add(images, poses, vae)
+        loss = loss_of(model, held.draw(options.batch, generator), scale, alphas, generator)
+        warm = min((step - run.first_step + 1) / 200, 1.0)
+        optimiser.param_groups[0]["lr"] = options.lr * warm * share_left((now - began) / (ends_s - began))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        newest = 1 / averaging_steps(step, run.first_step)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), newest)
+        step += 1
+        total, counted = total + loss.detach(), counted + 1
+        if step % LOG_EVERY == 0:
+            mean = total.item() / counted
+            took_s, last = time.time() - last, time.time()
+            log.write(
+                stage="unet", step=step, samples=run.at(step, options.batch).samples, loss=mean,
+                s_per_step=took_s / counted, objects=held.count,
+            )  # fmt: skip
+            total, counted = torch.zeros((), device=device), 0
+        if time.time() - saved > 60:
+            save(options.out / "average.safetensors", {k: v.clone() for k, v in average.state_dict().items()})
+            saved = time.time()
+    newest_shard = first + held.count // OBJECTS
+    store(options, replace(run.at(step, options.batch), newest_shard=newest_shard), model, average, optimiser)
+
+
+def _compiled(model: Denoiser, batch: int, alphas: Tensor, generator: torch.Generator, log: Log) -> None:
+    """The UNet compiled, for training at this batch; as it is where that fails."""
+    began, device = time.time(), alphas.device
+    side = SIZE_PX // 4
+    latents = torch.zeros(batch, LATENTS, side, side, device=device)
+    known = torch.zeros(batch, 3, SIZE_PX, SIZE_PX, dtype=torch.uint8, device=device)
+    sample = (known, latents, latents, torch.zeros(batch, 4, device=device))
+    plain, error = model.unet.forward, ""
+    try:
+        model.unet.forward = torch.compile(plain, dynamic=False)
+        loss_of(model, sample, 1.0, alphas, generator).backward()
+    except Exception as failure:  # the compiler's own classes are many
+        model.unet.forward, error = plain, f"{type(failure).__name__}: {failure}"[:300]
+    model.zero_grad(set_to_none=True)
+    log.write(stage="compiled", took_s=time.time() - began, failed=error)
+
+
+def main() -> None:
+    parser = arguments(
+        __doc__, "build/pocket-cuda", batch=1024, lr=1e-3, device="cuda", workers=16, minutes=9.0
+    )
+    parser.add_argument("--vae", type=float, default=0.15, help="share of the minutes that trains the VAE")
+    parser.add_argument(
+        "--shards", type=int, default=1200, help="shards drawn at most, all of them kept in memory"
+    )
+    given = vars(parser.parse_args())
+    given.pop("export")
+    vae_share, count = given.pop("vae"), given.pop("shards")
+    options = Options(**given)
+    start = options.start or POCKET
+    options = replace(options, start=start)
+    ends_s, place = time.time() + options.minutes * 60, options.out / "shards"
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    vae_of(options)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(options.workers, context)
+    for number in range(OTHERS):
+        pool.submit(humbly, partial(keep_others, place), number)
+    first = int(json.loads((start / "training.json").read_text())["shards"][1])
+    drawn = [pool.submit(humbly, partial(keep_shard, place), first + k) for k in range(count)]
+    trained = context.Process(target=train_vae, args=(options, options.minutes * vae_share, place))
+    trained.start()
+    train_unet(options, ends_s, place, first, drawn)
+    trained.join()
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+if __name__ == "__main__":
+    main()

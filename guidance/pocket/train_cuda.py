@@ -318,13 +318,18 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     vae_of(options)
+    log = options.out / "log.jsonl"
+    if not log.exists():  # that of the weights it begins with comes first
+        log.write_text((start / "training.jsonl").read_text())
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(options.workers, context)
     for number in range(OTHERS):
         pool.submit(humbly, partial(keep_others, place), number)
     first = int(json.loads((start / "training.json").read_text())["shards"][1])
     drawn = [pool.submit(humbly, partial(keep_shard, place), first + k) for k in range(count)]
-    trained = context.Process(target=train_vae, args=(options, options.minutes * vae_share, place))
+    trained = context.Process(
+        target=train_vae, args=(options, options.minutes * vae_share, place), daemon=True
+    )
     trained.start()
     train_unet(options, ends_s, place, first, drawn)
     trained.join()

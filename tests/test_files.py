@@ -248,6 +248,19 @@ def test_a_machine_without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         turntable(tmp_path / "a.mp4", torch.rand(2, 3, 32, 32))
 
 
+def test_a_film_without_the_package_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*args: object, **named: object) -> None:
+        assert (
+            named["format"] == "FFMPEG"
+        )  # else imageio takes some other plugin, which fails by its own words
+        raise ImportError("The plugin is not installed. Use `pip install imageio[ffmpeg]`.")
+
+    monkeypatch.setattr("imageio.v2.get_writer", nothing)
+    with pytest.raises(UserError, match=r"imageio\[ffmpeg\].*turntable_frames=0"):
+        turntable(tmp_path / "a.mp4", torch.rand(2, 3, 32, 32))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_contact_sheet_places_views(tmp_path: Path) -> None:
     images = torch.linspace(0, 1, 6)[:, None, None, None].expand(6, 3, 10, 10)
     contact_sheet(tmp_path / "a.png", images, columns=4, gap_px=2)

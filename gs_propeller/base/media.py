@@ -44,12 +44,12 @@ def _encode(path: Path, frames: np.ndarray, fps: int) -> None:
 
     try:
         with imageio.get_writer(
-            path, fps=fps, codec="libx264", quality=8, pixelformat="yuv420p", macro_block_size=2,
+            path, format="FFMPEG", fps=fps, codec="libx264", quality=8, pixelformat="yuv420p", macro_block_size=2,
             ffmpeg_log_level="quiet",
         ) as writer:  # fmt: skip
             for frame in frames:
                 writer.append_data(frame)  # type: ignore[attr-defined]
-    except RuntimeError as error:
+    except (RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"no film can be made ({reason}); turntable_frames=0 leaves it out") from error
 

@@ -177,11 +177,44 @@ def test_members_of_a_model_differ() -> None:
     made = [meshes.lit(meshes.varied(cube, rng), rng) for rng in rngs]
     assert len({m.light.tobytes() for m in made}) == 12
     assert len({m.colours.tobytes() for m in made}) > 5
-    assert all(np.allclose(np.abs(m.points), np.abs(m.points[0])) for m in made)  # boxes along the axes still
+    boxes = [np.allclose(np.abs(m.points), np.abs(m.points[0])) for m in made]  # along the axes still
+    assert 2 <= sum(boxes) <= 8  # the others are bent out of shape
     assert all((m.colours >= 0).all() and (m.colours <= 1).all() for m in made)
     assert all(np.linalg.norm(m.light) == pytest.approx(1.0) for m in made)
     turned = meshes.varied(replace(cube, key="quaternius_crops_pack/Beet_1"), np.random.default_rng(3))
     assert not np.allclose(np.abs(turned.points[:, 0]), np.abs(turned.points[0, 0]))
+
+
+def test_a_model_bent_out_of_shape_keeps_its_place_and_heights() -> None:
+    points = np.random.default_rng(0).uniform(-1, 1, (200, 3)) * [1, 2, 1] + 5
+    for seed in range(20):
+        bent = meshes.deformed(points, np.random.default_rng(seed))
+        assert bent.shape == points.shape
+        assert np.abs(bent - points).max() < 4.0
+        # Nothing is turned inside out: height keeps its order, or the taper that is along another axis its side.
+        side = np.sign(points[:, 1] - 5) == np.sign(bent[:, 1] - 5)
+        assert side.mean() > 0.95
+    assert not np.allclose(
+        meshes.deformed(points, np.random.default_rng(0)), meshes.deformed(points, np.random.default_rng(1))
+    )
+
+
+def test_two_models_touch_and_hardly_overlap() -> None:
+    cube, places = _cube(), set()
+    for seed in range(20):
+        both = meshes.joined(cube, cube, np.random.default_rng(seed))
+        first, other = both.points[: len(cube.points)], both.points[len(cube.points) :]
+        assert np.array_equal(first, cube.points)
+        assert np.array_equal(both.faces[len(cube.faces) :], cube.faces + len(cube.points))
+        assert len(both.colours) == len(both.faces)
+        gaps = np.maximum(other.min(0) - first.max(0), first.min(0) - other.max(0))
+        reach = np.ptp(first, axis=0).max()
+        assert (
+            -0.03 * reach < gaps.max() < 0
+        )  # by less than a thirtieth of the first one's size, along one axis
+        assert 0.39 < np.ptp(other, axis=0).max() / reach < 0.91
+        places.add(int(gaps.argmax()))
+    assert places == {0, 1, 2}
 
 
 def test_hues_turn_about_grey() -> None:

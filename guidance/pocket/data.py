@@ -45,7 +45,13 @@ def posed_model(key: str, seed: int, vary: bool = True) -> tuple[ColouredMesh, P
     """A framed model and the pose of its known view; vary: as another member of its kind, to train on."""
     rng = np.random.default_rng([seed, 81])
     mesh = replace(meshes.read(key), seed=seed)
-    return _posed(meshes.lit(meshes.varied(mesh, rng) if vary else mesh, rng), rng)
+    if vary:
+        mesh = meshes.varied(mesh, rng)
+        if rng.random() < meshes.JOINED:
+            models = meshes.keys(meshes.TRAIN)
+            other = meshes.read(models[int(rng.integers(len(models)))])
+            mesh = meshes.joined(mesh, meshes.varied(other, rng, textured=0.0), rng)
+    return _posed(meshes.lit(mesh, rng), rng)
 
 
 def _posed(thing: AnyShown, rng: np.random.Generator) -> tuple[AnyShown, Pose]:

@@ -29,6 +29,10 @@ FRONTLESS = frozenset(
         "sci-fi_guns", "simple_nature_pack", "survival_pack",
     )
 ) | {"kaykit_restaurant_bits", "kaykit_prototype_bits", "kenney_graveyard_kit"}  # fmt: skip
+DEFORMED, JOINED = (
+    0.6,
+    0.25,
+)  # shares of the training models that are bent out of shape, that have another at them
 TEXTURED = 0.12  # share of the training objects that carry a pattern or a photograph
 NO_TEXTURE = np.ones((1, 1, 3), np.float32)
 
@@ -122,8 +126,11 @@ def lit(mesh: ColouredMesh, rng: np.random.Generator) -> ColouredMesh:
 
 
 def varied(mesh: ColouredMesh, rng: np.random.Generator, textured: float = TEXTURED) -> ColouredMesh:
-    """Another of the model's kind: stretched a little, turned where it has no front, recoloured, a share textured."""
+    """Another of the model's kind: stretched a little, a share bent out of shape, turned where it has no front,
+    recoloured, a share textured."""
     points = mesh.points * np.exp(rng.normal(0, 0.06, 3))
+    if rng.random() < DEFORMED:
+        points = deformed(points, rng)
     if mesh.family in FRONTLESS:
         turn = rng.uniform(0, 2 * np.pi)
         c, s = np.cos(turn), np.sin(turn)
@@ -135,6 +142,44 @@ def varied(mesh: ColouredMesh, rng: np.random.Generator, textured: float = TEXTU
         colours = np.ones_like(mesh.colours) if plain else mesh.colours
         mesh = replace(mesh, texture=image, repeats=float(rng.uniform(0.35, 1.0)), colours=colours)
     return mesh
+
+
+def deformed(points: Array, rng: np.random.Generator) -> Array:
+    """[M, 3] with other proportions: tapered along one axis, sheared and bent sideways with height, twisted about y, so
+    that a few models become many shapes."""
+    low, high = points.min(0), points.max(0)
+    middle, reach = (low + high) / 2, float((high - low).max()) / 2 + 1e-9
+    u = (points - middle) / reach
+    axis = int(rng.integers(3))
+    width = 1 + np.clip(rng.normal(0, 0.25), -0.5, 0.5) * u[:, axis]
+    u = np.where(np.arange(3) == axis, u, u * width[:, None])
+    height = u[:, 1]
+    turn = rng.normal(0, 0.25) * height
+    c, s = np.cos(turn), np.sin(turn)
+    x, z = c * u[:, 0] + s * u[:, 2], c * u[:, 2] - s * u[:, 0]
+    x = x + rng.normal(0, 0.12) * height + rng.normal(0, 0.15) * height**2
+    z = z + rng.normal(0, 0.12) * height + rng.normal(0, 0.15) * height**2
+    return middle + reach * np.stack([x, height, z], 1)
+
+
+def joined(mesh: ColouredMesh, other: ColouredMesh, rng: np.random.Generator) -> ColouredMesh:
+    """One object of two models: the other, smaller, on top of the first, beside it or before it, touching. Seen under
+    the first one's light; the other has no texture."""
+    low, high = mesh.points.min(0), mesh.points.max(0)
+    theirs = other.points * (rng.uniform(0.4, 0.9) * (high - low).max() / np.ptp(other.points, axis=0).max())
+    side = (np.array([0, 1, 0]), np.array([1, 0, 0]), np.array([-1, 0, 0]), np.array([0, 0, 1]))[
+        rng.integers(4)
+    ]
+    near, far = theirs.min(0), theirs.max(0)
+    resting = np.array([(low + high)[0] / 2, low[1], (low + high)[2] / 2])
+    standing = np.array([(near + far)[0] / 2, near[1], (near + far)[2] / 2])
+    gap = np.where(side > 0, high - near, low - far) + side * -0.02 * (high - low).max()
+    shift = np.where(side != 0, gap, resting - standing)
+    points = np.concatenate([mesh.points, theirs + shift])
+    return replace(
+        mesh, points=points, faces=np.concatenate([mesh.faces, other.faces + len(mesh.points)]),
+        colours=np.concatenate([mesh.colours, other.colours]), texture=NO_TEXTURE, laid=None,
+    )  # fmt: skip
 
 
 def recoloured(colours: Array, rng: np.random.Generator) -> Array:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 
 def plot(log: Path, image: Path) -> bool:
-    """Writes the VAE's PSNR and the UNet's loss against steps; False where matplotlib is not installed."""
+    """Writes the VAE's PSNR and the UNet's loss against steps, each training as a line of its own. False where
+    matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -21,7 +22,10 @@ def plot(log: Path, image: Path) -> bool:
         (right, "unet", "loss", "UNet, mean squared error of v"),
     ):
         found = [line for line in lines if line["stage"] == stage]
-        axes.plot([line["step"] for line in found], [line[key] for line in found], linewidth=1)
+        begins = [k for k in range(len(found)) if not k or found[k]["step"] <= found[k - 1]["step"]]
+        for first, last in zip(begins, [*begins[1:], len(found)], strict=True):
+            part = found[first:last]  # one training; the next began to count anew
+            axes.plot([line["step"] for line in part], [line[key] for line in part], linewidth=1)
         axes.set(xlabel="steps", title=label)
         axes.grid(alpha=0.3)
     losses = sorted(line["loss"] for line in lines if line["stage"] == "unet")

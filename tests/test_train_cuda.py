@@ -134,3 +134,14 @@ def test_its_loss_is_that_of_training_on_a_cpu() -> None:
     noisy, target = training.noised(latents * 0.5, noise, t, alphas)
     v = model(noisy, t, train_cuda.normalise(known), condition, poses, keep)
     assert torch.allclose(found, (v - target).square().mean(), rtol=1e-5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_what_to_call_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train_cuda", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="2"):
+        train_cuda.main()
+    assert "guidance.pocket.train`" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

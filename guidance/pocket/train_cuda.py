@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from guidance import POCKET
 from guidance.pocket.data import OBJECTS, SIZE_PX, VIEWS
+from guidance.pocket.meshes import BESIDE, FOLDER_VARIABLE, TRAIN, keys
 from guidance.pocket.model import LATENTS, Denoiser, build_scheduler
 from guidance.pocket.stream import cached_shard, humbly, keep_shard, save
 from guidance.pocket.train import FOCUS, normalise, restored, vae_of
@@ -312,6 +313,10 @@ def main() -> None:
     given.pop("export")
     vae_share, count = given.pop("vae"), given.pop("shards")
     options = Options(**given)
+    if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device here; `python -m guidance.pocket.train` trains on a CPU")
+    if not keys(TRAIN):
+        print(f"no models in {BESIDE} ({FOLDER_VARIABLE} names another folder): procedural objects alone")
     start = options.start or POCKET
     options = replace(options, start=start)
     ends_s, place = time.time() + options.minutes * 60, options.out / "shards"

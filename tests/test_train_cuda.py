@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 from concurrent.futures import Future
 from pathlib import Path
@@ -66,14 +67,19 @@ def test_shards_are_read_as_they_are_drawn_and_their_files_go(tmp_path: Path) ->
         )
         futures.append(Future())
         futures[-1].set_result(None)
-    into: queue.Queue[tuple[torch.Tensor, torch.Tensor]] = queue.Queue()
-    assert list(train_cuda.at_hand(into, wait=False)) == []
+    into: queue.Queue[Shard | Exception] = queue.Queue()
+    assert train_cuda.at_hand(into, wait=False) is None
+    futures.append(Future())
+    futures[-1].set_exception(OSError("disk full"))
     train_cuda.shards(tmp_path, futures, 7, into)
     assert not list(tmp_path.iterdir())
     for number in (7, 8):
-        ((images, poses),) = train_cuda.at_hand(into, wait=True)
-        assert torch.equal(images, drawn(1, number).images)
-        assert torch.equal(poses, drawn(1, number).poses)
+        shard = train_cuda.at_hand(into, wait=True)
+        assert shard is not None
+        assert torch.equal(shard.images, drawn(1, number).images)
+        assert torch.equal(shard.poses, drawn(1, number).poses)
+    with pytest.raises(OSError, match="disk full"):
+        train_cuda.at_hand(into, wait=True)
 
 
 def test_the_vae_sees_both_kinds_of_pictures_and_white_stays_white() -> None:
@@ -145,3 +151,11 @@ def test_without_a_gpu_it_says_what_to_call_instead(
         train_cuda.main()
     assert "guidance.pocket.train`" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_later_call_draws_other_objects(tmp_path: Path) -> None:
+    assert (
+        train_cuda.newest(tmp_path, POCKET) == json.loads((POCKET / "training.json").read_text())["shards"][1]
+    )
+    stream.save(tmp_path / training.CHECKPOINT, {"run.newest_shard": torch.tensor(1500)})
+    assert train_cuda.newest(tmp_path, POCKET) == 1500

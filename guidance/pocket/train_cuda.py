@@ -3,7 +3,8 @@
 The networks, stream, losses and checkpoints of train.py and train_vae.py, arranged so that the GPU waits for
 nothing: processes draw shards without a pause, every view stays in the device's memory, the UNet is compiled while the
 VAE trains. First the VAE, for --vae of the minutes, from that of --start; then the UNet on its latents, the rest of
-them. The learning rates follow the clock. The weights' average is written every minute as out/average.safetensors.
+them. The learning rates follow the clock. The weights' average is written every minute as out/average.safetensors. The
+same command goes on from the end of the last one, on other objects, with the VAE as it is.
 B batch, N objects, V views, C latent channels, L latent side, S picture side in pixels.
 """
 
@@ -15,7 +16,7 @@ import multiprocessing
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -28,14 +29,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gs_propeller.base.errors import UserError
 from guidance import POCKET
-from guidance.pocket.data import OBJECTS, SIZE_PX, VIEWS
+from guidance.pocket.data import OBJECTS, SIZE_PX, VIEWS, Shard
 from guidance.pocket.meshes import BESIDE, FOLDER_VARIABLE, TRAIN, keys
 from guidance.pocket.model import LATENTS, Denoiser, build_scheduler
 from guidance.pocket.stream import cached_shard, humbly, keep_shard, save
 from guidance.pocket.train import FOCUS, normalise, restored, vae_of
 from guidance.pocket.train_vae import PHOTOGRAPHS, Muon, gradient_loss, unrendered
 from guidance.pocket.training import (
+    CHECKPOINT,
     LOG_EVERY,
     Log,
     Options,
@@ -55,6 +58,7 @@ HELD = 0.05  # weight of the old VAE's latents in the new one's loss: enough tha
 VAE_BATCH, VAE_LR = 256, 0.003
 FIRST_RENDERS = 8  # shards that the VAE's training waits for
 RENDERS = 64  # shards that it draws from at most
+DONE = "vae.done"  # in a run's folder: its VAE is trained
 WAITING = 4  # shards read ahead of the device
 
 
@@ -98,7 +102,7 @@ def mixed(renders: Tensor, others: Tensor, count: int, generator: torch.Generato
 
 def train_vae(options: Options, minutes: float, place: Path) -> None:
     """Trains the VAE in out/vae for some minutes on the shards in `place` and replaces it by the averaged weights;
-    out/vae.done says so."""
+    out/vae.done (DONE) says so."""
     device, log = torch.device(options.device), Log(options.out / "log.jsonl")
     torch.manual_seed(options.seed)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -109,14 +113,8 @@ def train_vae(options: Options, minutes: float, place: Path) -> None:
     others = torch.cat([load_file(f)["images"] for f in files(place, "others*.safetensors", OTHERS)]).to(
         device
     )
-    generator, seen, step, renders, last = (
-        torch.Generator(device).manual_seed(options.seed),
-        0,
-        0,
-        others,
-        0.0,
-    )
-    begun_s = time.time()
+    generator = torch.Generator(device).manual_seed(options.seed)
+    renders, seen, step, last, begun_s = others, 0, 0, 0.0, time.time()
     while (share := (time.time() - begun_s) / 60 / minutes) < 1.0:
         found = files(place, "shard*.safetensors", FIRST_RENDERS)
         if len(found) >= max(2 * seen, FIRST_RENDERS):  # every doubling
@@ -151,7 +149,7 @@ def train_vae(options: Options, minutes: float, place: Path) -> None:
                 elapsed_s=last - begun_s,
             )  # fmt: skip
     average.cpu().to(memory_format=torch.contiguous_format).save_pretrained(options.out / "vae")
-    (options.out / "vae.done").touch()
+    (options.out / DONE).touch()
 
 
 class Resident:
@@ -192,23 +190,26 @@ class Resident:
         )
 
 
-def shards(
-    place: Path, drawn: list[Future[None]], first: int, into: queue.Queue[tuple[Tensor, Tensor]]
-) -> None:
-    """Reads the shards as they are drawn; their files go."""
-    for number, future in enumerate(drawn, first):
-        future.result()
-        value = cached_shard(place, number)
-        into.put((value.images, value.poses))
-        (place / f"shard{number:04d}.safetensors").unlink()
-
-
-def at_hand(into: queue.Queue[tuple[Tensor, Tensor]], wait: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """One shard where one is there; waits for it where told to."""
+def shards(place: Path, drawn: list[Future[None]], first: int, into: queue.Queue[Shard | Exception]) -> None:
+    """Reads the shards as they are drawn; their files go. What goes wrong is handed on."""
     try:
-        yield into.get(block=wait)
+        for number, future in enumerate(drawn, first):
+            future.result()
+            into.put(cached_shard(place, number))
+            (place / f"shard{number:04d}.safetensors").unlink()
+    except Exception as error:  # a process that was killed, a full disk: the training says it
+        into.put(error)
+
+
+def at_hand(into: queue.Queue[Shard | Exception], wait: bool) -> Shard | None:
+    """A shard where one is there; waits for it where told to. Raises what went wrong in drawing it."""
+    try:
+        found = into.get(block=wait)
     except queue.Empty:
-        return
+        return None
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def loss_of(
@@ -227,8 +228,10 @@ def loss_of(
     return F.mse_loss(v.float(), target)
 
 
-def train_unet(options: Options, ends_s: float, place: Path, first: int, drawn: list[Future[None]]) -> None:
-    """Compiles, waits for the VAE, then trains until the clock says ends_s."""
+def train_unet(
+    options: Options, ends_s: float, place: Path, first: int, drawn: list[Future[None]], vae_trains: Callable[[], bool]
+) -> None:  # fmt: skip
+    """Compiles, waits for the VAE while vae_trains(), then trains until the clock says ends_s."""
     torch.manual_seed(options.seed)
     device, log = torch.device(options.device), Log(options.out / "log.jsonl")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
@@ -242,21 +245,26 @@ def train_unet(options: Options, ends_s: float, place: Path, first: int, drawn: 
     generator = torch.Generator(device).manual_seed(options.seed + 1)
     held = Resident(OBJECTS * len(drawn), device)
     _compiled(model, options.batch, alphas, generator, log)
-    while not (options.out / "vae.done").exists():
+    while not (options.out / DONE).exists():
+        if not (vae_trains() or (options.out / DONE).exists()) or time.time() > ends_s:
+            raise UserError(
+                "the VAE's training broke off or had too few minutes; the same command begins it anew"
+            )
         time.sleep(0.2)
     vae = vae_of(options)
     run = restored(options, model, average, optimiser, vae, log, first)
     scale = float(vae.config.scaling_factor)
     vae = vae.to(device, memory_format=torch.channels_last)
     vae = (vae.half() if device.type == "cuda" else vae).eval().requires_grad_(False)
-    into: queue.Queue[tuple[Tensor, Tensor]] = queue.Queue(WAITING)
+    into: queue.Queue[Shard | Exception] = queue.Queue(WAITING)
     threading.Thread(target=shards, args=(place, drawn, first, into), daemon=True).start()
     began = last = saved = time.time()
     total, counted, step = torch.zeros((), device=device), 0, run.step
     while (now := time.time()) < ends_s:
         if step % 4 == 0 or held.count == 0:
-            for images, poses in at_hand(into, wait=held.count == 0):
-                held.add(images, poses, vae)
+            shard = at_hand(into, wait=held.count == 0)
+            if shard is not None:
+                held.add(shard.images, shard.poses, vae)
         loss = loss_of(model, held.draw(options.batch, generator), scale, alphas, generator)
         warm = min((step - run.first_step + 1) / 200, 1.0)
         optimiser.param_groups[0]["lr"] = options.lr * warm * share_left((now - began) / (ends_s - began))
@@ -264,9 +272,9 @@ def train_unet(options: Options, ends_s: float, place: Path, first: int, drawn: 
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        newest = 1 / averaging_steps(step, run.first_step)
+        share = 1 / averaging_steps(step, run.first_step)
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), newest)
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
         step += 1
         total, counted = total + loss.detach(), counted + 1
         if step % LOG_EVERY == 0:
@@ -328,17 +336,25 @@ def main() -> None:
         log.write_text((start / "training.jsonl").read_text())
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(options.workers, context)
-    for number in range(OTHERS):
+    done = (options.out / DONE).exists()
+    for number in range(0 if done else OTHERS):
         pool.submit(humbly, partial(keep_others, place), number)
-    first = int(json.loads((start / "training.json").read_text())["shards"][1])
+    first = newest(options.out, start)
     drawn = [pool.submit(humbly, partial(keep_shard, place), first + k) for k in range(count)]
     trained = context.Process(
         target=train_vae, args=(options, options.minutes * vae_share, place), daemon=True
     )
-    trained.start()
-    train_unet(options, ends_s, place, first, drawn)
-    trained.join()
+    if not done:
+        trained.start()
+    train_unet(options, ends_s, place, first, drawn, lambda: trained.pid is not None and trained.is_alive())
     pool.shutdown(wait=False, cancel_futures=True)
+
+
+def newest(out: Path, start: Path) -> int:
+    """One past the last shard that the run in `out` has drawn, or else the weights in `start`."""
+    if (out / CHECKPOINT).exists():
+        return int(load_file(out / CHECKPOINT)["run.newest_shard"])
+    return int(json.loads((start / "training.json").read_text())["shards"][1])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 
@@ -23,7 +24,7 @@ def plot(log: Path, image: Path) -> bool:
     ):
         found = [line for line in lines if line["stage"] == stage]
         begins = [k for k in range(len(found)) if not k or found[k]["step"] <= found[k - 1]["step"]]
-        for first, last in zip(begins, [*begins[1:], len(found)], strict=True):
+        for first, last in pairwise([*begins, len(found)]):
             part = found[first:last]  # one training; the next began to count anew
             axes.plot([line["step"] for line in part], [line[key] for line in part], linewidth=1)
         axes.set(xlabel="steps", title=label)

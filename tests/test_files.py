@@ -250,9 +250,8 @@ def test_a_machine_without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_film_without_the_package_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing(*args: object, **named: object) -> None:
-        assert (
-            named["format"] == "FFMPEG"
-        )  # else imageio takes some other plugin, which fails by its own words
+        # Else imageio takes some other plugin, which fails by its own words.
+        assert named["format"] == "FFMPEG"
         raise ImportError("The plugin is not installed. Use `pip install imageio[ffmpeg]`.")
 
     monkeypatch.setattr("imageio.v2.get_writer", nothing)

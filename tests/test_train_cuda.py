@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from guidance import POCKET
-from guidance.pocket import stream, train_cuda, training
+from guidance.pocket import stream, train, train_cuda, training
 from guidance.pocket.data import Shard
 from guidance.pocket.model import Denoiser, build_scheduler
 
@@ -36,13 +36,8 @@ def test_the_oldest_objects_give_way(vae: AutoencoderKL) -> None:
     for shard in shards:
         held.add(shard.images, shard.poses, vae)
     assert held.count == 6
-    where = [
-        (1, 2),
-        (0, 1),
-        (0, 2),
-        (1, 0),
-        (1, 1),
-    ]  # (shard, object) of every row: the first one was replaced
+    # (shard, object) of every row: the first one was replaced
+    where = [(1, 2), (0, 1), (0, 2), (1, 0), (1, 1)]
     for row, (number, index) in enumerate(where):
         shard = shards[number]
         assert torch.equal(held.known[row], shard.images[index, 0])
@@ -129,16 +124,16 @@ def test_its_loss_is_that_of_training_on_a_cpu() -> None:
     sample = held.draw(6, torch.Generator().manual_seed(1))
 
     def loss(generator: torch.Generator) -> torch.Tensor:
-        return train_cuda.loss_of(model, sample, 0.5, alphas, generator)
+        return train_cuda.loss_of(model, sample, 1_000_000, 0.5, alphas, generator, train_cuda.DROP)
 
     found = loss(torch.Generator().manual_seed(2))
     known, latents, condition, poses = sample
     generator = torch.Generator().manual_seed(2)
-    t = training.timesteps(1_000_000, 6, generator, train_cuda.FOCUS)
+    t = training.timesteps(1_000_000, 6, generator, train.FOCUS)
     noise = torch.randn(latents.shape, generator=generator)
     keep = (torch.rand(6, generator=generator) >= train_cuda.DROP).float()
     noisy, target = training.noised(latents * 0.5, noise, t, alphas)
-    v = model(noisy, t, train_cuda.normalise(known), condition, poses, keep)
+    v = model(noisy, t, train.normalise(known), condition, poses, keep)
     assert torch.allclose(found, (v - target).square().mean(), rtol=1e-5)
 
 

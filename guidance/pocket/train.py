@@ -87,6 +87,23 @@ def normalise(images: Tensor) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
+def loss_of(
+    model: Denoiser, sample: tuple[Tensor, Tensor, Tensor, Tensor], step: int, scale: float, alphas: Tensor,
+    generator: torch.Generator, drop: float = DROP,
+) -> Tensor:  # fmt: skip
+    """The mean squared error of v [] of stream.draw's sample, at levels and under noise that the generator draws, on
+    its own device; a share `drop` without their condition."""
+    known, latents, condition, poses = sample
+    device, drawn_on, count = latents.device, generator.device, len(latents)
+    t = timesteps(step, count, generator, FOCUS).to(device)
+    noise = torch.randn(latents.shape, generator=generator, device=drawn_on).to(device)
+    keep = (torch.rand(count, generator=generator, device=drawn_on) >= drop).float().to(device)
+    noisy, target = noised(latents * scale, noise, t, alphas)
+    with autocast(device):
+        v = model(noisy, t, normalise(known), condition, poses, keep)
+    return F.mse_loss(v.float(), target)
+
+
 def train_unet(options: Options, vae: AutoencoderKL, log: Log, stream: Path | None = None) -> None:
     """Trains until the minutes or the steps are over, saving every few minutes. stream: the folder of another run whose
     shards are used, none of them forgotten."""
@@ -108,20 +125,14 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log, stream: Path | No
         run.first_shard, ahead, lambda number: encoded_shard(place, vae, number), None if stream else forget
     )
 
-    def loss_of(step: int) -> Tensor:
+    def loss(step: int) -> Tensor:
         generator = keyed(options.seed + 1, step)
         known, latents, condition, poses = (
             x.to(device) for x in draw(pool.at(step), options.batch, generator)
         )
-        t = timesteps(step, options.batch, generator, FOCUS).to(device)
-        noise = torch.randn(latents.shape, generator=generator).to(device)
-        keep = (torch.rand(options.batch, generator=generator) >= DROP).float().to(device)
-        noisy, target = noised(latents * scale, noise, t, alphas)
-        with autocast(device):
-            v = model(noisy, t, normalise(known), condition, poses, keep)
-        return F.mse_loss(v.float(), target)
+        return loss_of(model, (known, latents, condition, poses), step, scale, alphas, generator)
 
-    descend(options, model, average, optimiser, run, loss_of, log)
+    descend(options, model, average, optimiser, run, loss, log)
     ahead.close()
     plot(log.path, options.out / "training.png")
 

@@ -27,7 +27,6 @@ import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gs_propeller.base.errors import UserError
 from guidance import POCKET
@@ -35,8 +34,9 @@ from guidance.pocket.data import OBJECTS, SIZE_PX, VIEWS, Shard
 from guidance.pocket.meshes import BESIDE, FOLDER_VARIABLE, TRAIN, keys
 from guidance.pocket.model import LATENTS, Denoiser, build_scheduler
 from guidance.pocket.stream import cached_shard, humbly, keep_shard, save
-from guidance.pocket.train import FOCUS, normalise, restored, vae_of
-from guidance.pocket.train_vae import PHOTOGRAPHS, Muon, gradient_loss, unrendered
+from guidance.pocket.train import loss_of, restored, vae_of
+from guidance.pocket.train_vae import PHOTOGRAPHS, Muon, unrendered
+from guidance.pocket.train_vae import loss_of as vae_loss_of
 from guidance.pocket.training import (
     CHECKPOINT,
     LOG_EVERY,
@@ -45,9 +45,9 @@ from guidance.pocket.training import (
     arguments,
     autocast,
     averaging_steps,
-    noised,
+    follow,
     store,
-    timesteps,
+    update,
 )
 
 DROP = 0.05  # share of samples that learn the unconditional score: pictures are distilled without guidance
@@ -109,7 +109,7 @@ def train_vae(options: Options, minutes: float, place: Path) -> None:
     torch.backends.cudnn.benchmark = True
     vae = vae_of(options).to(device, memory_format=torch.channels_last)
     old, average = copy.deepcopy(vae).eval().requires_grad_(False), copy.deepcopy(vae)
-    scale, optimiser = float(vae.config.scaling_factor), Muon(vae, VAE_LR)
+    optimiser = Muon(vae, VAE_LR)
     others = torch.cat([load_file(f)["images"] for f in files(place, "others*.safetensors", OTHERS)]).to(
         device
     )
@@ -124,30 +124,16 @@ def train_vae(options: Options, minutes: float, place: Path) -> None:
         x = mixed(renders, others, options.batch if device.type == "cpu" else VAE_BATCH, generator)
         x = x.to(memory_format=torch.channels_last)
         with autocast(device):
-            posterior = vae.encode(x).latent_dist
-            noise = torch.randn(posterior.mean.shape, generator=generator, device=device)
-            output = vae.decode(posterior.mean + posterior.std * noise).sample.float()
-            with torch.no_grad():
-                wanted = old.encode(x[: len(x) // 4]).latent_dist.mode()
-        error = output - x
-        held = F.mse_loss(posterior.mean[: len(wanted)].float(), wanted.float()) * scale**2
-        kl = posterior.kl().float().mean() / posterior.mean[0].numel()
-        loss = error.abs().mean() + 2.0 * error.square().mean() + 0.5 * gradient_loss(error)
-        loss = loss + 1e-4 * kl + HELD * held
+            loss, measured = vae_loss_of(vae, old, x, len(x) // 4, HELD, generator)
         vae.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimiser.step(min(1.0, (step + 1) / 50) * share_left(share))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(vae.parameters()), 12 / (step + 12))
+        follow(average, vae, 12 / (step + 12))
         step += 1
         if time.time() - last > 5:
             last = time.time()
-            psnr = -10 * (error / 2).square().mean((1, 2, 3)).clamp_min(1e-8).log10().mean().item()
-            log.write(
-                stage="vae", step=step, samples=step * len(x), psnr_db=psnr, kl=kl.item(), held=held.item(),
-                elapsed_s=last - begun_s,
-            )  # fmt: skip
+            log.write(stage="vae", step=step, samples=step * len(x), **measured(), elapsed_s=last - begun_s)
     average.cpu().to(memory_format=torch.contiguous_format).save_pretrained(options.out / "vae")
     (options.out / DONE).touch()
 
@@ -212,22 +198,6 @@ def at_hand(into: queue.Queue[Shard | Exception], wait: bool) -> Shard | None:
     return found
 
 
-def loss_of(
-    model: Denoiser, sample: tuple[Tensor, Tensor, Tensor, Tensor], scale: float, alphas: Tensor,
-    generator: torch.Generator,
-) -> Tensor:  # fmt: skip
-    """The mean squared error of v [] at drawn levels, some samples without their condition."""
-    known, latents, condition, poses = sample
-    device, count = latents.device, len(latents)
-    t = timesteps(1_000_000, count, generator, FOCUS)
-    noise = torch.randn(latents.shape, generator=generator, device=device)
-    keep = (torch.rand(count, generator=generator, device=device) >= DROP).float()
-    noisy, target = noised(latents * scale, noise, t, alphas)
-    with autocast(device):
-        v = model(noisy.to(memory_format=torch.channels_last), t, normalise(known), condition, poses, keep)
-    return F.mse_loss(v.float(), target)
-
-
 def train_unet(
     options: Options, ends_s: float, place: Path, first: int, drawn: list[Future[None]], vae_trains: Callable[[], bool]
 ) -> None:  # fmt: skip
@@ -265,16 +235,10 @@ def train_unet(
             shard = at_hand(into, wait=held.count == 0)
             if shard is not None:
                 held.add(shard.images, shard.poses, vae)
-        loss = loss_of(model, held.draw(options.batch, generator), scale, alphas, generator)
+        loss = loss_of(model, held.draw(options.batch, generator), step, scale, alphas, generator, DROP)
         warm = min((step - run.first_step + 1) / 200, 1.0)
-        optimiser.param_groups[0]["lr"] = options.lr * warm * share_left((now - began) / (ends_s - began))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        share = 1 / averaging_steps(step, run.first_step)
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
+        lr = options.lr * warm * share_left((now - began) / (ends_s - began))
+        update(model, average, optimiser, loss, lr, 1 / averaging_steps(step, run.first_step))
         step += 1
         total, counted = total + loss.detach(), counted + 1
         if step % LOG_EVERY == 0:
@@ -302,7 +266,7 @@ def _compiled(model: Denoiser, batch: int, alphas: Tensor, generator: torch.Gene
     plain, error = model.unet.forward, ""
     try:
         model.unet.forward = torch.compile(plain, dynamic=False)
-        loss_of(model, sample, 1.0, alphas, generator).backward()
+        loss_of(model, sample, 0, 1.0, alphas, generator, DROP).backward()
     except Exception as failure:  # the compiler's own classes are many
         model.unet.forward, error = plain, f"{type(failure).__name__}: {failure}"[:300]
     model.zero_grad(set_to_none=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from guidance.pocket.data import SIZE_PX
 from guidance.pocket.model import build_vae
 from guidance.pocket.stream import cached_shard
 from guidance.pocket.textures import pattern, photograph
-from guidance.pocket.training import Log, Options, arguments, keyed
+from guidance.pocket.training import Log, Options, arguments, follow, keyed
 
 SHARDS = 4  # of the stream, whose views it is trained on
 DETAIL = 0.5  # deviation of the free channels, after scaling: less than 1, so that noise covers them sooner
@@ -170,6 +171,30 @@ def orthogonal(matrix: Tensor) -> Tensor:
     return x.T if tall else x
 
 
+def loss_of(
+    vae: AutoencoderKL, old: AutoencoderKL, x: Tensor, held_count: int, held_weight: float, generator: torch.Generator
+) -> tuple[Tensor, Callable[[], dict[str, float]]]:  # fmt: skip
+    """(loss [], its parts for the log) of pictures x [B, 3, S, S] in -1..1: error, its gradient, KL, and how far the
+    first held_count posteriors have moved from those of `old`, in its channels. Noise is of the generator's device."""
+    posterior = vae.encode(x).latent_dist
+    noise = torch.randn(posterior.mean.shape, generator=generator, device=generator.device)
+    output = vae.decode(posterior.mean + posterior.std * noise.to(x.device)).sample.float()
+    with torch.no_grad():
+        wanted = old.encode(x[:held_count]).latent_dist.mode().float()
+    error = output - x
+    kl = posterior.kl().float().mean() / posterior.mean[0].numel()
+    mean = posterior.mean[:held_count, : wanted.shape[1]].float()
+    held = F.mse_loss(mean, wanted) * float(old.config.scaling_factor) ** 2
+    loss = error.abs().mean() + 2.0 * error.square().mean() + 0.5 * gradient_loss(error)
+    loss = loss + 1e-4 * kl + held_weight * held
+
+    def measured() -> dict[str, float]:
+        psnr = -10 * (error.detach() / 2).square().mean((1, 2, 3)).clamp_min(1e-8).log10().mean()
+        return {"psnr_db": psnr.item(), "kl": kl.item(), "held": held.item()}
+
+    return loss, measured
+
+
 def gradient_loss(error: Tensor) -> Tensor:
     """Mean absolute difference of neighbouring errors: edges in their places."""
     across, down = error[..., 1:] - error[..., :-1], error[..., 1:, :] - error[..., :-1, :]
@@ -192,38 +217,14 @@ def train_vae(options: Options, start: Path, log: Log, batch: int = 8, lr: float
         share = min((time.time() - begun_s) / 60 / options.minutes, 1.0)
         rng = np.random.default_rng([options.seed, step])
         x = pictures(renders, rng, batch) * 2 - 1
-        posterior = vae.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=keyed(options.seed, step))
-        output = vae.decode(posterior.mean + posterior.std * noise).sample
-        error = output - x
-        kl = posterior.kl().mean() / posterior.mean[0].numel()
-        with torch.no_grad():
-            wanted = old.encode(x[: batch // 2]).latent_dist.mode()
-        held = F.mse_loss(posterior.mean[: batch // 2, :few], wanted) * scale**2
-        loss = (
-            error.abs().mean()
-            + 2.0 * error.square().mean()
-            + 0.5 * gradient_loss(error)
-            + 1e-4 * kl
-            + 0.3 * held
-        )
+        loss, measured = loss_of(vae, old, x, batch // 2, 0.3, keyed(options.seed, step))
         vae.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimiser.step(min(1.0, (step + 1) / 20) * (1.0 - share))
-        with torch.no_grad():
-            for a, b in zip(average.parameters(), vae.parameters(), strict=True):
-                a.lerp_(b, 1 - (step + 1) / (step + 12))
+        follow(average, vae, 1 - (step + 1) / (step + 12))
         if step % 10 == 0 or share == 1.0:
-            psnr = -10 * (error / 2).square().mean((1, 2, 3)).clamp_min(1e-8).log10().mean().item()
-            log.write(
-                stage="vae",
-                step=step,
-                psnr_db=psnr,
-                kl=kl.item(),
-                held=held.item(),
-                elapsed_s=time.time() - begun_s,
-            )
+            log.write(stage="vae", step=step, **measured(), elapsed_s=time.time() - begun_s)
         step += 1
     even_out(average, renders[:: max(1, len(renders) // 512)], few, scale)
     average.save_pretrained(options.out / "vae")

@@ -156,15 +156,8 @@ def descend(
     until, cooling = run.until or options.until, run.cooling or COOL_DOWN_STEPS
     while time.time() - began < options.minutes * 60 and step < until:
         loss = loss_of(step)
-        optimiser.param_groups[0]["lr"] = options.lr * learning_share(step, run.first_step, until, cooling)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        newest = 1 / averaging_steps(step, run.first_step, run.cooling)
-        with torch.no_grad():
-            for a, b in zip(average.parameters(), model.parameters(), strict=True):
-                a.lerp_(b, newest)
+        lr = options.lr * learning_share(step, run.first_step, until, cooling)
+        update(model, average, optimiser, loss, lr, 1 / averaging_steps(step, run.first_step, run.cooling))
         step += 1
         total, counted = total + loss.item(), counted + 1
         if step % LOG_EVERY == 0:
@@ -178,6 +171,24 @@ def descend(
             store(options, run.at(step, options.batch), model, average, optimiser)
             saved = time.time()
     store(options, run.at(step, options.batch), model, average, optimiser)
+
+
+def update(
+    model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, lr: float, newest: float
+) -> None:  # fmt: skip
+    """One step down the loss [] at this rate; `newest` of the average's way to the new weights is gone."""
+    optimiser.param_groups[0]["lr"] = lr
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimiser.step()
+    follow(average, model, newest)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, newest: float) -> None:
+    """The average's weights move by a share `newest` of the way to the model's."""
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), newest)
 
 
 @contextmanager

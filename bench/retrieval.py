@@ -1,8 +1,9 @@
 """A small image-text retrieval model, the judge of bench.text: `python -m bench.retrieval --minutes 15` trains it.
 
-A CLIP (Radford et al. 2021) in the published layout, trained apart from the priors, on objects of its own seeds, and
-never used as guidance. B pairs of a batch, V views, S picture side in pixels. Prints one JSON object: how often it
-finds the right one of 30 captions for true views of objects that it was not trained on.
+A CLIP (Radford et al. 2021) in the published layout, trained apart from the priors, on objects of its own seeds, every
+second one a model where their folder is there (guidance/pocket/meshes.py), and never used as guidance. B pairs of a
+batch, V views, S picture side in pixels. Prints one JSON object: how often it finds the right one of 30 captions for
+true views of objects that it was not trained on, and of models of the test split.
 """
 
 from __future__ import annotations
@@ -20,15 +21,20 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from gs_propeller.base.camera import orbit
+from guidance.pocket import train_text
 from guidance.pocket.captions import articled, build_tokenizer, corpus, said, save_tokenizer, vocabulary
 from guidance.pocket.data import SIZE_PX
 from guidance.pocket.families import make
+from guidance.pocket.meshes import TEST, TRAIN, keys, lit, read
 from guidance.pocket.model import TOKENS
-from guidance.pocket.render import FOV_Y_RAD, RADIUS, on_white, views
+from guidance.pocket.model_captions import caption
+from guidance.pocket.render import FOV_Y_RAD, RADIUS, Shown, on_white, views
 from guidance.pocket.score_text import TEST_SEED
-from guidance.pocket.text_stream import SLOTS, angles, spoken
+from guidance.pocket.text_stream import SLOTS, angles, called, centred, model_told, spoken
+from guidance.pocket.train_text import carried
 from guidance.pocket.training import MEAN, STD, autocast, checksums, keyed
 
+PIECES = f"text_model.{train_text.PIECES}"
 POCKET_JUDGE = Path(__file__).resolve().parent.parent / "data" / "retrieval-pocket"
 SEED = 500_000_000  # of its objects: the priors' are below
 OBJECTS, VIEWS = 4096, 4  # of the pool that batches come from; a quarter is drawn anew each epoch
@@ -103,30 +109,47 @@ def build(vocabulary: int) -> CLIPModel:
 
 
 def seen(seed: int, count: int = VIEWS) -> tuple[str, Tensor]:
-    """An object's caption, and `count` views [V, 3, S, S] uint8 of it from anywhere."""
+    """A procedural object's caption, and `count` views [V, 3, S, S] uint8 of it from anywhere."""
     family = SLOTS[seed % len(SLOTS)]
+    return shown(spoken(family, seed), make(family, seed).caption, seed, count)
+
+
+def trained_on(seed: int) -> tuple[str, Tensor]:
+    """The same of a training object: every second one is a model."""
+    if seed % 2 and called(TRAIN):
+        return shown(*model_told(seed, TRAIN), seed, VIEWS)
+    return seen(seed // 2)
+
+
+def shown(thing: Shown, caption: str, seed: int, count: int) -> tuple[str, Tensor]:
     rng = np.random.default_rng([seed, 80])
     where = torch.tensor([angles(rng) for _ in range(count)])
     cameras = orbit(where[:, 0], where[:, 1], RADIUS, FOV_Y_RAD)
-    images = on_white(views(spoken(family, seed), cameras, SIZE_PX))
-    return make(family, seed).caption, (images * 255 + 0.5).to(torch.uint8)
+    return caption, (on_white(views(thing, cameras, SIZE_PX)) * 255 + 0.5).to(torch.uint8)
 
 
-def train(minutes: float, seed: int = 0, steps: int = 1_000_000) -> tuple[CLIPModel, CLIPTokenizer, int]:
-    """The contrastive loss over batches of different objects, until the minutes or the steps are over. Returns model,
-    tokenizer and the steps made."""
+def train(
+    minutes: float, seed: int = 0, steps: int = 1_000_000, start: Path | None = None
+) -> tuple[CLIPModel, CLIPTokenizer, int]:
+    """The contrastive loss over batches of different objects, until the minutes or the steps are over. start: a judge's
+    folder, whose weights it begins with. Returns model, tokenizer and the steps made."""
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer(vocabulary(corpus()))
+    tokenizer = build_tokenizer(vocabulary(corpus(with_models=True)))
     model = build(len(tokenizer))
+    if start is not None:
+        before = load_judge(start)
+        weights = before.model.state_dict()
+        weights[PIECES] = carried(weights[PIECES], before.tokenizer, tokenizer, model.state_dict()[PIECES])
+        model.load_state_dict(weights)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (MEAN, STD))
-    pool = [seen(SEED + k) for k in range(OBJECTS)]
+    pool = [trained_on(SEED + k) for k in range(OBJECTS)]
     losses: list[float] = []
     drawn, step, begun_s = OBJECTS, 0, time.monotonic()
     while (spent := max((time.monotonic() - begun_s) / 60 / minutes, step / steps)) < 1:
         if step and step % EPOCH == 0:
             for _ in range(OBJECTS // 4):
-                pool[drawn % OBJECTS] = seen(SEED + drawn)
+                pool[drawn % OBJECTS] = trained_on(SEED + drawn)
                 drawn += 1
             print(
                 f"step {step}, {drawn} objects, loss {np.mean(losses[-EPOCH:]):.3f}, {spent:.0%}", flush=True
@@ -166,22 +189,46 @@ def accuracy(judge: Judge, groups: int = 20, size: int = 30) -> float:
     return float(torch.stack(right).mean())
 
 
+def model_accuracy(judge: Judge, groups: int = 20, size: int = 30) -> float:
+    """The same of test models whose nouns are trained on, each among models of other nouns; nan without models."""
+    known, right = called(TRAIN), []
+    nouns = {name: models for name, models in called(TEST).items() if name in known}
+    for group in range(groups if len(nouns) >= size else 0):
+        rng = np.random.default_rng([TEST_SEED, group])
+        names = [list(nouns)[k] for k in rng.permutation(len(nouns))[:size]]
+        meshes = [lit(read(nouns[name][int(rng.integers(len(nouns[name])))]), rng) for name in names]
+        cases = [shown(centred(m), caption(m) or "", TEST_SEED + k, 1) for k, m in enumerate(meshes)]
+        found = judge.chosen(
+            torch.cat([x for _, x in cases]).float() / 255, [articled(text) for text, _ in cases]
+        )
+        right.append((found == torch.arange(size)).float().mean())
+    return float(torch.stack(right).mean()) if right else float("nan")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=0.0, help="trains that long; 0 only scores")
+    parser.add_argument("--start", type=Path, help="a judge's folder, whose weights the training begins with")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=POCKET_JUDGE)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     record: dict[str, object] = {}
     if given.minutes:
-        model, _, steps = train(given.minutes)
+        model, _, steps = train(given.minutes, start=given.start)
         model.half().save_pretrained(given.folder)
-        save_tokenizer(given.folder, given.folder)
-        record |= {"seed": 0, "steps": steps, "batch": BATCH, "sha256": checksums(given.folder)}
-    figures = {"top1_of_30": round(accuracy(load_judge(given.folder)), 3)}
+        save_tokenizer(given.folder, given.folder, with_models=True)
+        record |= {
+            "seed": 0,
+            "steps": steps,
+            "batch": BATCH,
+            "models": len(keys(TRAIN)),
+            "sha256": checksums(given.folder),
+        }
+    judge = load_judge(given.folder)
+    figures = {"top1_of_30": round(accuracy(judge), 3), "models_top1_of_30": round(model_accuracy(judge), 3)}
     if record:
         (given.folder / "training.json").write_text(json.dumps(record | figures, indent=2) + "\n")
     print(json.dumps(figures))

@@ -76,7 +76,7 @@ def test_the_judge_learns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     judge = retrieval.load_judge(tmp_path)
-    cases = [retrieval.seen(retrieval.SEED + k) for k in range(24)]
+    cases = [retrieval.trained_on(retrieval.SEED + k) for k in range(24)]
     images = torch.stack([views[0] for _, views in cases]).float() / 255
     right = judge.chosen(images, [caption for caption, _ in cases]) == torch.arange(24)
     assert steps == 30 and float(right.float().mean()) > 0.12  # chance is 0.04

@@ -125,11 +125,13 @@ def lit(mesh: ColouredMesh, rng: np.random.Generator) -> ColouredMesh:
     return replace(mesh, light=light, ambient=float(rng.uniform(0.55, 0.8)))
 
 
-def varied(mesh: ColouredMesh, rng: np.random.Generator, textured: float = TEXTURED) -> ColouredMesh:
-    """Another of the model's kind: stretched a little, a share bent out of shape, turned where it has no front,
-    recoloured, a share textured."""
+def varied(
+    mesh: ColouredMesh, rng: np.random.Generator, textured: float = TEXTURED, bent: float | None = None
+) -> ColouredMesh:
+    """Another of the model's kind: stretched a little, a share bent out of shape (None: DEFORMED), turned where it has
+    no front, recoloured, a share textured."""
     points = mesh.points * np.exp(rng.normal(0, 0.06, 3))
-    if rng.random() < DEFORMED:
+    if rng.random() < (DEFORMED if bent is None else bent):
         points = deformed(points, rng)
     if mesh.family in FRONTLESS:
         turn = rng.uniform(0, 2 * np.pi)

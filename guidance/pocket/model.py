@@ -14,7 +14,7 @@ from guidance.pocket.data import SIZE_PX
 from guidance.zero123 import CameraProjection
 
 WIDTH = 128  # of the image's and the text's embedding
-LATENTS, TEXT_LATENTS = 16, 4  # channels of the view prior's latents and of the text prior's
+LATENTS = 16  # channels of a new VAE's latents
 TOKENS = 32  # of a sentence, its ends included
 
 
@@ -93,9 +93,10 @@ class Denoiser(nn.Module):
 class TextDenoiser(nn.Module):
     """All that the text prior's training trains, as one module."""
 
-    def __init__(self, vocabulary: int) -> None:
+    def __init__(self, vocabulary: int, latents: int = LATENTS) -> None:
+        """latents: their channels."""
         super().__init__()
-        self.unet = build_unet(TEXT_LATENTS, TEXT_LATENTS)
+        self.unet = build_unet(latents, latents)
         self.text_encoder = build_text_encoder(vocabulary)
 
     def forward(self, noisy: Tensor, t: Tensor, ids: Tensor) -> Tensor:

@@ -2,13 +2,15 @@
 
 B objects in a shard, V views of each, C latent channels, L latent side, S picture side in pixels, K samples of a batch.
 A shard is a pure function of its number, so a stream resumes by counting. With `models` every second object is one of
-the training models whose name has a noun (model_captions.py); what is drawn without them is as it was before.
+the training models whose name has a noun (model_captions.py), rare nouns oftener than they come among the models; what
+is drawn without them is as it was before.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -60,13 +62,38 @@ def told(number: int, index: int, models: bool = False) -> tuple[Shown, str]:
     """Object `index` of shard `number`, centred, and its caption."""
     family, seed = member(number, index)
     if models:
-        named = [key for key in keys(TRAIN) if noun(key.split("/", 1)[1])]
-        if named and seed % 2:
-            rng = np.random.default_rng([seed, 83])
-            mesh = lit(varied(read(named[int(rng.integers(len(named)))]), rng, textured=0.0), rng)
-            return centred(mesh), caption(mesh) or ""
+        if seed % 2 and called(TRAIN):
+            return model_told(seed, TRAIN)
         family = SLOTS[seed // 2 % len(SLOTS)]
     return spoken(family, seed), make(family, seed).caption
+
+
+def called(split: str) -> dict[str, list[str]]:
+    """Keys of a split's models by what their names call them."""
+    return _called(keys(split))
+
+
+@cache
+def _called(models: tuple[str, ...]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for key in models:
+        name = noun(key.split("/", 1)[1])
+        if name is not None:
+            found.setdefault(name, []).append(key)
+    return found
+
+
+def model_told(seed: int, split: str) -> tuple[Shown, str]:
+    """A centred model of the split, and its caption: half recoloured and called by their colours, half as they are, of
+    which half are called by their noun alone. Of a noun's models, as often as the root of their number."""
+    rng, nouns = np.random.default_rng([seed, 83]), called(split)
+    weights = np.sqrt([len(models) for models in nouns.values()])
+    name = list(nouns)[int(rng.choice(len(nouns), p=weights / weights.sum()))]
+    mesh = read(nouns[name][int(rng.integers(len(nouns[name])))])
+    other = varied(mesh, rng, textured=0.0, bent=0.0)
+    natural, bare = rng.random(2) < 0.5
+    mesh = lit(replace(other, colours=mesh.colours) if natural else other, rng)
+    return centred(mesh), f"a {name}" if natural and bare else caption(mesh) or ""
 
 
 def angles(rng: np.random.Generator) -> tuple[float, float]:

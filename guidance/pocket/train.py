@@ -81,6 +81,16 @@ def vae_of(options: Options) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
 
 
+def save_vae(out: Path, folder: Path) -> None:
+    """The run's VAE into a prior's folder, half precision."""
+    AutoencoderKL.from_pretrained(out / "vae").half().save_pretrained(folder / "vae")
+    config = folder / "vae" / "config.json"
+    kept = {
+        k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"
+    }  # of the run's folder
+    config.write_text(json.dumps(kept, indent=2) + "\n")
+
+
 def normalise(images: Tensor) -> Tensor:
     """uint8 [B, 3, S, S] -> CLIP's normalised pixels."""
     mean, std = (torch.tensor(v, device=images.device).reshape(1, 3, 1, 1) for v in (MEAN, STD))
@@ -179,12 +189,7 @@ def export(options: Options, folder: Path) -> dict[str, str]:
     average = Denoiser()
     run = averaged(options, average)
     average.half().eval()
-    AutoencoderKL.from_pretrained(options.out / "vae").half().save_pretrained(folder / "vae")
-    config = folder / "vae" / "config.json"
-    kept = {
-        k: v for k, v in json.loads(config.read_text()).items() if k != "_name_or_path"
-    }  # of the run's folder
-    config.write_text(json.dumps(kept, indent=2) + "\n")
+    save_vae(options.out, folder)
     average.unet.save_pretrained(folder / "unet")
     average.image_encoder.save_pretrained(folder / "image_encoder")
     average.clip_camera_projection.save_pretrained(folder / "clip_camera_projection")

@@ -13,8 +13,6 @@ from __future__ import annotations
 import copy
 import json
 import multiprocessing
-import queue
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -24,34 +22,38 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gs_propeller.base.errors import UserError
 from guidance import POCKET
-from guidance.pocket.data import OBJECTS, SIZE_PX, VIEWS, Shard
+from guidance.pocket.clock import (
+    Arrivals,
+    Resident,
+    Tensors,
+    compiled,
+    descend,
+    encoded,
+    fast,
+    share_left,
+)
+from guidance.pocket.data import OBJECTS, SIZE_PX, VIEWS
 from guidance.pocket.meshes import BESIDE, FOLDER_VARIABLE, TRAIN, keys
 from guidance.pocket.model import LATENTS, Denoiser, build_scheduler
-from guidance.pocket.stream import cached_shard, humbly, keep_shard, save
+from guidance.pocket.stream import cached_shard, humbly, keep_shard, newest_shard, save
 from guidance.pocket.train import loss_of, restored, vae_of
 from guidance.pocket.train_vae import PHOTOGRAPHS, Muon, unrendered
 from guidance.pocket.train_vae import loss_of as vae_loss_of
 from guidance.pocket.training import (
     CHECKPOINT,
-    LOG_EVERY,
     Log,
     Options,
     arguments,
     autocast,
-    averaging_steps,
     follow,
-    store,
-    update,
 )
 
 DROP = 0.05  # share of samples that learn the unconditional score: pictures are distilled without guidance
-FLAT_SHARE = 0.5  # of a training, at the end of which its learning rate falls to nought in a straight line
 OTHERS, OTHERS_DRAWN = 16, 500  # files of pictures for the VAE that are no renders, and how many in each
 OTHERS_SHARE = 0.25  # of the VAE's batch
 HELD = 0.05  # weight of the old VAE's latents in the new one's loss: enough that the UNet goes on with what it knows
@@ -59,7 +61,6 @@ VAE_BATCH, VAE_LR = 256, 0.003
 FIRST_RENDERS = 8  # shards that the VAE's training waits for
 RENDERS = 64  # shards that it draws from at most
 DONE = "vae.done"  # in a run's folder: its VAE is trained
-WAITING = 4  # shards read ahead of the device
 
 
 def keep_others(folder: Path, number: int) -> None:
@@ -75,11 +76,6 @@ def files(folder: Path, pattern: str, wanted: int) -> list[Path]:
     while len(found := sorted(folder.glob(pattern))) < wanted:
         time.sleep(0.2)
     return found
-
-
-def share_left(share: float) -> float:
-    """Of the learning rate, when this share of the time is over."""
-    return min(1.0, (1.0 - share) / FLAT_SHARE)
 
 
 def mixed(renders: Tensor, others: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -105,8 +101,7 @@ def train_vae(options: Options, minutes: float, place: Path) -> None:
     out/vae.done (DONE) says so."""
     device, log = torch.device(options.device), Log(options.out / "log.jsonl")
     torch.manual_seed(options.seed)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
+    fast()
     vae = vae_of(options).to(device, memory_format=torch.channels_last)
     old, average = copy.deepcopy(vae).eval().requires_grad_(False), copy.deepcopy(vae)
     optimiser = Muon(vae, VAE_LR)
@@ -138,64 +133,23 @@ def train_vae(options: Options, minutes: float, place: Path) -> None:
     (options.out / DONE).touch()
 
 
-class Resident:
-    """The stream in the device's memory: known [N, 3, S, S] uint8, latents [N, V, C, L, L] half, unscaled, poses
-    [N, V, 4]; the oldest objects are replaced when it is full."""
-
-    def __init__(self, capacity: int, device: torch.device) -> None:
-        side = SIZE_PX // 4
-        self.known = torch.empty(capacity, 3, SIZE_PX, SIZE_PX, dtype=torch.uint8, device=device)
-        self.latents = torch.empty(capacity, VIEWS, LATENTS, side, side, dtype=torch.float16, device=device)
-        self.poses = torch.empty(capacity, VIEWS, 4, device=device)
-        self.capacity, self.count, self.device = capacity, 0, device
-
-    @torch.no_grad()
-    def add(self, images: Tensor, poses: Tensor, vae: AutoencoderKL) -> None:
-        """A shard, encoded by the VAE, which is on the device, in its precision."""
-        images = images.to(self.device, non_blocking=True)
-        parts = [
-            vae.encode(x.to(vae.dtype) / 127.5 - 1.0).latent_dist.mode()
-            for x in images.flatten(0, 1).split(1024)
-        ]
-        rows = (self.count + torch.arange(len(images), device=self.device)) % self.capacity
-        self.known[rows] = images[:, 0]
-        self.latents[rows] = torch.cat(parts).half().unflatten(0, images.shape[:2])
-        self.poses[rows] = poses.to(self.device)
-        self.count += len(images)
-
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As stream.draw: known pictures, target latents, known latents, poses."""
-        held = min(self.count, self.capacity)
-        rows = torch.randint(held, (count,), generator=generator, device=self.device)
-        views = torch.randint(1, VIEWS, (count,), generator=generator, device=self.device)
-        return (
-            self.known[rows],
-            self.latents[rows, views].float(),
-            self.latents[rows, 0].float(),
-            self.poses[rows, views],
-        )
+def draw(held: Resident, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As stream.draw: known pictures, target latents, known latents, poses."""
+    rows = held.some(count, generator)
+    views = held.below(VIEWS, count, generator, first=1)
+    known, latents, poses = (held.rows[name] for name in ("known", "latents", "poses"))
+    return known[rows], latents[rows, views].float(), latents[rows, 0].float(), poses[rows, views]
 
 
-def shards(place: Path, drawn: list[Future[None]], first: int, into: queue.Queue[Shard | Exception]) -> None:
-    """Reads the shards as they are drawn; their files go. What goes wrong is handed on."""
-    try:
-        for number, future in enumerate(drawn, first):
-            future.result()
-            into.put(cached_shard(place, number))
-            (place / f"shard{number:04d}.safetensors").unlink()
-    except Exception as error:  # a process that was killed, a full disk: the training says it
-        into.put(error)
-
-
-def at_hand(into: queue.Queue[Shard | Exception], wait: bool) -> Shard | None:
-    """A shard where one is there; waits for it where told to. Raises what went wrong in drawing it."""
-    try:
-        found = into.get(block=wait)
-    except queue.Empty:
-        return None
-    if isinstance(found, Exception):
-        raise found
-    return found
+def resident(capacity: int, device: torch.device) -> Resident:
+    """known [N, 3, S, S] uint8, latents [N, V, C, L, L] half, unscaled, poses [N, V, 4]."""
+    side = SIZE_PX // 4
+    return Resident(
+        capacity, device,
+        known=((3, SIZE_PX, SIZE_PX), torch.uint8),
+        latents=((VIEWS, LATENTS, side, side), torch.float16),
+        poses=((VIEWS, 4), torch.float32),
+    )  # fmt: skip
 
 
 def train_unet(
@@ -204,8 +158,7 @@ def train_unet(
     """Compiles, waits for the VAE while vae_trains(), then trains until the clock says ends_s."""
     torch.manual_seed(options.seed)
     device, log = torch.device(options.device), Log(options.out / "log.jsonl")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
+    fast()
     model, average = Denoiser().to(device), Denoiser().to(device)
     model.unet.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(
@@ -213,8 +166,11 @@ def train_unet(
     )
     alphas = build_scheduler().alphas_cumprod.to(device)
     generator = torch.Generator(device).manual_seed(options.seed + 1)
-    held = Resident(OBJECTS * len(drawn), device)
-    _compiled(model, options.batch, alphas, generator, log)
+    held = resident(OBJECTS * len(drawn), device)
+    blank = [torch.zeros_like(x[:1]).expand(options.batch, *x.shape[1:]) for x in held.rows.values()]
+    known, latents, poses = blank[0], blank[1][:, 0].float(), blank[2][:, 0]
+    sample = known, latents, latents, poses
+    compiled(model, model.unet, lambda: loss_of(model, sample, 0, 1.0, alphas, generator, DROP), log)
     while not (options.out / DONE).exists():
         if not (vae_trains() or (options.out / DONE).exists()) or time.time() > ends_s:
             raise UserError(
@@ -226,51 +182,17 @@ def train_unet(
     scale = float(vae.config.scaling_factor)
     vae = vae.to(device, memory_format=torch.channels_last)
     vae = (vae.half() if device.type == "cuda" else vae).eval().requires_grad_(False)
-    into: queue.Queue[Shard | Exception] = queue.Queue(WAITING)
-    threading.Thread(target=shards, args=(place, drawn, first, into), daemon=True).start()
-    began = last = saved = time.time()
-    total, counted, step = torch.zeros((), device=device), 0, run.step
-    while (now := time.time()) < ends_s:
-        if step % 4 == 0 or held.count == 0:
-            shard = at_hand(into, wait=held.count == 0)
-            if shard is not None:
-                held.add(shard.images, shard.poses, vae)
-        loss = loss_of(model, held.draw(options.batch, generator), step, scale, alphas, generator, DROP)
-        warm = min((step - run.first_step + 1) / 200, 1.0)
-        lr = options.lr * warm * share_left((now - began) / (ends_s - began))
-        update(model, average, optimiser, loss, lr, 1 / averaging_steps(step, run.first_step))
-        step += 1
-        total, counted = total + loss.detach(), counted + 1
-        if step % LOG_EVERY == 0:
-            mean = total.item() / counted
-            took_s, last = time.time() - last, time.time()
-            log.write(
-                stage="unet", step=step, samples=run.at(step, options.batch).samples, loss=mean,
-                s_per_step=took_s / counted, objects=held.count,
-            )  # fmt: skip
-            total, counted = torch.zeros((), device=device), 0
-        if time.time() - saved > 60:
-            save(options.out / "average.safetensors", {k: v.clone() for k, v in average.state_dict().items()})
-            saved = time.time()
-    newest_shard = first + held.count // OBJECTS
-    store(options, replace(run.at(step, options.batch), newest_shard=newest_shard), model, average, optimiser)
 
+    def add(shard: Tensors) -> int:
+        images = shard["images"]
+        held.add(known=images[:, 0], latents=encoded(vae, images, device), poses=shard["poses"])
+        return held.count
 
-def _compiled(model: Denoiser, batch: int, alphas: Tensor, generator: torch.Generator, log: Log) -> None:
-    """The UNet compiled, for training at this batch; as it is where that fails."""
-    began, device = time.time(), alphas.device
-    side = SIZE_PX // 4
-    latents = torch.zeros(batch, LATENTS, side, side, device=device)
-    known = torch.zeros(batch, 3, SIZE_PX, SIZE_PX, dtype=torch.uint8, device=device)
-    sample = (known, latents, latents, torch.zeros(batch, 4, device=device))
-    plain, error = model.unet.forward, ""
-    try:
-        model.unet.forward = torch.compile(plain, dynamic=False)
-        loss_of(model, sample, 0, 1.0, alphas, generator, DROP).backward()
-    except Exception as failure:  # the compiler's own classes are many
-        model.unet.forward, error = plain, f"{type(failure).__name__}: {failure}"[:300]
-    model.zero_grad(set_to_none=True)
-    log.write(stage="compiled", took_s=time.time() - began, failed=error)
+    def loss(step: int) -> Tensor:
+        return loss_of(model, draw(held, options.batch, generator), step, scale, alphas, generator, DROP)
+
+    arrivals = Arrivals(place, drawn, first)
+    descend(options, ends_s, model, average, optimiser, run, arrivals, add, loss, log)
 
 
 def main() -> None:
@@ -285,7 +207,7 @@ def main() -> None:
     given.pop("export")
     vae_share, count = given.pop("vae"), given.pop("shards")
     options = Options(**given)
-    if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
+    if without_a_gpu(options):
         parser.error("there is no CUDA device here; `python -m guidance.pocket.train` trains on a CPU")
     if not keys(TRAIN):
         print(f"no models in {BESIDE} ({FOLDER_VARIABLE} names another folder): procedural objects alone")
@@ -314,11 +236,16 @@ def main() -> None:
     pool.shutdown(wait=False, cancel_futures=True)
 
 
-def newest(out: Path, start: Path) -> int:
-    """One past the last shard that the run in `out` has drawn, or else the weights in `start`."""
+def without_a_gpu(options: Options) -> bool:
+    """Whether it is to train where there is none."""
+    return torch.device(options.device).type == "cuda" and not torch.cuda.is_available()
+
+
+def newest(out: Path, start: Path | None = None) -> int:
+    """One past the last shard that the run in `out` has drawn, or else the weights in `start`, or else none."""
     if (out / CHECKPOINT).exists():
         return int(load_file(out / CHECKPOINT)["run.newest_shard"])
-    return int(json.loads((start / "training.json").read_text())["shards"][1])
+    return int(json.loads((start / "training.json").read_text())["shards"][1]) if start else newest_shard(0)
 
 
 if __name__ == "__main__":

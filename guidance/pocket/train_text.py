@@ -1,8 +1,8 @@
 """Trains the pocket text prior: `python -m guidance.pocket.train_text --out build/pocket-text --minutes 60`.
 
-A Stable Diffusion in the published layout, small: its own VAE as it ships, the shipped UNet and text encoder as a
-beginning, or with --start a pocket Zero-1-to-3's UNet of as many latent channels, without the known view's, and a text
-encoder from nothing. A run resumes from its folder by the same command.
+A Stable Diffusion in the published layout, small. A new run begins with the VAE, UNet and text encoder that ship, or
+with those of --start; of a pocket Zero-1-to-3 with its VAE and its UNet, without the known view, and the text encoder
+that ships. A run resumes from its folder by the same command.
 
 B batch, C latent channels, L latent side. The loss is the mean squared error of v.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,11 +24,12 @@ from transformers import CLIPTokenizer
 
 from guidance import POCKET_TEXT
 from guidance.pocket.captions import save_tokenizer
-from guidance.pocket.model import TEXT_LATENTS, TOKENS, TextDenoiser, build_scheduler
+from guidance.pocket.model import TOKENS, TextDenoiser, build_scheduler
 from guidance.pocket.plot import plot
 from guidance.pocket.score_text import fixed_sample
 from guidance.pocket.stream import SHARDS_FIRST, Ahead, Pool, newest_shard
 from guidance.pocket.text_stream import SLOTS, described, draw, keep_drawn
+from guidance.pocket.train import save_vae, vae_of
 from guidance.pocket.training import (
     DROP,
     Log,
@@ -47,6 +49,8 @@ from guidance.pocket.training import (
 from guidance.stable_diffusion import StableDiffusion
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
+ENCODER = "text_encoder/model.safetensors"
+PIECES = "embeddings.token_embedding.weight"  # of a text encoder
 STEPS_BEFORE = 100_000  # the noise levels' warm-up is over: the UNet has been trained
 
 
@@ -54,51 +58,81 @@ def train(options: Options, log: Log, models: bool = False) -> None:
     """Trains until the minutes or the steps are over, saving every few minutes; models: on those too."""
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
-    vae = AutoencoderKL.from_pretrained(POCKET_TEXT / "vae", torch_dtype=torch.float32)
-    if not (options.out / "tokenizer").exists():
-        save_tokenizer(options.out / "tokenizer", options.out, models)
-    tokenizer = CLIPTokenizer.from_pretrained(options.out / "tokenizer")
-    model, average = TextDenoiser(len(tokenizer)).to(device), TextDenoiser(len(tokenizer)).to(device)
+    options = replace(options, start=options.start or POCKET_TEXT)
+    vae = vae_of(options)
+    tokenizer = tokenizer_of(options.out, models)
+    model, average = (built(tokenizer, vae).to(device) for _ in range(2))
     optimiser = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
-    run = resumed(options, model, average, optimiser, log) or begun(options, model, average, log)
+    run = resumed(options, model, average, optimiser, log) or begun(options, model, average, tokenizer, log)
     alphas = build_scheduler().alphas_cumprod.to(device)
     scale = vae.config.scaling_factor
     ahead = Ahead(partial(keep_drawn, options.out, models=models), options.workers)
     pool = Pool(run.first_shard, ahead, lambda number: described(options.out, vae, number, models))
 
-    def loss_of(step: int) -> Tensor:
+    def loss(step: int) -> Tensor:
         generator = keyed(options.seed + 2, step)
         latents, sentences = draw(pool.at(step), options.batch, generator, DROP)
-        ids = tokenizer(
-            sentences, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
-        ).input_ids.to(device)
-        t = timesteps(STEPS_BEFORE, options.batch, generator).to(device)
-        noise = torch.randn(latents.shape, generator=generator).to(device)
-        noisy, target = noised(latents.to(device) * scale, noise, t, alphas)
-        with autocast(device):
-            v = model(noisy, t, ids)
-        return F.mse_loss(v.float(), target)
+        ids = pieces(tokenizer, sentences).to(device)
+        return loss_of(model, latents.to(device) * scale, ids, alphas, generator)
 
-    descend(options, model, average, optimiser, run, loss_of, log)
+    descend(options, model, average, optimiser, run, loss, log)
     ahead.close()
     plot(log.path, options.out / "training.png")
 
 
-def begun(options: Options, model: TextDenoiser, average: TextDenoiser, log: Log) -> Run:
+def tokenizer_of(out: Path, models: bool) -> CLIPTokenizer:
+    """The run's, made where there is none; models: with the words of their names."""
+    if not (out / "tokenizer").exists():
+        save_tokenizer(out / "tokenizer", out, models)
+    return CLIPTokenizer.from_pretrained(out / "tokenizer")
+
+
+def built(tokenizer: CLIPTokenizer, vae: AutoencoderKL) -> TextDenoiser:
+    return TextDenoiser(len(tokenizer), int(vae.config.latent_channels))
+
+
+def pieces(tokenizer: CLIPTokenizer, sentences: list[str]) -> Tensor:
+    """[K, TOKENS] of K sentences."""
+    told = tokenizer(sentences, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
+    return told.input_ids
+
+
+def loss_of(
+    model: TextDenoiser, latents: Tensor, ids: Tensor, alphas: Tensor, generator: torch.Generator
+) -> Tensor:
+    """The mean squared error of v [] for scaled latents [B, C, L, L] and their sentences' pieces [B, TOKENS], at levels
+    and under noise that the generator draws, on its own device."""
+    device = latents.device
+    t = timesteps(STEPS_BEFORE, len(latents), generator).to(device)
+    noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(device)
+    noisy, target = noised(latents, noise, t, alphas)
+    with autocast(device):
+        v = model(noisy, t, ids)
+    return F.mse_loss(v.float(), target)
+
+
+def begun(
+    options: Options, model: TextDenoiser, average: TextDenoiser, tokenizer: CLIPTokenizer, log: Log
+) -> Run:
     """A new run: a text prior's weights, the shipped ones if none are named, or a view prior's UNet without its known
-    view."""
+    view. Words that the tokenizer knows and the weights do not begin from nothing."""
     run = Run(first_shard=newest_shard(0) - SHARDS_FIRST)
     start = options.start or POCKET_TEXT
-    weights = load_file(start / UNET)
-    weights = {k: v.float() for k, v in weights.items()}
-    weights["conv_in.weight"] = weights["conv_in.weight"][:, :TEXT_LATENTS]
+    weights = {k: v.float() for k, v in load_file(start / UNET).items()}
+    channels = model.unet.config.in_channels
+    weights["conv_in.weight"] = weights["conv_in.weight"][:, :channels]  # without a known view's
     model.unet.load_state_dict(weights)
-    if (start / "text_encoder").exists():
-        words = load_file(start / "text_encoder" / "model.safetensors")
-        model.text_encoder.load_state_dict({k: v.float() for k, v in words.items()})
+    told = start
+    if (start / ENCODER).exists():
         made = json.loads((start / "training.json").read_text())
         step = int(made["steps"])
         run = Run(step, int(made["samples"]), step, newest_shard(step) - SHARDS_FIRST)
+    else:
+        told = POCKET_TEXT
+    words = {k: v.float() for k, v in load_file(told / ENCODER).items()}
+    old, fresh = CLIPTokenizer.from_pretrained(told / "tokenizer"), model.text_encoder.state_dict()[PIECES]
+    words[PIECES] = carried(words[PIECES], old, tokenizer, fresh)
+    model.text_encoder.load_state_dict(words)
     average.load_state_dict(model.state_dict())
     log.write(
         stage="start", step=run.step, seed=options.seed, batch=options.batch, lr=options.lr, until=options.until,
@@ -107,16 +141,24 @@ def begun(options: Options, model: TextDenoiser, average: TextDenoiser, log: Log
     return run
 
 
+def carried(known: Tensor, old: CLIPTokenizer, new: CLIPTokenizer, fresh: Tensor) -> Tensor:
+    """Rows [M, E] for the new tokenizer's pieces: of `known` for those that the old one has too, else of `fresh`."""
+    rows, before = fresh.clone(), old.get_vocab()
+    for piece, row in new.get_vocab().items():
+        if piece in before:
+            rows[row] = known[before[piece]]
+    return rows
+
+
 def export(options: Options, folder: Path) -> dict[str, str]:
     """Writes the averaged weights as a prior's folder, half precision; returns each file's SHA-256."""
     tokenizer = CLIPTokenizer.from_pretrained(options.out / "tokenizer")
-    average = TextDenoiser(len(tokenizer))
+    average = built(tokenizer, AutoencoderKL.from_pretrained(options.out / "vae"))
     run = averaged(options, average)
     average.half().eval()
     average.unet.save_pretrained(folder / "unet")
     average.text_encoder.save_pretrained(folder / "text_encoder")
-    if folder.resolve() != POCKET_TEXT.resolve():  # a copy: links are lost in a zip and in some checkouts
-        shutil.copytree(POCKET_TEXT / "vae", folder / "vae", dirs_exist_ok=True)
+    save_vae(options.out, folder)
     shutil.copytree(options.out / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
     shutil.copy(options.out / "words.txt", folder / "words.txt")
     build_scheduler().save_pretrained(folder / "scheduler")

@@ -5,7 +5,6 @@ No mesh, no files: Gaussians at the end of the steps, their novel views and the 
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -23,7 +22,6 @@ from bench.truth import (
     novel_angles,
     over_white,
     psnr_db,
-    save_png,
 )
 from gs_propeller.app.asset import Logged, Viewer, begun, problem, scene_of, slots_at_once, travellers
 from gs_propeller.app.config import Config, load, to_yaml, updated
@@ -81,13 +79,10 @@ def priors_called(name: str, text: bool) -> Priors:
 
 def configured(case: Case, pairs: dict[str, object]) -> Config:
     """The shipped image configuration for an object, changed by pairs."""
-    folder = Path(tempfile.gettempdir()) / f"bench-{case.name}.png"
-    save_png(str(folder), case.picture())
+    folder = Path(tempfile.gettempdir()) / "bench-pictures"
+    folder.mkdir(exist_ok=True)
     base, _ = load(["--config", "configs/image.yaml"])
-    elevation = math.degrees(case.pose.elevation_rad)
-    return updated(
-        base, {"input": str(folder), "elevation": elevation, "device": "cpu", "prior": "pocket", **pairs}
-    )
+    return updated(base, {**case.given(folder), "device": "cpu", "prior": "pocket", **pairs})
 
 
 def prepared(config: Config, ranks: Ranks | None = None) -> Setup:

@@ -7,7 +7,9 @@ a picture and the object in the picture share one frame.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -36,6 +38,16 @@ class Case:
         """[4, S, S] straight-alpha RGBA: the input picture."""
         camera = orbit([self.pose.azimuth_rad], [self.pose.elevation_rad], RADIUS, FOV_Y_RAD)
         return views(self.thing, camera, size_px)[0]
+
+    def given(self, folder: Path) -> dict[str, object]:
+        """The options that a run on it is given; its picture is drawn into the folder."""
+        path = folder / f"{self.name}.png"
+        part = (
+            folder / f"{self.name}.{os.getpid()}.png"
+        )  # another process may be reading the one that is there
+        save_png(str(part), self.picture())
+        os.replace(part, path)
+        return {"input": str(path), "elevation": math.degrees(self.pose.elevation_rad)}
 
     def truth(self, azimuths_rad: Tensor, elevations_rad: Tensor, size_px: int = SCORE_PX) -> Tensor:
         """[V, 4, S, S] true views at azimuths from the input view."""

@@ -4,7 +4,6 @@ kept in build/bench, so that an interrupted bench goes on: what bench.asset and 
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,18 +55,9 @@ class One:
 
 def asset_config(case: Case, folder: Path, pairs: list[str], config_path: str) -> Config:
     """The configuration of one object's run in `folder`, its input picture drawn there."""
-    save_png(str(folder / f"{case.name}.png"), case.picture())
     config, _ = load(["--config", config_path, "prior=pocket", *pairs])
-    return updated(
-        config,
-        {
-            "input": str(folder / f"{case.name}.png"),
-            "elevation": math.degrees(case.pose.elevation_rad),
-            "outdir": str(folder),
-            "resume": False,
-            "turntable_frames": 0,
-        },
-    )
+    given = {**case.given(folder), "outdir": str(folder), "resume": False, "turntable_frames": 0}
+    return updated(config, given)
 
 
 def arguments(doc: str | None, bench: str, objects: int) -> argparse.ArgumentParser:

@@ -69,7 +69,7 @@ class Wavy:
 ASKED: dict[str, Any] = {
     "batch_size": 2, "min_elevation": -20.0, "max_elevation": 25.0, "elevation": 6.0, "t_min": 0.1, "t_max": 0.9,
     "lambda_sds": 1.0, "lambda_rgb": 40.0, "lambda_mask": 20.0, "lambda_opacity": 0.1, "lambda_scale": 0.1,
-    "reference_size": 16, "num_points": 20, "position_lr_steps": UPDATES, "opacity_lr": 0.3,
+    "lambda_haze": 0.2, "reference_size": 16, "num_points": 20, "position_lr_steps": UPDATES, "opacity_lr": 0.3,
     "densify_from": 3, "densify_until": 20, "densify_every": 4, "densify_grad_threshold": 0.4, "split_scale": 0.35,
     "max_scale": 0.9, "opacity_reset_every": 9, "min_opacity": 0.03, "max_gaussians": 60,
 }  # fmt: skip

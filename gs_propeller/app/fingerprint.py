@@ -78,7 +78,13 @@ KINDS_OF |= {"tets": ("tetrahedra",)}
 
 # What there was not always: named only where it is not as it was before, so that older runs and their marks stay good.
 LATER = frozenset(
-    ["scene", "lr_share", *CLOSING, *(name for name, at in SECTION_OF.items() if at in ("cut", "plan"))]
+    [
+        "scene",
+        "lr_share",
+        "lambda_haze",
+        *CLOSING,
+        *(name for name, at in SECTION_OF.items() if at in ("cut", "plan")),
+    ]
 )
 
 GIVEN = "the picture or mesh"  # what a mark calls the input's bytes

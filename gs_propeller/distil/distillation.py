@@ -50,11 +50,12 @@ class View(Protocol):
 @dataclass(frozen=True)
 class Seen:
     """A state's render of its step's novel views, where pictures travel, and of the known view; leaves: what it can be
-    pulled back to."""
+    pulled back to; share: of the run that is over."""
 
     leaves: Any
     novel: Any
     known: Any
+    share: float = 1.0
 
     @property
     def views(self) -> list[Any]:
@@ -97,8 +98,9 @@ class Distillation(ABC):
     def regularised(self, seen: Seen, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """The cheap losses with this scene's own; they come in by name, those of the known view taken."""
 
-    def novel_losses(self, view: Any) -> list[Tensor]:
-        """What a scene asks of its novel views, where gradients travel; else `regularised` sees them."""
+    def novel_losses(self, view: Any, share: float) -> list[Tensor]:
+        """What a scene asks of its novel views when that share of the run is over, where gradients travel; else
+        `regularised` sees them."""
         return []
 
     @abstractmethod
@@ -152,6 +154,10 @@ class Distillation(ABC):
         """The update that a step of the solver begins with."""
         return step * self.settings.updates_per_evaluation
 
+    def _share(self, update: int) -> float:
+        """Of the run that is over before an update."""
+        return min(update / self.updates, 1.0)
+
     # ---- at the guess, on every rank
 
     def compute(self, params: Sequence[Any], steps: Sequence[int]) -> list[Any]:
@@ -185,7 +191,8 @@ class Distillation(ABC):
             return found
         # at once: the slots share one graph
         terms = [(view.image * pull.pull).sum() for view, pull in zip(novel, found, strict=True)]
-        terms += [loss for view in novel for loss in self.novel_losses(view)]
+        for view, step in zip(novel, steps, strict=True):
+            terms += self.novel_losses(view, self._share(self._first(step)))
         torch.stack(terms).sum().backward()
         results = []
         for step, leaf, view, pull in zip(steps, leaves, novel, found, strict=True):
@@ -235,8 +242,7 @@ class Distillation(ABC):
         """The losses of `cheap` by name."""
         losses = dict.fromkeys(self.cheap, torch.zeros((), device=device_of(seen.leaves)))
         if self.known is not None and seen.known is not None:
-            warm_up = min(update / self.updates, 1.0)
-            losses |= self.known.losses(seen.known.image, seen.known.alpha, warm_up, self.knowing)
+            losses |= self.known.losses(seen.known.image, seen.known.alpha, self._share(update), self.knowing)
         return self.regularised(seen, losses)
 
     def seen(self, state: Any, step: int | None) -> Seen:
@@ -258,7 +264,7 @@ class Distillation(ABC):
         found = iter(self.rendered(leaves, groups, min(state.step, self.updates - 1)))
         novel = next(found) if self.pictures and step is not None else None
         known = next(found) if self.known is not None else None
-        kept[:] = [state, step, Seen(leaves, novel, known)]
+        kept[:] = [state, step, Seen(leaves, novel, known, self._share(state.step))]
         return kept[2]  # type: ignore[no-any-return]
 
     @cached_property

@@ -65,7 +65,7 @@ class FieldScene(Distillation):
             losses |= self._eikonal(seen.novel)
         return losses
 
-    def novel_losses(self, view: FieldView) -> list[Tensor]:
+    def novel_losses(self, view: FieldView, share: float) -> list[Tensor]:
         return [*self._shaped(view).values(), *self._eikonal(view).values()]
 
     def _shaped(self, view: FieldView) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Gaussians as the solver sees them (distil/distillation.py).
 
-N Gaussians. Gradients that travel are re-indexed where rows differ. The regularisers, of the parameters themselves, are
-taken in the roll-out.
+N Gaussians. Gradients that travel are re-indexed where rows differ. The regularisers are taken in the roll-out; that of
+the novel views where these are rendered.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gs_propeller.scenes.gaussians.settings import (
 )
 from gs_propeller.scenes.gaussians.state import Drift, Evaluation, Gaussians, State, init_ball
 
-CHEAP = ("rgb", "mask", "opacity", "scale")
+CHEAP = ("rgb", "mask", "opacity", "scale", "haze")
 LOSSES = DEAR + CHEAP
 
 
@@ -56,7 +56,17 @@ class GaussianScene(Distillation):
             losses["opacity"] = r.lambda_opacity * (opacities * (1 - opacities)).mean()
         if r.lambda_scale:
             losses["scale"] = r.lambda_scale * leaves.log_scales.exp().square().mean()
+        if seen.novel is not None:
+            losses |= self._hazy(seen.novel, seen.share)
         return losses
+
+    def novel_losses(self, view: Rendered, share: float) -> list[Tensor]:
+        return list(self._hazy(view, share).values())
+
+    def _hazy(self, view: Rendered, share: float) -> dict[str, Tensor]:
+        """The loss of a novel view, by name."""
+        weight = self.regularisers.lambda_haze * share**2
+        return {"haze": weight * (view.alpha * (1 - view.alpha)).mean()} if weight else {}
 
     def evaluation(self, grads: Gaussians, renders: Sequence[Rendered], losses: Tensor) -> Evaluation:
         return Evaluation(grads, gathered(grads, *renders), losses)

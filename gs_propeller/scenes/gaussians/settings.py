@@ -74,9 +74,12 @@ class DensifySettings(Section):
 
 @dataclass(frozen=True)
 class RegulariserSettings(Section):
-    """Losses on the parameters themselves."""
+    """Losses on the parameters themselves, and on how they look from elsewhere."""
 
     # fmt: off
     lambda_opacity: float = option(0.0, "of half-transparency, mean o (1 - o)", "", 0)
     lambda_scale: float = option(0.0, "of large Gaussians, mean squared scale", "", 0)
+    lambda_haze: float = option(
+        0.0, "half-transparency of novel views, mean a (1 - a), times the square of the share of steps that is over: "
+        "outlines where the prior leaves fog", "", 0)
     # fmt: on

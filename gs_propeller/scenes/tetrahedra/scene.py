@@ -104,7 +104,7 @@ class TetScene(FieldScene):
     def regularised(self, seen: Seen, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         return losses if seen.novel is None else losses | self._folds(seen.novel)
 
-    def novel_losses(self, view: TetView) -> list[Tensor]:  # type: ignore[override]
+    def novel_losses(self, view: TetView, share: float) -> list[Tensor]:  # type: ignore[override]
         return list(self._folds(view).values())
 
     def _folds(self, view: TetView) -> dict[str, Tensor]:

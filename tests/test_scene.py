@@ -260,8 +260,8 @@ def test_what_is_not_finite_is_named() -> None:
 @pytest.mark.parametrize("travels", ["pictures", "gradients"])
 def test_a_broken_step_can_be_skipped(travels: str) -> None:
     """The pull counts as zero, the known view still pulls; a step whose known view broke stands still."""
-    made = scene(travels=travels, nonfinite="skip")
-    broken, silent = replace(made, guides=BROKEN), scene(travels=travels, lambda_sds=0.0)
+    made = scene(travels=travels, nonfinite="skip", lambda_haze=0.0)
+    broken, silent = replace(made, guides=BROKEN), scene(travels=travels, lambda_sds=0.0, lambda_haze=0.0)
     state = later(scene(travels=travels))
     drift = broken.compute([state.params], [3])[0].at(state)
     assert bool(drift.losses.isnan().all())

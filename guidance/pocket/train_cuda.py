@@ -199,7 +199,9 @@ def main() -> None:
     parser = arguments(
         __doc__, "build/pocket-cuda", batch=1024, lr=1e-3, device="cuda", workers=16, minutes=9.0
     )
-    parser.add_argument("--vae", type=float, default=0.15, help="share of the minutes that trains the VAE")
+    parser.add_argument(
+        "--vae", type=float, default=0.15, help="share of the minutes that trains the VAE; 0: none"
+    )
     parser.add_argument(
         "--shards", type=int, default=1200, help="shards drawn at most, all of them kept in memory"
     )
@@ -217,6 +219,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     vae_of(options)
+    if not vae_share:
+        (options.out / DONE).touch()
     log = options.out / "log.jsonl"
     if not log.exists():  # that of the weights it begins with comes first
         log.write_text((start / "training.jsonl").read_text())

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from gs_propeller.base.camera import orbit
-from guidance.pocket import train_text
 from guidance.pocket.captions import articled, build_tokenizer, corpus, said, save_tokenizer, vocabulary
 from guidance.pocket.data import SIZE_PX
 from guidance.pocket.families import make
@@ -31,10 +30,11 @@ from guidance.pocket.model_captions import caption
 from guidance.pocket.render import FOV_Y_RAD, RADIUS, Shown, on_white, views
 from guidance.pocket.score_text import TEST_SEED
 from guidance.pocket.text_stream import SLOTS, angles, called, centred, model_told, spoken
+from guidance.pocket.train_text import PIECES as TEXT_PIECES
 from guidance.pocket.train_text import carried
 from guidance.pocket.training import MEAN, STD, autocast, checksums, keyed
 
-PIECES = f"text_model.{train_text.PIECES}"
+PIECES = f"text_model.{TEXT_PIECES}"
 POCKET_JUDGE = Path(__file__).resolve().parent.parent / "data" / "retrieval-pocket"
 SEED = 500_000_000  # of its objects: the priors' are below
 OBJECTS, VIEWS = 4096, 4  # of the pool that batches come from; a quarter is drawn anew each epoch
@@ -117,7 +117,7 @@ def seen(seed: int, count: int = VIEWS) -> tuple[str, Tensor]:
 def trained_on(seed: int) -> tuple[str, Tensor]:
     """The same of a training object: every second one is a model."""
     if seed % 2 and called(TRAIN):
-        return shown(*model_told(seed, TRAIN), seed, VIEWS)
+        return shown(*model_told(seed), seed, VIEWS)
     return seen(seed // 2)
 
 
@@ -183,10 +183,15 @@ def accuracy(judge: Judge, groups: int = 20, size: int = 30) -> float:
     right = []
     for group in range(groups):
         cases = [seen(TEST_SEED + group * size + k, 2) for k in range(size)]
-        images = torch.stack([views[0] for _, views in cases]).float() / 255
-        found = judge.chosen(images, [articled(caption) for caption, _ in cases])
-        right.append((found == torch.arange(size)).float().mean())
-    return float(torch.stack(right).mean())
+        right.append(share_right(judge, cases))
+    return float(np.mean(right))
+
+
+def share_right(judge: Judge, cases: list[tuple[str, Tensor]]) -> float:
+    """Of (caption, views [V, 3, S, S] uint8): for how many first views it finds the caption among all of these."""
+    images = torch.stack([views[0] for _, views in cases]).float() / 255
+    found = judge.chosen(images, [articled(caption) for caption, _ in cases])
+    return float((found == torch.arange(len(cases))).float().mean())
 
 
 def model_accuracy(judge: Judge, groups: int = 20, size: int = 30) -> float:
@@ -198,11 +203,8 @@ def model_accuracy(judge: Judge, groups: int = 20, size: int = 30) -> float:
         names = [list(nouns)[k] for k in rng.permutation(len(nouns))[:size]]
         meshes = [lit(read(nouns[name][int(rng.integers(len(nouns[name])))]), rng) for name in names]
         cases = [shown(centred(m), caption(m) or "", TEST_SEED + k, 1) for k, m in enumerate(meshes)]
-        found = judge.chosen(
-            torch.cat([x for _, x in cases]).float() / 255, [articled(text) for text, _ in cases]
-        )
-        right.append((found == torch.arange(size)).float().mean())
-    return float(torch.stack(right).mean()) if right else float("nan")
+        right.append(share_right(judge, cases))
+    return float(np.mean(right)) if right else float("nan")
 
 
 def main() -> None:

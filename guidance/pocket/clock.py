@@ -110,6 +110,12 @@ class Resident:
         return torch.randint(first, end, (count,), generator=generator, device=self.device)
 
 
+def frozen(vae: AutoencoderKL, device: torch.device) -> AutoencoderKL:
+    """On the device, to encode with: in half precision on a GPU."""
+    vae = vae.to(device, memory_format=torch.channels_last)
+    return (vae.half() if device.type == "cuda" else vae).eval().requires_grad_(False)
+
+
 @torch.no_grad()
 def encoded(vae: AutoencoderKL, images: Tensor, device: torch.device) -> Tensor:
     """[B, V, C, L, L] half, unscaled, of uint8 pictures [B, V, 3, S, S], by a VAE on the device, in its precision."""

@@ -63,7 +63,7 @@ def told(number: int, index: int, models: bool = False) -> tuple[Shown, str]:
     family, seed = member(number, index)
     if models:
         if seed % 2 and called(TRAIN):
-            return model_told(seed, TRAIN)
+            return model_told(seed)
         family = SLOTS[seed // 2 % len(SLOTS)]
     return spoken(family, seed), make(family, seed).caption
 
@@ -83,10 +83,10 @@ def _called(models: tuple[str, ...]) -> dict[str, list[str]]:
     return found
 
 
-def model_told(seed: int, split: str) -> tuple[Shown, str]:
-    """A centred model of the split, and its caption: half recoloured and called by their colours, half as they are, of
+def model_told(seed: int) -> tuple[Shown, str]:
+    """A centred training model, and its caption: half recoloured and called by their colours, half as they are, of
     which half are called by their noun alone. Of a noun's models, as often as the root of their number."""
-    rng, nouns = np.random.default_rng([seed, 83]), called(split)
+    rng, nouns = np.random.default_rng([seed, 83]), called(TRAIN)
     weights = np.sqrt([len(models) for models in nouns.values()])
     name = list(nouns)[int(rng.choice(len(nouns), p=weights / weights.sum()))]
     mesh = read(nouns[name][int(rng.integers(len(nouns[name])))])

@@ -52,6 +52,7 @@ from guidance.pocket.training import (
     descend,
     keyed,
     noised,
+    optimiser_of,
     record,
     resumed,
     timesteps,
@@ -121,7 +122,7 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log, stream: Path | No
     device = torch.device(options.device)
     model, average = Denoiser().to(device), Denoiser().to(device)
     model.unet.to(memory_format=torch.channels_last)  # 4 % faster on a CPU
-    optimiser = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    optimiser = optimiser_of(model, options.lr)
     run = restored(options, model, average, optimiser, vae, log)
     alphas = build_scheduler().alphas_cumprod.to(device)
     scale = vae.config.scaling_factor

@@ -35,6 +35,7 @@ from guidance.pocket.clock import (
     descend,
     encoded,
     fast,
+    frozen,
     share_left,
 )
 from guidance.pocket.data import OBJECTS, SIZE_PX, VIEWS
@@ -51,6 +52,7 @@ from guidance.pocket.training import (
     arguments,
     autocast,
     follow,
+    optimiser_of,
 )
 
 DROP = 0.05  # share of samples that learn the unconditional score: pictures are distilled without guidance
@@ -161,9 +163,7 @@ def train_unet(
     fast()
     model, average = Denoiser().to(device), Denoiser().to(device)
     model.unet.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cuda"
-    )
+    optimiser = optimiser_of(model, options.lr, fused=device.type == "cuda")
     alphas = build_scheduler().alphas_cumprod.to(device)
     generator = torch.Generator(device).manual_seed(options.seed + 1)
     held = resident(OBJECTS * len(drawn), device)
@@ -180,8 +180,7 @@ def train_unet(
     vae = vae_of(options)
     run = restored(options, model, average, optimiser, vae, log, first)
     scale = float(vae.config.scaling_factor)
-    vae = vae.to(device, memory_format=torch.channels_last)
-    vae = (vae.half() if device.type == "cuda" else vae).eval().requires_grad_(False)
+    vae = frozen(vae, device)
 
     def add(shard: Tensors) -> int:
         images = shard["images"]

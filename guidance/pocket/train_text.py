@@ -42,6 +42,7 @@ from guidance.pocket.training import (
     descend,
     keyed,
     noised,
+    optimiser_of,
     record,
     resumed,
     timesteps,
@@ -62,7 +63,7 @@ def train(options: Options, log: Log, models: bool = False) -> None:
     vae = vae_of(options)
     tokenizer = tokenizer_of(options.out, models)
     model, average = (built(tokenizer, vae).to(device) for _ in range(2))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01)
+    optimiser = optimiser_of(model, options.lr)
     run = resumed(options, model, average, optimiser, log) or begun(options, model, average, tokenizer, log)
     alphas = build_scheduler().alphas_cumprod.to(device)
     scale = vae.config.scaling_factor

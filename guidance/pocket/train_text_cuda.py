@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from guidance import POCKET
-from guidance.pocket.clock import Arrivals, Resident, Tensors, compiled, descend, encoded, fast
+from guidance.pocket.clock import Arrivals, Resident, Tensors, compiled, descend, encoded, fast, frozen
 from guidance.pocket.meshes import TRAIN, keys
 from guidance.pocket.model import TOKENS, build_scheduler
 from guidance.pocket.stream import humbly, save
@@ -31,7 +31,7 @@ from guidance.pocket.text_stream import OBJECTS, VIEWS, drawn, sentence, told
 from guidance.pocket.train import vae_of
 from guidance.pocket.train_cuda import newest, without_a_gpu
 from guidance.pocket.train_text import begun, built, loss_of, pieces, tokenizer_of
-from guidance.pocket.training import DROP, Log, Options, arguments, resumed
+from guidance.pocket.training import DROP, Log, Options, arguments, optimiser_of, resumed
 from guidance.stable_diffusion import Directions
 
 WORDINGS = 4  # of each view, drawn once
@@ -87,16 +87,13 @@ def train(options: Options, ends_s: float, first: int, drawn: list[Future[None]]
     vae, tokenizer = vae_of(options), tokenizer_of(options.out, models)
     model, average = (built(tokenizer, vae).to(device) for _ in range(2))
     model.unet.to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=options.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=device.type == "cuda"
-    )
+    optimiser = optimiser_of(model, options.lr, fused=device.type == "cuda")
     run = resumed(options, model, average, optimiser, log) or begun(options, model, average, tokenizer, log)
     alphas, scale = build_scheduler().alphas_cumprod.to(device), float(vae.config.scaling_factor)
     generator = torch.Generator(device).manual_seed(options.seed + 2)
     empty = pieces(tokenizer, [""]).to(device)
     held = resident(OBJECTS * len(drawn), device, vae)
-    vae = vae.to(device, memory_format=torch.channels_last)
-    vae = (vae.half() if device.type == "cuda" else vae).eval().requires_grad_(False)
+    vae = frozen(vae, device)
 
     def add(shard: Tensors) -> int:
         held.add(latents=encoded(vae, shard["images"], device), ids=shard["ids"])

@@ -173,6 +173,13 @@ def descend(
     store(options, run.at(step, options.batch), model, average, optimiser)
 
 
+def optimiser_of(model: nn.Module, lr: float, fused: bool = False) -> torch.optim.AdamW:
+    """AdamW as all trainings of a UNet use it; fused: its steps as one kernel, on a GPU."""
+    return torch.optim.AdamW(
+        model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=fused or None
+    )
+
+
 def update(
     model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, lr: float, newest: float
 ) -> None:  # fmt: skip

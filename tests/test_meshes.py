@@ -313,6 +313,7 @@ def test_the_text_stream_tells_of_models_where_asked(folder: Path, monkeypatch: 
         assert text in (model_captions.caption(thing), f"a {model_captions.noun(thing.key.split('/')[1])}")
         assert set(text.split()) <= words
         assert np.abs(thing.points).max() <= text_stream.REACH + 1e-9
-    images, angles = text_stream.drawn(2, 2, models=True)
+    images, angles, told = text_stream.drawn(2, 2, models=True)
+    assert told == [caption for _, caption in both[:2]]
     assert images.shape == (2, text_stream.VIEWS, 3, 64, 64)
     assert torch.equal(angles, text_stream.drawn(2, 2)[1])

@@ -13,7 +13,7 @@ from torch import nn
 
 from gs_propeller.base.errors import UserError
 from guidance import POCKET_TEXT
-from guidance.pocket import score_vae, train, train_vae, training, translate
+from guidance.pocket import muon, score_vae, train, train_vae, training, translate
 from guidance.pocket.model import build_unet, build_vae
 
 
@@ -84,8 +84,71 @@ def test_evening_out_changes_no_picture() -> None:
 def test_orthogonal_steps_move_every_direction_alike() -> None:
     torch.manual_seed(0)
     for shape in ((24, 216), (64, 24)):
-        values = torch.linalg.svdvals(train_vae.orthogonal(torch.randn(shape)))
+        values = torch.linalg.svdvals(muon.orthogonal(torch.randn(shape)))
         assert 0.6 < float(values.min()) <= float(values.max()) < 1.25  # five rounds end near one
+
+
+class Small(nn.Module):
+    """Two alike matrices, a convolution, a table and a bias: every kind that Muon tells apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.first, self.second = (nn.Linear(4, 4, bias=False) for _ in range(2))
+        self.embedding = nn.Embedding(5, 4)
+
+    def forward(self) -> torch.Tensor:
+        x = self.conv(torch.linspace(-1, 1, 27).reshape(1, 3, 3, 3)).flatten(1)
+        return (self.second(self.first(x)) + self.embedding(torch.tensor([2]))).square().sum()
+
+
+def test_muon_steps_matrices_alike_and_the_rest_as_adam_does() -> None:
+    torch.manual_seed(0)
+    model = Small()
+    twin = copy.deepcopy(model)
+    ours = muon.Muon(model, 0.01)
+    others = [twin.conv.bias, twin.embedding.weight]
+    adam = torch.optim.AdamW(others, lr=0.01, betas=(0.9, 0.99), weight_decay=0.01)
+    speeds = {name: torch.zeros(len(p), p[0].numel()) for name, p in twin.named_parameters()}
+    for _ in range(3):
+        for made in (model, twin):
+            made.zero_grad()
+            made().backward()
+        ours.step()
+        adam.step()
+        with torch.no_grad():
+            for name in ("conv.weight", "first.weight", "second.weight"):
+                p = twin.get_parameter(name)
+                assert p.grad is not None
+                grad = p.grad.flatten(1)
+                speeds[name] += (1 - muon.MOMENTUM) * (grad - speeds[name])
+                way = muon.orthogonal(grad + muon.MOMENTUM * (speeds[name] - grad)).reshape(p.shape)
+                size = muon.MATCHED * max(len(p), p[0].numel()) ** 0.5
+                p.copy_(p * (1 - 0.01 * 0.01) - 0.01 * size * way)
+        for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+            assert torch.allclose(p, q, atol=1e-6)
+
+
+def test_a_training_goes_on_with_its_optimisers_moments(tmp_path: Path) -> None:
+    """Stopped and resumed it ends where one without a pause does; moments of another optimiser are left alone."""
+
+    def steps(model: Small, optimiser: torch.optim.Optimizer, count: int) -> None:
+        for _ in range(count):
+            training.update(model, average, optimiser, model(), 0.01, 0.5)
+
+    torch.manual_seed(0)
+    whole, average, options = Small(), Small(), training.Options(tmp_path, 1.0)
+    parted, log = copy.deepcopy(whole), training.Log(tmp_path / "log.jsonl")
+    steps(whole, muon.Muon(whole, 0.01), 4)
+    optimiser = muon.Muon(parted, 0.01)
+    steps(parted, optimiser, 2)
+    training.store(options, training.Run(2, 2), parted, average, optimiser)
+    later = Small()
+    optimiser = muon.Muon(later, 0.01)
+    assert training.resumed(options, later, average, optimiser, log) == training.Run(2, 2)
+    steps(later, optimiser, 2)
+    for p, q in zip(whole.parameters(), later.parameters(), strict=True):
+        assert torch.equal(p, q)
 
 
 def test_the_vae_is_trained_on_every_kind_of_picture() -> None:

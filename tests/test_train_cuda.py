@@ -104,19 +104,52 @@ def test_it_ends_by_the_clock_and_says_where_it_stands(tmp_path: Path) -> None:
         seen.append(len(shard["rows"]))
         return sum(seen)
 
-    def loss(step: int) -> torch.Tensor:
+    def next_loss() -> torch.Tensor:
         assert seen  # not before there is something to draw from
-        return (model.weight - 2.0).square().sum()
+        model.zero_grad()
+        loss = (model.weight - 2.0).square().sum()
+        loss.backward()
+        return loss.detach()
 
     log, run = training.Log(tmp_path / "log.jsonl"), training.Run(10, 30, 10)
     arrivals = clock.Arrivals(tmp_path, futures, 4)
-    clock.descend(options, time.time() + 0.5, model, average, optimiser, run, arrivals, add, loss, log)
+    clock.descend(options, time.time() + 0.5, model, average, optimiser, run, arrivals, add, next_loss, log)
     assert seen == [6]
     found = training.resumed(options, model, average, optimiser, log)
     assert found is not None
     assert found.newest_shard == 5
     assert found.step > 10
     assert found.samples == 30 + 3 * (found.step - 10)
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+        ),
+    ],
+)
+def test_a_step_in_one_launch_is_the_step(device: str, tmp_path: Path) -> None:
+    """Losses and gradients of several samples, one after another, are those of autograd."""
+    torch.manual_seed(0)
+    model, log = torch.nn.Linear(3, 1).to(device), training.Log(tmp_path / "log.jsonl")
+
+    def loss(sample: clock.Sample) -> torch.Tensor:
+        return (model(sample[0]) - sample[1]).square().mean()
+
+    samples = [(torch.randn(5, 3, device=device), torch.randn(5, 1, device=device)) for _ in range(3)]
+    replay = clock.Replay(model, loss, samples[0], log)
+    assert (replay.graph is not None) == (device == "cuda")
+    for sample in samples:
+        found = replay(sample)
+        wanted = loss(sample)
+        grads = torch.autograd.grad(wanted, list(model.parameters()))
+        assert torch.allclose(found, wanted)
+        for p, grad in zip(model.parameters(), grads, strict=True):
+            assert p.grad is not None
+            assert torch.allclose(p.grad, grad)
 
 
 def test_a_unet_that_cannot_be_compiled_stays_as_it_is(
@@ -231,7 +264,7 @@ def test_the_text_priors_stream_says_each_view_in_several_wordings(
     )
     train_text_cuda.keep_told(tmp_path, False, 2)
     shard = stream.load_file(tmp_path / "shards" / "shard0002.safetensors")
-    images, where = text_stream.drawn(2, 3)
+    images, where, _ = text_stream.drawn(2, 3)
     assert torch.equal(shard["images"], images)
     names = text_stream.Directions()
     for i in range(3):

@@ -1,5 +1,5 @@
 """What the trainings on a GPU share, so that the GPU waits for nothing: processes draw shards without a pause, what is
-drawn stays in the device's memory, the UNet is compiled, and the learning rate follows the clock.
+drawn stays in the device's memory, the UNet is compiled, a step is one launch, and the learning rate follows the clock.
 
 M rows of a shard, C latent channels, L latent side, S picture side in pixels.
 """
@@ -26,8 +26,8 @@ from guidance.pocket.training import (
     Options,
     Run,
     averaging_steps,
+    moved,
     store,
-    update,
 )
 
 FLAT_SHARE = 0.5  # of a training, at the end of which its learning rate falls to nought in a straight line
@@ -36,6 +36,7 @@ AVERAGE = "average.safetensors"  # in a run's folder: the averaged weights, writ
 ENCODED = 1024  # pictures in one call of the VAE
 
 Tensors = dict[str, Tensor]
+Sample = tuple[Tensor, ...]
 
 
 def share_left(share: float) -> float:
@@ -127,6 +128,13 @@ def encoded(vae: AutoencoderKL, images: Tensor, device: torch.device) -> Tensor:
     return torch.cat(parts).half().unflatten(0, images.shape[:2])
 
 
+def chance(device: torch.device) -> torch.Generator:
+    """The device's own generator: the one whose draws a CUDA graph repeats anew at every replay."""
+    if device.type == "cpu":
+        return torch.default_generator
+    return torch.cuda.default_generators[device.index or torch.cuda.current_device()]
+
+
 def compiled(model: nn.Module, unet: nn.Module, loss_of: Callable[[], Tensor], log: Log) -> None:
     """The UNet compiled, for training by this loss; as it is where that fails."""
     began, plain, error = time.time(), unet.forward, ""
@@ -139,12 +147,61 @@ def compiled(model: nn.Module, unet: nn.Module, loss_of: Callable[[], Tensor], l
     log.write(stage="compiled", took_s=time.time() - began, failed=error)
 
 
+class Replay:
+    """(sample) -> loss []: a loss and the gradients that the parameters then hold, launched as one CUDA graph, for a
+    launch from Python takes longer than most of the kernels do. Without a GPU, or where it cannot be captured, kernel
+    after kernel."""
+
+    def __init__(
+        self, model: nn.Module, loss_of: Callable[[Sample], Tensor], sample: Sample, log: Log
+    ) -> None:
+        """sample: as all later ones in shape and type."""
+        self.model, self.loss_of, error, began = model, loss_of, "", time.time()
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.given = tuple(x.clone(memory_format=torch.contiguous_format) for x in sample)
+        if sample[0].is_cuda:
+            try:
+                self._capture()
+            except Exception as failure:  # of the runtime, the compiler or a kernel
+                self.graph, error = None, f"{type(failure).__name__}: {failure}"[:300]
+                torch.cuda.synchronize()
+            log.write(stage="captured", took_s=time.time() - began, failed=error)
+
+    def _capture(self) -> None:
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                self._plain(self.given)
+        torch.cuda.current_stream().wait_stream(aside)
+        self.model.zero_grad(set_to_none=True)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.loss = self.loss_of(self.given)
+            self.loss.backward()
+        self.graph = graph
+
+    def _plain(self, sample: Sample) -> Tensor:
+        self.model.zero_grad(set_to_none=True)
+        loss = self.loss_of(sample)
+        loss.backward()
+        return loss.detach()
+
+    def __call__(self, sample: Sample) -> Tensor:
+        if self.graph is None:
+            return self._plain(sample)
+        for mine, theirs in zip(self.given, sample, strict=True):
+            mine.copy_(theirs)
+        self.graph.replay()
+        return self.loss.detach()
+
+
 def descend(
     options: Options, ends_s: float, model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, run: Run,
-    arrivals: Arrivals, add: Callable[[Tensors], int], loss_of: Callable[[int], Tensor], log: Log,
+    arrivals: Arrivals, add: Callable[[Tensors], int], next_loss: Callable[[], Tensor], log: Log,
 ) -> None:  # fmt: skip
-    """Trains until the clock says ends_s. add(shard) -> objects there have been so far; loss_of(step): that step's loss
-    [], on the device, for which nothing waits but the log."""
+    """Trains until the clock says ends_s. add(shard) -> objects there have been so far; next_loss(): a step's loss [],
+    on the device, whose gradients the parameters then hold; nothing waits for it but the log."""
     began = last = saved = time.time()
     total, counted, step, objects = torch.zeros(()), 0, run.step, 0
     while (now := time.time()) < ends_s:
@@ -152,12 +209,12 @@ def descend(
             shard = arrivals.take(wait=not objects)
             if shard is not None:
                 objects = add(shard)
-        loss = loss_of(step)
+        loss = next_loss()
         warm = min((step - run.first_step + 1) / 200, 1.0)
         lr = options.lr * warm * share_left((now - began) / (ends_s - began))
-        update(model, average, optimiser, loss, lr, 1 / averaging_steps(step, run.first_step))
+        moved(model, average, optimiser, lr, 1 / averaging_steps(step, run.first_step))
         step += 1
-        total, counted = total.to(loss.device) + loss.detach(), counted + 1
+        total, counted = total.to(loss.device) + loss, counted + 1
         if step % LOG_EVERY == 0:
             mean = total.item() / counted
             took_s, last = time.time() - last, time.time()

@@ -20,7 +20,7 @@ from guidance.pocket import meshes
 from guidance.pocket.families import FAMILIES, make
 from guidance.pocket.meshes import ColouredMesh
 from guidance.pocket.objects import Thing
-from guidance.pocket.render import FOV_Y_RAD, RADIUS, AnyShown, Shown, framed, on_white, outline, views
+from guidance.pocket.render import FOV_Y_RAD, RADIUS, AnyShown, Shown, fitted, on_white, outline, views
 
 OBJECTS, VIEWS = 256, 8
 SIZE_PX = 64
@@ -55,15 +55,16 @@ def posed_model(key: str, seed: int, vary: bool = True) -> tuple[ColouredMesh, P
 
 
 def _posed(thing: AnyShown, rng: np.random.Generator) -> tuple[AnyShown, Pose]:
+    points = outline(thing)
     for _ in range(20):
         front = rng.random() < 0.7
         azimuth = rng.normal(0.0, 0.6) if front else rng.uniform(-math.pi, math.pi)
         elevation = 0.0 if rng.random() < 0.4 else rng.uniform(math.radians(-5), math.radians(25))
         pose = Pose(float(azimuth), float(elevation))
-        placed = framed(thing, *pose.__dict__.values())
-        if np.linalg.norm(outline(placed), axis=1).max() <= REACH:
+        scale, offset = fitted(points, pose.azimuth_rad, pose.elevation_rad)
+        if np.linalg.norm(points * scale + offset, axis=1).max() <= REACH:
             break
-    return placed, pose
+    return thing.moved(scale, offset), pose
 
 
 def held_out(
@@ -131,4 +132,4 @@ def shard(number: int, objects: int = OBJECTS) -> Shard:
 
 def mirrored(images: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
     """What a mirror shows: pictures [..., S, S] flipped, the azimuths of their codes [..., 4] negated."""
-    return images.flip(-1), poses * torch.tensor([1.0, -1.0, 1.0, 1.0])
+    return images.flip(-1), poses * poses.new_tensor([1.0, -1.0, 1.0, 1.0])

@@ -304,11 +304,11 @@ def framed(thing: AnyShown, azimuth_rad: float, elevation_rad: float) -> AnyShow
 
     That is what cropping does to an input picture, so the true object and the asset share one frame.
     """
-    return thing.moved(*_fit(outline(thing), azimuth_rad, elevation_rad))
+    return thing.moved(*fitted(outline(thing), azimuth_rad, elevation_rad))
 
 
-def _fit(points: Array, azimuth_rad: float, elevation_rad: float) -> tuple[float, Array]:
-    """(scale, offset [3]) that do so for points [M, 3]."""
+def fitted(points: Array, azimuth_rad: float, elevation_rad: float) -> tuple[float, Array]:
+    """(scale, offset [3]) by which `framed` moves points [M, 3]."""
     camera = orbit([azimuth_rad], [elevation_rad], RADIUS, FOV_Y_RAD)
     rotation, shift = camera.w2c[0, :3, :3].double().numpy(), camera.w2c[0, :3, 3].double().numpy()
     low, high = points.min(0), points.max(0)

@@ -65,7 +65,8 @@ def told(number: int, index: int, models: bool = False) -> tuple[Shown, str]:
         if seed % 2 and called(TRAIN):
             return model_told(seed)
         family = SLOTS[seed // 2 % len(SLOTS)]
-    return spoken(family, seed), make(family, seed).caption
+    thing = make(family, seed)
+    return centred(thing), thing.caption
 
 
 def called(split: str) -> dict[str, list[str]]:
@@ -112,24 +113,25 @@ class Described:
     captions: list[str]
 
 
-def drawn(number: int, objects: int = OBJECTS, models: bool = False) -> tuple[Tensor, Tensor]:
-    """(images [B, V, 3, S, S] uint8 over white, angles [B, V, 2]) of shard `number`."""
+def drawn(number: int, objects: int = OBJECTS, models: bool = False) -> tuple[Tensor, Tensor, list[str]]:
+    """(images [B, V, 3, S, S] uint8 over white, angles [B, V, 2], captions [B]) of shard `number`."""
     images = torch.empty(objects, VIEWS, 3, SIZE_PX, SIZE_PX, dtype=torch.uint8)
-    where = torch.empty(objects, VIEWS, 2)
+    where, captions = torch.empty(objects, VIEWS, 2), []
     for i in range(objects):
-        thing, _ = told(number, i, models)
+        thing, caption = told(number, i, models)
+        captions.append(caption)
         rng = np.random.default_rng([member(number, i)[1], 79])
         where[i] = torch.tensor([angles(rng) for _ in range(VIEWS)])
         cameras = orbit(where[i, :, 0], where[i, :, 1], RADIUS, FOV_Y_RAD)
         images[i] = (on_white(views(thing, cameras, SIZE_PX)) * 255 + 0.5).to(torch.uint8)
-    return images, where
+    return images, where, captions
 
 
 def keep_drawn(folder: Path, number: int, models: bool = False) -> Path:
     """The file of shard `number`'s pictures, drawn once and kept in the folder until their latents are there."""
     path = folder / "shards" / f"shard{number:04d}.safetensors"
     if not path.exists() and not latents_file(folder, number).exists():
-        images, where = drawn(number, models=models)
+        images, where, _ = drawn(number, models=models)
         save(path, {"images": images, "angles": where})
     return path
 

@@ -26,6 +26,7 @@ from guidance.pocket.data import SIZE_PX
 from guidance.pocket.families import FAMILIES
 from guidance.pocket.meshes import BESIDE, FOLDER_VARIABLE, TRAIN, keys
 from guidance.pocket.model import Denoiser, build_scheduler
+from guidance.pocket.muon import Muon
 from guidance.pocket.plot import plot
 from guidance.pocket.score import fixed_sample, score
 from guidance.pocket.stream import (
@@ -52,7 +53,6 @@ from guidance.pocket.training import (
     descend,
     keyed,
     noised,
-    optimiser_of,
     record,
     resumed,
     timesteps,
@@ -122,7 +122,7 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log, stream: Path | No
     device = torch.device(options.device)
     model, average = Denoiser().to(device), Denoiser().to(device)
     model.unet.to(memory_format=torch.channels_last)  # 4 % faster on a CPU
-    optimiser = optimiser_of(model, options.lr)
+    optimiser = Muon(model, options.lr)
     run = restored(options, model, average, optimiser, vae, log)
     alphas = build_scheduler().alphas_cumprod.to(device)
     scale = vae.config.scaling_factor

@@ -29,8 +29,11 @@ from gs_propeller.base.errors import UserError
 from guidance import POCKET
 from guidance.pocket.clock import (
     Arrivals,
+    Replay,
     Resident,
+    Sample,
     Tensors,
+    chance,
     compiled,
     descend,
     encoded,
@@ -38,21 +41,23 @@ from guidance.pocket.clock import (
     frozen,
     share_left,
 )
-from guidance.pocket.data import OBJECTS, SIZE_PX, VIEWS
+from guidance.pocket.data import OBJECTS, SIZE_PX, VIEWS, mirrored
 from guidance.pocket.meshes import BESIDE, FOLDER_VARIABLE, TRAIN, keys
 from guidance.pocket.model import LATENTS, Denoiser, build_scheduler
+from guidance.pocket.muon import Muon
 from guidance.pocket.stream import cached_shard, humbly, keep_shard, newest_shard, save
 from guidance.pocket.train import loss_of, restored, vae_of
-from guidance.pocket.train_vae import PHOTOGRAPHS, Muon, unrendered
+from guidance.pocket.train_vae import PHOTOGRAPHS, unrendered
+from guidance.pocket.train_vae import Muon as VaeMuon
 from guidance.pocket.train_vae import loss_of as vae_loss_of
 from guidance.pocket.training import (
     CHECKPOINT,
+    STEPS_BEFORE,
     Log,
     Options,
     arguments,
     autocast,
     follow,
-    optimiser_of,
 )
 
 DROP = 0.05  # share of samples that learn the unconditional score: pictures are distilled without guidance
@@ -60,6 +65,7 @@ OTHERS, OTHERS_DRAWN = 16, 500  # files of pictures for the VAE that are no rend
 OTHERS_SHARE = 0.25  # of the VAE's batch
 HELD = 0.05  # weight of the old VAE's latents in the new one's loss: enough that the UNet goes on with what it knows
 VAE_BATCH, VAE_LR = 256, 0.003
+VARIED = 0.25  # deviation of how an object's channels are mixed for its second appearance
 FIRST_RENDERS = 8  # shards that the VAE's training waits for
 RENDERS = 64  # shards that it draws from at most
 DONE = "vae.done"  # in a run's folder: its VAE is trained
@@ -90,12 +96,24 @@ def mixed(renders: Tensor, others: Tensor, count: int, generator: torch.Generato
 
     few = int(count * OTHERS_SHARE)
     x = torch.cat([some(others, few), some(renders, count - few)]).float() / 255
-    mixing = torch.eye(3, device=device) + 0.5 * torch.randn(count, 3, 3, generator=generator, device=device)
+    drawn = torch.rand(2, count, 1, 1, 1, generator=generator, device=device)
+    x = torch.where(drawn[0] < 0.5, recoloured(x, 0.5, generator), x)
+    return torch.where(drawn[1] < 0.5, x.flip(-1), x) * 2 - 1
+
+
+def recoloured(x: Tensor, by: float, generator: torch.Generator) -> Tensor:
+    """[B, ..., 3, S, S] in 0..1, each of the B with its own mixing of the channels' darkness; white stays white."""
+    size = len(x), 3, 3
+    mixing = torch.eye(3, device=x.device) + by * torch.randn(size, generator=generator, device=x.device)
     mixing = mixing / mixing.sum(2, keepdim=True).clamp_min(0.3)
-    recoloured = (1 - torch.einsum("bij,bjhw->bihw", mixing, 1 - x)).clamp(0, 1)
-    chance = torch.rand(2, count, 1, 1, 1, generator=generator, device=device)
-    x = torch.where(chance[0] < 0.5, recoloured, x)
-    return torch.where(chance[1] < 0.5, x.flip(-1), x) * 2 - 1
+    return (1 - torch.einsum("bij,b...jhw->b...ihw", mixing, 1 - x)).clamp(0, 1)
+
+
+def varied(images: Tensor, poses: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Objects once more, for what they cost to draw: in a mirror and in other colours, the same in all of an object's
+    views. images [B, V, 3, S, S] uint8, poses [B, V, 4]; all on the generator's device."""
+    seen, codes = mirrored(images, poses)
+    return (recoloured(seen.float() / 255, VARIED, generator) * 255 + 0.5).to(torch.uint8), codes
 
 
 def train_vae(options: Options, minutes: float, place: Path) -> None:
@@ -106,7 +124,7 @@ def train_vae(options: Options, minutes: float, place: Path) -> None:
     fast()
     vae = vae_of(options).to(device, memory_format=torch.channels_last)
     old, average = copy.deepcopy(vae).eval().requires_grad_(False), copy.deepcopy(vae)
-    optimiser = Muon(vae, VAE_LR)
+    optimiser = VaeMuon(vae, VAE_LR)
     others = torch.cat([load_file(f)["images"] for f in files(place, "others*.safetensors", OTHERS)]).to(
         device
     )
@@ -163,14 +181,22 @@ def train_unet(
     fast()
     model, average = Denoiser().to(device), Denoiser().to(device)
     model.unet.to(memory_format=torch.channels_last)
-    optimiser = optimiser_of(model, options.lr, fused=device.type == "cuda")
+    optimiser = Muon(model, options.lr, fused=device.type == "cuda")
     alphas = build_scheduler().alphas_cumprod.to(device)
-    generator = torch.Generator(device).manual_seed(options.seed + 1)
-    held = resident(OBJECTS * len(drawn), device)
+    generator = chance(device)
+    held = resident(2 * OBJECTS * len(drawn), device)
     blank = [torch.zeros_like(x[:1]).expand(options.batch, *x.shape[1:]) for x in held.rows.values()]
     known, latents, poses = blank[0], blank[1][:, 0].float(), blank[2][:, 0]
     sample = known, latents, latents, poses
-    compiled(model, model.unet, lambda: loss_of(model, sample, 0, 1.0, alphas, generator, DROP), log)
+    scale = float(vae_of(options).config.scaling_factor)
+
+    def loss(drawn: Sample) -> Tensor:
+        known, latents, condition, poses = drawn
+        return loss_of(
+            model, (known, latents, condition, poses), STEPS_BEFORE, scale, alphas, generator, DROP
+        )
+
+    compiled(model, model.unet, lambda: loss(sample), log)
     while not (options.out / DONE).exists():
         if not (vae_trains() or (options.out / DONE).exists()) or time.time() > ends_s:
             raise UserError(
@@ -179,19 +205,20 @@ def train_unet(
         time.sleep(0.2)
     vae = vae_of(options)
     run = restored(options, model, average, optimiser, vae, log, first)
-    scale = float(vae.config.scaling_factor)
     vae = frozen(vae, device)
+    replay = Replay(model, loss, sample, log)
 
     def add(shard: Tensors) -> int:
-        images = shard["images"]
-        held.add(known=images[:, 0], latents=encoded(vae, images, device), poses=shard["poses"])
-        return held.count
-
-    def loss(step: int) -> Tensor:
-        return loss_of(model, draw(held, options.batch, generator), step, scale, alphas, generator, DROP)
+        drawn = shard["images"].to(device), shard["poses"].to(device)
+        for images, codes in (drawn, varied(*drawn, generator)):
+            held.add(known=images[:, 0], latents=encoded(vae, images, device), poses=codes)
+        return held.count // 2
 
     arrivals = Arrivals(place, drawn, first)
-    descend(options, ends_s, model, average, optimiser, run, arrivals, add, loss, log)
+    descend(
+        options, ends_s, model, average, optimiser, run, arrivals, add,
+        lambda: replay(draw(held, options.batch, generator)), log,
+    )  # fmt: skip
 
 
 def main() -> None:

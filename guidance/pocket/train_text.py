@@ -25,6 +25,7 @@ from transformers import CLIPTokenizer
 from guidance import POCKET_TEXT
 from guidance.pocket.captions import save_tokenizer
 from guidance.pocket.model import TOKENS, TextDenoiser, build_scheduler
+from guidance.pocket.muon import Muon
 from guidance.pocket.plot import plot
 from guidance.pocket.score_text import fixed_sample
 from guidance.pocket.stream import SHARDS_FIRST, Ahead, Pool, newest_shard
@@ -32,6 +33,7 @@ from guidance.pocket.text_stream import SLOTS, described, draw, keep_drawn
 from guidance.pocket.train import save_vae, vae_of
 from guidance.pocket.training import (
     DROP,
+    STEPS_BEFORE,
     Log,
     Options,
     Run,
@@ -42,7 +44,6 @@ from guidance.pocket.training import (
     descend,
     keyed,
     noised,
-    optimiser_of,
     record,
     resumed,
     timesteps,
@@ -52,7 +53,6 @@ from guidance.stable_diffusion import StableDiffusion
 UNET = "unet/diffusion_pytorch_model.safetensors"
 ENCODER = "text_encoder/model.safetensors"
 PIECES = "embeddings.token_embedding.weight"  # of a text encoder
-STEPS_BEFORE = 100_000  # the noise levels' warm-up is over: the UNet has been trained
 
 
 def train(options: Options, log: Log, models: bool = False) -> None:
@@ -63,7 +63,7 @@ def train(options: Options, log: Log, models: bool = False) -> None:
     vae = vae_of(options)
     tokenizer = tokenizer_of(options.out, models)
     model, average = (built(tokenizer, vae).to(device) for _ in range(2))
-    optimiser = optimiser_of(model, options.lr)
+    optimiser = Muon(model, options.lr)
     run = resumed(options, model, average, optimiser, log) or begun(options, model, average, tokenizer, log)
     alphas = build_scheduler().alphas_cumprod.to(device)
     scale = vae.config.scaling_factor

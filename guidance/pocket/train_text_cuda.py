@@ -23,15 +23,28 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from guidance import POCKET
-from guidance.pocket.clock import Arrivals, Resident, Tensors, compiled, descend, encoded, fast, frozen
+from guidance.pocket.clock import (
+    Arrivals,
+    Replay,
+    Resident,
+    Sample,
+    Tensors,
+    chance,
+    compiled,
+    descend,
+    encoded,
+    fast,
+    frozen,
+)
 from guidance.pocket.meshes import TRAIN, keys
 from guidance.pocket.model import TOKENS, build_scheduler
+from guidance.pocket.muon import Muon
 from guidance.pocket.stream import humbly, save
-from guidance.pocket.text_stream import OBJECTS, VIEWS, drawn, sentence, told
+from guidance.pocket.text_stream import OBJECTS, VIEWS, drawn, sentence
 from guidance.pocket.train import vae_of
 from guidance.pocket.train_cuda import newest, without_a_gpu
 from guidance.pocket.train_text import begun, built, loss_of, pieces, tokenizer_of
-from guidance.pocket.training import DROP, Log, Options, arguments, optimiser_of, resumed
+from guidance.pocket.training import DROP, Log, Options, arguments, resumed
 from guidance.stable_diffusion import Directions
 
 WORDINGS = 4  # of each view, drawn once
@@ -46,8 +59,7 @@ def reader(folder: Path) -> CLIPTokenizer:
 def keep_told(out: Path, models: bool, number: int) -> None:
     """Shard `number` is in out/shards when this returns: its pictures [B, V, 3, S, S] uint8, and what is said of them,
     ids [B, V, W, TOKENS] int16, as pieces of the run's tokenizer."""
-    images, where = drawn(number, models=models)
-    captions = [told(number, i, models)[1] for i in range(len(images))]
+    images, where, captions = drawn(number, models=models)
     names, rng = Directions(), np.random.default_rng([number, 84])
     which = names(where[..., 0].flatten(), where[..., 1].flatten()).tolist()
     sentences = [
@@ -87,10 +99,10 @@ def train(options: Options, ends_s: float, first: int, drawn: list[Future[None]]
     vae, tokenizer = vae_of(options), tokenizer_of(options.out, models)
     model, average = (built(tokenizer, vae).to(device) for _ in range(2))
     model.unet.to(memory_format=torch.channels_last)
-    optimiser = optimiser_of(model, options.lr, fused=device.type == "cuda")
+    optimiser = Muon(model, options.lr, fused=device.type == "cuda")
     run = resumed(options, model, average, optimiser, log) or begun(options, model, average, tokenizer, log)
     alphas, scale = build_scheduler().alphas_cumprod.to(device), float(vae.config.scaling_factor)
-    generator = torch.Generator(device).manual_seed(options.seed + 2)
+    generator = chance(device)
     empty = pieces(tokenizer, [""]).to(device)
     held = resident(OBJECTS * len(drawn), device, vae)
     vae = frozen(vae, device)
@@ -99,15 +111,18 @@ def train(options: Options, ends_s: float, first: int, drawn: list[Future[None]]
         held.add(latents=encoded(vae, shard["images"], device), ids=shard["ids"])
         return held.count
 
-    def loss(step: int) -> Tensor:
-        latents, ids = draw(held, options.batch, generator, empty)
-        return loss_of(model, latents * scale, ids, alphas, generator)
+    def loss(drawn: Sample) -> Tensor:
+        return loss_of(model, drawn[0] * scale, drawn[1], alphas, generator)
 
     blank = torch.zeros(options.batch, *held.rows["latents"].shape[2:], device=device)
-    ids = empty.expand(options.batch, -1)
-    compiled(model, model.unet, lambda: loss_of(model, blank, ids, alphas, generator), log)
+    sample = blank, empty.expand(options.batch, -1)
+    compiled(model, model.unet, lambda: loss(sample), log)
+    replay = Replay(model, loss, sample, log)
     arrivals = Arrivals(options.out / "shards", drawn, first)
-    descend(options, ends_s, model, average, optimiser, run, arrivals, add, loss, log)
+    descend(
+        options, ends_s, model, average, optimiser, run, arrivals, add,
+        lambda: replay(draw(held, options.batch, generator, empty)), log,
+    )  # fmt: skip
 
 
 def main() -> None:

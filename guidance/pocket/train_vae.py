@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from guidance import POCKET
 from guidance.pocket.data import SIZE_PX
 from guidance.pocket.model import build_vae
+from guidance.pocket.muon import orthogonal
 from guidance.pocket.stream import cached_shard
 from guidance.pocket.textures import pattern, photograph
 from guidance.pocket.training import Log, Options, arguments, follow, keyed
@@ -158,17 +159,6 @@ class Muon:
             speed.lerp_(p.grad, 0.1)
             way = orthogonal(p.grad.lerp(speed, 0.9).flatten(1))
             p.sub_(self.lr * share * max(1.0, way.shape[0] / way.shape[1]) ** 0.5 * way.reshape(p.shape))
-
-
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Near the nearest matrix with singular values of one."""
-    x = matrix / (matrix.norm() + 1e-9)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    for _ in range(5):
-        square = x @ x.T
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return x.T if tall else x
 
 
 def loss_of(

@@ -30,6 +30,7 @@ AVERAGE_SHARE, RUN_SHARE = 30, 10
 CHECKPOINT = "unet.safetensors"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's normalisation
 FOCUS_FROM = 0.85  # of all levels
+STEPS_BEFORE = 100_000  # of a UNet that has been trained: the noise levels' warm-up is over
 DROP = 0.1  # share of samples that learn the unconditional score
 
 
@@ -173,20 +174,21 @@ def descend(
     store(options, run.at(step, options.batch), model, average, optimiser)
 
 
-def optimiser_of(model: nn.Module, lr: float, fused: bool = False) -> torch.optim.AdamW:
-    """AdamW as all trainings of a UNet use it; fused: its steps as one kernel, on a GPU."""
-    return torch.optim.AdamW(
-        model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=0.01, fused=fused or None
-    )
-
-
 def update(
     model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, lr: float, newest: float
 ) -> None:  # fmt: skip
     """One step down the loss [] at this rate; `newest` of the average's way to the new weights is gone."""
-    optimiser.param_groups[0]["lr"] = lr
-    optimiser.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     loss.backward()
+    moved(model, average, optimiser, lr, newest)
+
+
+def moved(
+    model: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer, lr: float, newest: float
+) -> None:  # fmt: skip
+    """As update, down the gradients that the parameters hold."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()
     follow(average, model, newest)
@@ -220,7 +222,7 @@ def store(
     for name, part in (("model", model.state_dict()), ("average", average.state_dict())):
         tensors |= {f"{name}.{k}": v for k, v in part.items()}
     for i, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam.{i}.{k}": v for k, v in moments.items()}
+        tensors |= {f"moments.{i}.{k}": v for k, v in moments.items()}
     save(options.out / CHECKPOINT, {k: v.clone() for k, v in tensors.items()})
 
 
@@ -235,7 +237,9 @@ def resumed(
     model.load_state_dict(under("model", tensors))
     average.load_state_dict(under("average", tensors))
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in under("adam", tensors).items():
+    for key, value in under(
+        "moments", tensors
+    ).items():  # a checkpoint of another optimiser has none of these
         i, name = key.split(".")
         state.setdefault(int(i), {})[name] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -178,6 +178,17 @@ def address(prior: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     page.blocks.close()
 
 
+def photographed(
+    tab: Any, canvas: Any, shows: Callable[[np.ndarray], Any], wait_s: float = 30.0
+) -> np.ndarray:
+    """The canvas's pixels as soon as it `shows` what is waited for; fails where it never does."""
+    end = time.monotonic() + wait_s
+    while not shows(shot := pixels(canvas.screenshot())):
+        assert time.monotonic() < end, "the viewer never showed it"
+        tab.wait_for_timeout(250)
+    return shot
+
+
 @pytest.mark.slow
 @needs_browser
 def test_the_page_from_a_picture_to_the_zip(browser: Any, address: str, tmp_path: Path) -> None:
@@ -200,16 +211,14 @@ def test_the_page_from_a_picture_to_the_zip(browser: Any, address: str, tmp_path
     assert "stopped at step" in tab.inner_text("#notes")
     canvas = tab.wait_for_selector("#mesh canvas")
     tab.wait_for_function("() => !document.querySelector('#mesh .wrap.generating')")
-    box, shots = canvas.bounding_box(), []
-    for x in (0.0, 90.0):
-        tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        tab.mouse.down()
-        tab.mouse.move(box["x"] + box["width"] / 2 + x, box["y"] + box["height"] / 2, steps=4)
-        tab.mouse.up()
-        tab.wait_for_timeout(1500)
-        shots.append(pixels(canvas.screenshot()))
-    assert (shots[0] < 250).mean() > 0.02  # there is something to see
-    assert np.abs(shots[0] - shots[1]).mean() > 1.0  # and it has turned
+    box = canvas.bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    still = photographed(tab, canvas, lambda shot: (shot < 250).mean() > 0.02)  # there is something to see
+    tab.mouse.move(*middle)
+    tab.mouse.down()
+    tab.mouse.move(middle[0] + 90.0, middle[1], steps=4)
+    tab.mouse.up()
+    photographed(tab, canvas, lambda shot: np.abs(shot - still).mean() > 1.0)  # and it has turned
     with tab.expect_download() as downloading:
         tab.click("#zip")
     downloading.value.save_as(tmp_path / "all.zip")

@@ -25,7 +25,7 @@ FIRST_SHARD = 58
 SHARDS_KEPT = 64  # the pool that batches are drawn from: the newest of the stream
 SHARDS_FIRST = 4  # that a run begins with, so that it begins soon
 SHARD_STEPS = (
-    160  # training steps from one new shard to the next: at 32 samples, each view is used about thrice
+    20  # training steps from one new shard to the next: at 128 samples, each view is used about once
 )
 
 

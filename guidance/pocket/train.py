@@ -94,8 +94,10 @@ def save_vae(out: Path, folder: Path) -> None:
 
 def normalise(images: Tensor) -> Tensor:
     """uint8 [B, 3, S, S] -> CLIP's normalised pixels."""
-    mean, std = (torch.tensor(v, device=images.device).reshape(1, 3, 1, 1) for v in (MEAN, STD))
-    return (images.float() / 255 - mean) / std
+    x = (
+        images.float() / 255
+    )  # numbers and no tensors of them: nothing is copied to a GPU that captures a graph
+    return torch.stack([(x[:, i] - MEAN[i]) / STD[i] for i in range(3)], 1)
 
 
 def loss_of(
@@ -221,7 +223,7 @@ def export(options: Options, folder: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = arguments(__doc__, "build/pocket", batch=32, lr=4e-4)
+    parser = arguments(__doc__, "build/pocket", batch=128, lr=6e-4)
     parser.add_argument(
         "--branch", type=Path, help="a run's folder, whose checkpoint is cooled down in --out"
     )

@@ -27,6 +27,7 @@ from guidance.pocket.families import make
 from guidance.pocket.meshes import TEST, TRAIN, keys, lit, read
 from guidance.pocket.model import TOKENS
 from guidance.pocket.model_captions import caption
+from guidance.pocket.muon import Muon
 from guidance.pocket.render import FOV_Y_RAD, RADIUS, Shown, on_white, views
 from guidance.pocket.score_text import TEST_SEED
 from guidance.pocket.text_stream import SLOTS, angles, called, centred, model_told, spoken
@@ -132,8 +133,11 @@ def train(
     minutes: float, seed: int = 0, steps: int = 1_000_000, start: Path | None = None
 ) -> tuple[CLIPModel, CLIPTokenizer, int]:
     """The contrastive loss over batches of different objects, until the minutes or the steps are over. start: a judge's
-    folder, whose weights it begins with. Returns model, tokenizer and the steps made."""
+    folder, whose weights it begins with, and after whose objects. Returns model, tokenizer and the steps made, those of
+    `start` among them."""
     torch.manual_seed(seed)
+    done = json.loads((start / "training.json").read_text())["steps"] if start is not None else 0
+    first = SEED + done // EPOCH * (OBJECTS // 4)
     tokenizer = build_tokenizer(vocabulary(corpus(with_models=True)))
     model = build(len(tokenizer))
     if start is not None:
@@ -141,21 +145,21 @@ def train(
         weights = before.model.state_dict()
         weights[PIECES] = carried(weights[PIECES], before.tokenizer, tokenizer, model.state_dict()[PIECES])
         model.load_state_dict(weights)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05)
+    optimiser = Muon(model, 1e-3)
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (MEAN, STD))
-    pool = [trained_on(SEED + k) for k in range(OBJECTS)]
+    pool = [trained_on(first + k) for k in range(OBJECTS)]
     losses: list[float] = []
     drawn, step, begun_s = OBJECTS, 0, time.monotonic()
     while (spent := max((time.monotonic() - begun_s) / 60 / minutes, step / steps)) < 1:
         if step and step % EPOCH == 0:
             for _ in range(OBJECTS // 4):
-                pool[drawn % OBJECTS] = trained_on(SEED + drawn)
+                pool[drawn % OBJECTS] = trained_on(first + drawn)
                 drawn += 1
             print(
                 f"step {step}, {drawn} objects, loss {np.mean(losses[-EPOCH:]):.3f}, {spent:.0%}", flush=True
             )
-        generator = keyed(seed, step)
-        rng = np.random.default_rng([seed, step])
+        generator = keyed(seed, done + step)
+        rng = np.random.default_rng([seed, done + step])
         rows = torch.randperm(OBJECTS, generator=generator)[:BATCH].tolist()
         which = torch.randint(VIEWS, (BATCH,), generator=generator).tolist()
         images = torch.stack([pool[r][1][v] for r, v in zip(rows, which, strict=True)]).float() / 255
@@ -175,7 +179,7 @@ def train(
         optimiser.step()
         losses.append(loss.item())
         step += 1
-    return model.eval(), tokenizer, step
+    return model.eval(), tokenizer, done + step
 
 
 def accuracy(judge: Judge, groups: int = 20, size: int = 30) -> float:

@@ -3,8 +3,8 @@
 SDS and VSD, each serial and at window 8, shipped settings (configs/text.yaml). The paper's protocol: 120 views round an
 asset at 12 degrees elevation; R-Precision is the share of them for which a judge picks the asset's own sentence out of
 all. The judge is a small retrieval model trained apart (bench/retrieval.py), and CLIP B/32 beside it where its weights
-are in the cache. Prints a table and ends with one JSON object. Finished runs are kept in build/bench, with a page of
-their views for each method.
+are in the cache. Prints a table and ends with one JSON object. Finished runs are kept in build/bench with their views,
+so that another judge needs no run, and a page of these for each method.
 """
 
 from __future__ import annotations
@@ -14,15 +14,19 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from safetensors.torch import load_file
+from torch import Tensor
 
 from bench.kept import Figures, done, key_of, on_one_thread
+from bench.truth import save_png
+from guidance.pocket.stream import save
 
 if TYPE_CHECKING:
     from bench.retrieval import Judge
@@ -117,26 +121,49 @@ class Job:
         return key_of(mark, self.prompt, self.method, self.pairs, *asked)
 
 
-def mark() -> str:
-    """Of the weights and the settings that decide a run and its score."""
+def mark(judged: bool = True) -> str:
+    """Of the weights and the settings that decide a run and, where it is judged, its score."""
     from bench.retrieval import POCKET_JUDGE
     from gs_propeller.app.config import load
     from gs_propeller.app.fingerprint import fingerprint
     from guidance import POCKET_TEXT
 
-    sums = [json.loads((f / "training.json").read_text())["sha256"] for f in (POCKET_TEXT, POCKET_JUDGE)]
+    folders = (POCKET_TEXT, POCKET_JUDGE) if judged else (POCKET_TEXT,)
+    sums = [json.loads((f / "training.json").read_text())["sha256"] for f in folders]
     shipped = fingerprint(load(["--config", "configs/text.yaml"])[0], b"")
     return hashlib.sha256(json.dumps([sums, PROMPTS, shipped]).encode()).hexdigest()
 
 
 def work(one: Job) -> Figures:
     """A run in a process of its own, on one thread: passes, and what the judges say of its views."""
+    on_one_thread()
+    result, views = shown(one)
+    for judge_name, judge in judges().items():
+        right = judge.chosen(views, list(one.among)) == one.among.index(one.prompt)
+        result[judge_name] = float(right.float().mean())
+    return result
+
+
+def shown(one: Job) -> tuple[Figures, Tensor]:
+    """A run's figures and its views [V, 3, 128, 128], which are kept: another judge needs no run of it."""
+    path = SHEETS / f"{replace(one, among=PROMPTS).key(mark(judged=False))}.safetensors"
+    if path.exists():
+        kept = load_file(path)
+        figures: Figures = {name: kept[name].item() for name in ("steps", "passes", "seconds")}
+        return figures, kept["views"].float() / 255
+    figures, views = solved(one)
+    SHEETS.mkdir(parents=True, exist_ok=True)
+    save_png(str(strip(one)), torch.cat(list(views[:: VIEWS // 4]), 2))
+    fine = (views * 255 + 0.5).to(torch.uint8)
+    save(path, {"views": fine} | {name: torch.tensor(value) for name, value in figures.items()})
+    return figures, fine.float() / 255
+
+
+def solved(one: Job) -> tuple[Figures, Tensor]:
     from bench.solving import prepared, solving
-    from bench.truth import save_png
     from gs_propeller.app.asset import Viewer
     from gs_propeller.app.config import load, updated
 
-    on_one_thread()
     with tempfile.TemporaryDirectory() as folder:
         base, _ = load(["--config", "configs/text.yaml"])
         pairs = {
@@ -149,17 +176,13 @@ def work(one: Job) -> Figures:
         config = updated(base, pairs)
         setup = prepared(config)
         finished = solving(setup)
-        window, seconds = finished.window, finished.seconds
     viewer = Viewer(finished.state.params, config)
     turns = [360.0 * k / VIEWS for k in range(VIEWS)]
     views = viewer.views(viewer.cameras(turns, [ELEVATION_DEG] * VIEWS), 128)[0].clamp(0, 1)
-    SHEETS.mkdir(parents=True, exist_ok=True)
-    save_png(str(strip(one)), torch.cat(list(views[:: VIEWS // 4]), 2))
-    result: Figures = {"steps": setup.settings.steps, "passes": window.passes, "seconds": seconds}
-    for judge_name, judge in judges().items():
-        right = judge.chosen(views, list(one.among)) == one.among.index(one.prompt)
-        result[judge_name] = float(right.float().mean())
-    return result
+    figures: Figures = {
+        "steps": setup.settings.steps, "passes": finished.window.passes, "seconds": finished.seconds
+    }  # fmt: skip
+    return figures, views
 
 
 def judges() -> dict[str, Judge]:

@@ -99,3 +99,24 @@ def test_the_nouns_are_judged_among_all_sixty_and_kept_apart() -> None:
     assert one.key("m") == old
     wider = text.Job("a pink star", "sds", among=text.PROMPTS + text.NOUN_PROMPTS)
     assert wider.key("m") != old
+
+
+def test_an_assets_views_are_kept_for_another_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run is made once, and its views come back as they were judged; other settings are another run."""
+    made: list[text.Job] = []
+
+    def solved(one: text.Job) -> tuple[dict[str, float], torch.Tensor]:
+        made.append(one)
+        views = torch.rand(text.VIEWS, 3, 8, 8, generator=torch.Generator().manual_seed(len(made)))
+        return {"steps": 300, "passes": 40, "seconds": 1.5}, views
+
+    monkeypatch.setattr(text, "SHEETS", tmp_path)
+    monkeypatch.setattr(text, "solved", solved)
+    one = text.Job("a pink star", "sds")
+    figures, views = text.shown(one)
+    again, kept = text.shown(text.replace(one, among=text.PROMPTS + text.NOUN_PROMPTS))
+    assert made == [one]
+    assert again == figures
+    assert torch.equal(views, kept)
+    text.shown(text.Job("a pink star", "sds", (("steps", 100),)))
+    assert len(made) == 2

@@ -23,8 +23,10 @@ from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
 from guidance import POCKET_TEXT
-from guidance.pocket.captions import save_tokenizer
+from guidance.pocket.captions import save_tokenizer, vocabulary
+from guidance.pocket.meshes import TRAIN, keys
 from guidance.pocket.model import TOKENS, TextDenoiser, build_scheduler
+from guidance.pocket.model_captions import NOUNS
 from guidance.pocket.muon import Muon
 from guidance.pocket.plot import plot
 from guidance.pocket.score_text import fixed_sample
@@ -175,7 +177,9 @@ def export(options: Options, folder: Path) -> dict[str, str]:
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     sample = fixed_sample(StableDiffusion(folder)).flatten().tolist()
-    return record(options, run, folder, fixed_sample=[round(v, 3) for v in sample])
+    words = set((folder / "words.txt").read_text().split())
+    models = len(keys(TRAIN)) if set(vocabulary(NOUNS)) <= words else 0
+    return record(options, run, folder, models=models, fixed_sample=[round(v, 3) for v in sample])
 
 
 def main() -> None:

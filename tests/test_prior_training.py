@@ -12,9 +12,19 @@ import torch
 from torch import nn
 
 from gs_propeller.base.errors import UserError
-from guidance import POCKET_TEXT
-from guidance.pocket import muon, score_vae, train, train_vae, training, translate
+from guidance.pocket import model, muon, score_vae, train, train_vae, training, translate
 from guidance.pocket.model import build_unet, build_vae
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prior's folder whose VAE has four channels."""
+    folder = tmp_path_factory.mktemp("narrow")
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(model, "LATENTS", 4)
+        build_vae().save_pretrained(folder / "vae")
+    return folder
 
 
 @pytest.mark.slow
@@ -45,8 +55,8 @@ def test_the_linear_map_is_the_least_squares_one() -> None:
 
 
 @pytest.mark.slow
-def test_a_wider_vae_begins_with_the_old_latents() -> None:
-    new, old = train_vae.begun(POCKET_TEXT)
+def test_a_wider_vae_begins_with_the_old_latents(narrow: Path) -> None:
+    new, old = train_vae.begun(narrow)
     few, many = old.config.latent_channels, new.config.latent_channels
     assert many > few
     x = torch.rand(2, 3, 64, 64) * 2 - 1
@@ -60,9 +70,9 @@ def test_a_wider_vae_begins_with_the_old_latents() -> None:
 
 
 @pytest.mark.slow
-def test_evening_out_changes_no_picture() -> None:
+def test_evening_out_changes_no_picture(narrow: Path) -> None:
     """The free channels get mean 0 and their deviation under the scale, and decode to what they did."""
-    new, old = train_vae.begun(POCKET_TEXT)
+    new, old = train_vae.begun(narrow)
     renders = (torch.rand(16, 3, 64, 64) * 255).to(torch.uint8)
     x = renders.float() / 127.5 - 1
     few, scale = old.config.latent_channels, old.config.scaling_factor

@@ -24,7 +24,7 @@ from gs_propeller.base.camera import orbit
 from guidance.pocket.captions import articled, build_tokenizer, corpus, said, save_tokenizer, vocabulary
 from guidance.pocket.data import SIZE_PX
 from guidance.pocket.families import make
-from guidance.pocket.meshes import BESIDE, FOLDER_VARIABLE, TEST, TRAIN, keys, lit, read
+from guidance.pocket.meshes import TEST, TRAIN, keys, lit, read, say_if_missing
 from guidance.pocket.model import TOKENS
 from guidance.pocket.model_captions import caption
 from guidance.pocket.muon import Muon
@@ -223,8 +223,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     record: dict[str, object] = {}
     if given.minutes:
-        if not keys(TRAIN):
-            print(f"no models in {BESIDE} ({FOLDER_VARIABLE} names another folder): no nouns are trained")
+        say_if_missing("no nouns are trained")
         model, _, steps = train(given.minutes, start=given.start)
         model.half().save_pretrained(given.folder)
         save_tokenizer(given.folder, given.folder, with_models=True)

@@ -140,7 +140,7 @@ def test_muon_steps_matrices_alike_and_the_rest_as_adam_does() -> None:
 
 
 def test_a_training_goes_on_with_its_optimisers_moments(tmp_path: Path) -> None:
-    """Stopped and resumed it ends where one without a pause does; moments of another optimiser are left alone."""
+    """Stopped and resumed it ends where one without a pause does."""
 
     def steps(model: Small, optimiser: torch.optim.Optimizer, count: int) -> None:
         for _ in range(count):

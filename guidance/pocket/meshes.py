@@ -101,6 +101,12 @@ def _keys(split: str, folder: Path) -> tuple[str, ...]:
     )
 
 
+def say_if_missing(instead: str) -> None:
+    """One line where there are no models to train on: where they were looked for, and what happens instead."""
+    if not keys(TRAIN):
+        print(f"no models in {BESIDE} ({FOLDER_VARIABLE} names another folder): {instead}")
+
+
 def read(key: str, folder: Path | None = None) -> ColouredMesh:
     """The model as it is in the folder, half in light from above the front. Raises KeyError where there is none."""
     place = folder or models_folder()

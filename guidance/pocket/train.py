@@ -24,7 +24,7 @@ from transformers import CLIPImageProcessor
 from gs_propeller.base.errors import UserError
 from guidance.pocket.data import SIZE_PX
 from guidance.pocket.families import FAMILIES
-from guidance.pocket.meshes import BESIDE, FOLDER_VARIABLE, TRAIN, keys
+from guidance.pocket.meshes import TRAIN, keys, say_if_missing
 from guidance.pocket.model import Denoiser, build_scheduler
 from guidance.pocket.muon import Muon
 from guidance.pocket.plot import plot
@@ -235,8 +235,7 @@ def main() -> None:
         print(json.dumps(export(options, folder), indent=2))
         return
     torch.set_num_threads(options.threads)
-    if not keys(TRAIN):
-        print(f"no models in {BESIDE} ({FOLDER_VARIABLE} names another folder): procedural objects alone")
+    say_if_missing("procedural objects alone")
     if branch:
         branched(branch, options.out, cooling)
         shutil.copytree(branch / "vae", options.out / "vae", dirs_exist_ok=True)

@@ -42,7 +42,7 @@ from guidance.pocket.clock import (
     share_left,
 )
 from guidance.pocket.data import OBJECTS, SIZE_PX, VIEWS, mirrored
-from guidance.pocket.meshes import BESIDE, FOLDER_VARIABLE, TRAIN, keys
+from guidance.pocket.meshes import say_if_missing
 from guidance.pocket.model import LATENTS, Denoiser, build_scheduler
 from guidance.pocket.muon import Muon
 from guidance.pocket.stream import cached_shard, humbly, keep_shard, newest_shard, save
@@ -237,8 +237,7 @@ def main() -> None:
     options = Options(**given)
     if without_a_gpu(options):
         parser.error("there is no CUDA device here; `python -m guidance.pocket.train` trains on a CPU")
-    if not keys(TRAIN):
-        print(f"no models in {BESIDE} ({FOLDER_VARIABLE} names another folder): procedural objects alone")
+    say_if_missing("procedural objects alone")
     start = options.start or POCKET
     options = replace(options, start=start)
     ends_s, place = time.time() + options.minutes * 60, options.out / "shards"

@@ -21,16 +21,24 @@ from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from gs_propeller.base.camera import orbit
-from guidance.pocket.captions import articled, build_tokenizer, corpus, said, save_tokenizer, vocabulary
+from guidance.pocket.captions import (
+    articled,
+    build_tokenizer,
+    corpus,
+    said,
+    save_tokenizer,
+    strayed,
+    vocabulary,
+)
 from guidance.pocket.data import SIZE_PX
 from guidance.pocket.families import make
 from guidance.pocket.meshes import TEST, TRAIN, keys, lit, read, say_if_missing
 from guidance.pocket.model import TOKENS
-from guidance.pocket.model_captions import caption
+from guidance.pocket.model_captions import called, caption
 from guidance.pocket.muon import Muon
 from guidance.pocket.render import FOV_Y_RAD, RADIUS, Shown, on_white, views
 from guidance.pocket.score_text import TEST_SEED
-from guidance.pocket.text_stream import SLOTS, angles, called, centred, model_told, spoken
+from guidance.pocket.text_stream import SLOTS, STRAYED, angles, centred, model_told, spoken
 from guidance.pocket.train_text import PIECES as TEXT_PIECES
 from guidance.pocket.train_text import carried
 from guidance.pocket.training import MEAN, STD, autocast, checksums, keyed
@@ -118,7 +126,7 @@ def seen(seed: int, count: int = VIEWS) -> tuple[str, Tensor]:
 def trained_on(seed: int) -> tuple[str, Tensor]:
     """The same of a training object: every second one is a model."""
     if seed % 2 and called(TRAIN):
-        return shown(*model_told(seed), seed, VIEWS)
+        return shown(*model_told(seed, bent=0.5), seed, VIEWS)
     return seen(seed // 2)
 
 
@@ -127,6 +135,21 @@ def shown(thing: Shown, caption: str, seed: int, count: int) -> tuple[str, Tenso
     where = torch.tensor([angles(rng) for _ in range(count)])
     cameras = orbit(where[:, 0], where[:, 1], RADIUS, FOV_Y_RAD)
     return caption, (on_white(views(thing, cameras, SIZE_PX)) * 255 + 0.5).to(torch.uint8)
+
+
+def softened(images: Tensor, generator: torch.Generator) -> Tensor:
+    """images [B, 3, S, S] over white in 0..1 as assets show them: a little nearer or farther, off the middle, less
+    sharp, each by itself."""
+    zoom, right, down, blur = torch.rand(4, len(images), generator=generator)
+    affine = torch.zeros(len(images), 2, 3)
+    affine[:, 0, 0] = affine[:, 1, 1] = 0.88 + 0.24 * zoom
+    affine[:, 0, 2], affine[:, 1, 2] = 0.12 * (right - 0.5), 0.12 * (down - 0.5)
+    grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+    moved = F.grid_sample(1 - images, grid, align_corners=False)  # outside is white
+    row = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    kernel = torch.outer(row, row).expand(3, 1, 5, 5)
+    share = blur[:, None, None, None]
+    return 1 - torch.lerp(moved, F.conv2d(moved, kernel, padding=2, groups=3), share)
 
 
 def train(
@@ -163,7 +186,9 @@ def train(
         rows = torch.randperm(OBJECTS, generator=generator)[:BATCH].tolist()
         which = torch.randint(VIEWS, (BATCH,), generator=generator).tolist()
         images = torch.stack([pool[r][1][v] for r, v in zip(rows, which, strict=True)]).float() / 255
+        images = softened(images, generator)
         texts = [said(pool[r][0], rng) if rng.random() < 0.5 else articled(pool[r][0]) for r in rows]
+        texts = [strayed(text, rng) if rng.random() < STRAYED else text for text in texts]
         tokens = tokenizer(
             texts, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
         )

@@ -66,6 +66,21 @@ def test_the_shipped_text_prior_is_the_recorded_one() -> None:
     ).abs().max() < 0.02  # other processors round otherwise
 
 
+def test_the_judge_learns_from_softer_and_shifted_views() -> None:
+    """White stays white, what is there stays there to within the shift, and no edge is sharper than before."""
+    white = torch.ones(4, 3, 64, 64)
+    assert torch.equal(retrieval.softened(white, torch.Generator().manual_seed(0)), white)
+    square = white.clone()
+    square[:, :, 20:44, 20:44] = torch.tensor([0.8, 0.2, 0.1])[:, None, None]
+    seen, again = (retrieval.softened(square, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(seen, again) and not torch.allclose(seen[0], seen[1], atol=0.1)
+    assert torch.allclose(seen[:, :, 28:36, 28:36], square[:, :, 28:36, 28:36], atol=1e-5)
+    area, was = (1 - seen[:, 1]).sum((1, 2)) / 0.8, 24**2
+    assert ((0.79 * was < area) & (area < 1.3 * was)).all()  # 1 / 1.12^2 to 1 / 0.88^2
+    steps = [(x[..., 1:] - x[..., :-1]).abs().amax((1, 2, 3)) for x in (seen, square)]
+    assert (steps[0] <= steps[1] + 1e-6).all()
+
+
 @pytest.mark.slow
 def test_the_judge_learns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A few steps on a small pool: better than chance at the pool's own views."""

@@ -15,12 +15,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
 from guidance.pocket.families import FAMILIES, SCENES, make
+from guidance.pocket.meshes import TRAIN
 from guidance.pocket.model import TOKENS
-from guidance.pocket.model_captions import CALLED, NOUNS
+from guidance.pocket.model_captions import CALLED, NOUNS, called
 from guidance.stable_diffusion import WORDS, Directions
 
 # What is left out of the sentences' families: the words for these say too little.
 WORDLESS = ("blobs", "revolution")
+CONSONANTS, VOWELS = "bcdfghjklmnprstvwz", "aeiou"
 MEMBERS = 400  # of a family: they say all of its words
 SPOKEN = [name for name in FAMILIES if name not in WORDLESS]
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -56,17 +58,31 @@ def said(caption: str, rng: np.random.Generator) -> str:
     return articled(" ".join(words))
 
 
+def strayed(sentence: str, rng: np.random.Generator) -> str:
+    """With a made-up word after one of its own, so that words which nobody taught are passed over."""
+    made = "".join(str(rng.choice(list(kind))) for kind in (CONSONANTS, VOWELS) * int(rng.integers(1, 4)))
+    made += str(rng.choice(list(CONSONANTS))) * int(rng.integers(2))
+    words = sentence.split(" ")
+    words.insert(int(rng.integers(1, len(words))), made)
+    return articled(" ".join(words))
+
+
 def articled(sentence: str) -> str:
     """`a` before a vowel is `an`."""
     return re.sub(r"\ba (?=[aeiou])", "an ", sentence)
 
 
 def corpus(with_models: bool = False) -> list[str]:
-    """Sentences that hold every word there is; with_models: those of the models' captions too."""
+    """Sentences that hold every word there is a piece for; with_models: those that models may be called too."""
+    return [*wordings(), *((*NOUNS, *CALLED.values()) if with_models else ())]
+
+
+def wordings() -> list[str]:
+    """What is said of the procedural objects and of views, with every word of it."""
     rng = np.random.default_rng(0)
     captions = [make(family, seed).caption for family in [*SPOKEN, *SCENES] for seed in range(MEMBERS)]
-    wordings = [said(caption, rng) for caption in captions]
-    return [*captions, *wordings, *Directions().names, *((*NOUNS, *CALLED.values()) if with_models else ())]
+    others = [said(caption, rng) for caption in captions]
+    return [*captions, *others, *Directions().names]
 
 
 def vocabulary(sentences: Iterable[str]) -> list[str]:
@@ -93,9 +109,10 @@ def build_tokenizer(words: list[str]) -> CLIPTokenizer:
 
 
 def save_tokenizer(folder: Path, words_folder: Path, with_models: bool = False) -> None:
-    """The tokenizer as the published folders have it, and the list of the words that it was made of."""
-    words = vocabulary(corpus(with_models))
-    tokenizer = build_tokenizer(words)
+    """The tokenizer as the published folders have it, and the list of the words that a training with it says: those of
+    nouns that no training model is called by have pieces, and nobody teaches them."""
+    tokenizer = build_tokenizer(vocabulary(corpus(with_models)))
+    words = vocabulary([*wordings(), *(called(TRAIN) if with_models else ())])
     tokenizer.save_pretrained(folder)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     pieces = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))

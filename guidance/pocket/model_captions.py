@@ -7,11 +7,12 @@ phrase there, are what it is called. Names without one ('Wonder', 'Bob', 'resour
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import numpy as np
 from skimage.color import rgb2lab
 
-from guidance.pocket.meshes import ColouredMesh
+from guidance.pocket.meshes import ColouredMesh, keys
 from guidance.pocket.objects import PALETTE, Array
 
 SHARE = 0.22  # of the surface that a colour must cover to be named, beside the first
@@ -93,6 +94,21 @@ def noun(name: str) -> str | None:
             if phrase in NOUNS:
                 return phrase
     return None
+
+
+def called(split: str) -> dict[str, list[str]]:
+    """Keys of a split's models by what their names call them."""
+    return _called(keys(split))
+
+
+@cache
+def _called(models: tuple[str, ...]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for key in models:
+        name = noun(key.split("/", 1)[1])
+        if name is not None:
+            found.setdefault(name, []).append(key)
+    return found
 
 
 def split(name: str) -> list[str]:

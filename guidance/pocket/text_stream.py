@@ -1,16 +1,14 @@
 """The text prior's training stream: objects by seed, in the middle of the picture, seen from all round, with captions.
 
 B objects in a shard, V views of each, C latent channels, L latent side, S picture side in pixels, K samples of a batch.
-A shard is a pure function of its number, so a stream resumes by counting. With `models` every second object is one of
-the training models whose name has a noun (model_captions.py), rare nouns oftener than they come among the models; what
-is drawn without them is as it was before.
+A shard is a pure function of its number, so a stream resumes by counting. With `models` three of four objects are
+training models whose names have a noun (model_captions.py), rare nouns oftener than they come among the models.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gs_propeller.base.camera import orbit
-from guidance.pocket.captions import SPOKEN, articled, said
+from guidance.pocket.captions import SPOKEN, articled, said, strayed
 from guidance.pocket.data import SIZE_PX, TRAIN_SEED
 from guidance.pocket.families import make
-from guidance.pocket.meshes import TRAIN, keys, lit, read, varied
-from guidance.pocket.model_captions import caption, noun
+from guidance.pocket.meshes import TRAIN, lit, read, varied
+from guidance.pocket.model_captions import called, caption
 from guidance.pocket.objects import Thing
 from guidance.pocket.render import FOV_Y_RAD, RADIUS, AnyShown, Shown, on_white, outline, views
 from guidance.pocket.stream import encode, save
@@ -33,6 +31,7 @@ from guidance.stable_diffusion import Directions
 OBJECTS, VIEWS = 256, 8
 REACH = 0.68  # world units from the middle to the farthest side, level or upwards: about three quarters of the picture
 NAMELESS = 0.1  # share of the samples whose view is not said
+STRAYED = 0.15  # share of the samples that hold a word which means nothing
 # A family a slot, by turns: scenes as often as all others together.
 SLOTS = [*SPOKEN, *["pair"] * (len(SPOKEN) - 5), *["single"] * 5]
 
@@ -62,36 +61,22 @@ def told(number: int, index: int, models: bool = False) -> tuple[Shown, str]:
     """Object `index` of shard `number`, centred, and its caption."""
     family, seed = member(number, index)
     if models:
-        if seed % 2 and called(TRAIN):
+        if seed % 4 and called(TRAIN):
             return model_told(seed)
-        family = SLOTS[seed // 2 % len(SLOTS)]
+        family = SLOTS[seed // 4 % len(SLOTS)]
     thing = make(family, seed)
     return centred(thing), thing.caption
 
 
-def called(split: str) -> dict[str, list[str]]:
-    """Keys of a split's models by what their names call them."""
-    return _called(keys(split))
-
-
-@cache
-def _called(models: tuple[str, ...]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for key in models:
-        name = noun(key.split("/", 1)[1])
-        if name is not None:
-            found.setdefault(name, []).append(key)
-    return found
-
-
-def model_told(seed: int) -> tuple[Shown, str]:
-    """A centred training model, and its caption: half recoloured and called by their colours, half as they are, of
-    which half are called by their noun alone. Of a noun's models, as often as the root of their number."""
+def model_told(seed: int, bent: float = 0.0) -> tuple[Shown, str]:
+    """A centred training model, a share `bent` of them out of shape, and its caption: half recoloured and called by
+    their colours, half as they are, of which half are called by their noun alone. Of a noun's models, as often as the
+    root of their number."""
     rng, nouns = np.random.default_rng([seed, 83]), called(TRAIN)
     weights = np.sqrt([len(models) for models in nouns.values()])
     name = list(nouns)[int(rng.choice(len(nouns), p=weights / weights.sum()))]
     mesh = read(nouns[name][int(rng.integers(len(nouns[name])))])
-    other = varied(mesh, rng, textured=0.0, bent=0.0)
+    other = varied(mesh, rng, textured=0.0, bent=bent)
     natural, bare = rng.random(2) < 0.5
     mesh = lit(replace(other, colours=mesh.colours) if natural else other, rng)
     return centred(mesh), f"a {name}" if natural and bare else caption(mesh) or ""
@@ -179,4 +164,6 @@ def sentence(caption: str, view: str, rng: np.random.Generator, drop: float) -> 
     if rng.random() < drop:
         return ""
     words = said(caption, rng) if rng.random() < 0.6 else articled(caption)
+    if rng.random() < STRAYED:
+        words = strayed(words, rng)
     return words if rng.random() < NAMELESS else f"{words}, {view}"

@@ -26,11 +26,11 @@ from guidance import POCKET_TEXT
 from guidance.pocket.captions import save_tokenizer, vocabulary
 from guidance.pocket.meshes import TRAIN, keys
 from guidance.pocket.model import TOKENS, TextDenoiser, build_scheduler
-from guidance.pocket.model_captions import NOUNS
+from guidance.pocket.model_captions import called
 from guidance.pocket.muon import Muon
 from guidance.pocket.plot import plot
 from guidance.pocket.score_text import fixed_sample
-from guidance.pocket.stream import SHARDS_FIRST, Ahead, Pool, newest_shard
+from guidance.pocket.stream import Ahead, Pool, newest_shard
 from guidance.pocket.text_stream import SLOTS, described, draw, keep_drawn
 from guidance.pocket.train import save_vae, vae_of
 from guidance.pocket.training import (
@@ -54,6 +54,8 @@ from guidance.stable_diffusion import StableDiffusion
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 ENCODER = "text_encoder/model.safetensors"
+PACE = 4  # a new shard for four that the view prior's training takes: words want steps more than objects
+BEFORE = 16  # shards that a run begins with
 PIECES = "embeddings.token_embedding.weight"  # of a text encoder
 
 
@@ -74,7 +76,7 @@ def train(options: Options, log: Log, models: bool = False) -> None:
 
     def loss(step: int) -> Tensor:
         generator = keyed(options.seed + 2, step)
-        latents, sentences = draw(pool.at(step), options.batch, generator, DROP)
+        latents, sentences = draw(pool.at(step // PACE), options.batch, generator, DROP)
         ids = pieces(tokenizer, sentences).to(device)
         return loss_of(model, latents.to(device) * scale, ids, alphas, generator)
 
@@ -119,7 +121,7 @@ def begun(
 ) -> Run:
     """A new run: a text prior's weights, the shipped ones if none are named, or a view prior's UNet without its known
     view. Words that the tokenizer knows and the weights do not begin from nothing."""
-    run = Run(first_shard=newest_shard(0) - SHARDS_FIRST)
+    run = Run(first_shard=newest_shard(0) - BEFORE)
     start = options.start or POCKET_TEXT
     weights = {k: v.float() for k, v in load_file(start / UNET).items()}
     channels = model.unet.config.in_channels
@@ -129,7 +131,7 @@ def begun(
     if (start / ENCODER).exists():
         made = json.loads((start / "training.json").read_text())
         step = int(made["steps"])
-        run = Run(step, int(made["samples"]), step, newest_shard(step) - SHARDS_FIRST)
+        run = Run(step, int(made["samples"]), step, newest_shard(step // PACE) - BEFORE)
     else:
         told = POCKET_TEXT
     words = {k: v.float() for k, v in load_file(told / ENCODER).items()}
@@ -158,6 +160,7 @@ def export(options: Options, folder: Path) -> dict[str, str]:
     tokenizer = CLIPTokenizer.from_pretrained(options.out / "tokenizer")
     average = built(tokenizer, AutoencoderKL.from_pretrained(options.out / "vae"))
     run = averaged(options, average)
+    run = replace(run, newest_shard=newest_shard(run.step // PACE))
     average.half().eval()
     average.unet.save_pretrained(folder / "unet")
     average.text_encoder.save_pretrained(folder / "text_encoder")
@@ -178,14 +181,14 @@ def export(options: Options, folder: Path) -> dict[str, str]:
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     sample = fixed_sample(StableDiffusion(folder)).flatten().tolist()
     words = set((folder / "words.txt").read_text().split())
-    models = len(keys(TRAIN)) if set(vocabulary(NOUNS)) <= words else 0
+    models = len(keys(TRAIN)) if set(vocabulary(called(TRAIN))) <= words else 0
     return record(options, run, folder, models=models, fixed_sample=[round(v, 3) for v in sample])
 
 
 def main() -> None:
     parser = arguments(__doc__, "build/pocket-text", batch=64)
     parser.add_argument(
-        "--models", action="store_true", help="every second object a model; a new run's folder"
+        "--models", action="store_true", help="three of four objects models; a new run's folder"
     )
     given = vars(parser.parse_args())
     folder, models = given.pop("export"), given.pop("models")

@@ -150,11 +150,11 @@ class StableDiffusion(LatentDiffusion):
     def output(
         self, noisy: Tensor, conditioning: Prompted, cameras: Tensor, t: Tensor, guidance_scale: float
     ) -> Tensor:
-        """Classifier-free guidance (Ho & Salimans 2022) in one UNet call of 2V; a scale of 1 needs V only."""
+        """Classifier-free guidance (Ho & Salimans 2022) in one UNet call of 2V; a scale of 1 or 0 needs V only."""
         latents, given = noisy.to(self.dtype), self.seen(conditioning, cameras)
-        if guidance_scale == 1.0:
-            return self.unet(latents, t, given).sample.float()
         without = conditioning.without.expand_as(given)
+        if guidance_scale in (0.0, 1.0):
+            return self.unet(latents, t, given if guidance_scale else without).sample.float()
         both = self.unet(latents.repeat(2, 1, 1, 1), t.repeat(2), torch.cat([without, given])).sample.float()
         plain, told = both.chunk(2)
         return plain + guidance_scale * (told - plain)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -68,6 +69,15 @@ def test_cameras_by_degrees_and_radians() -> None:
     assert torch.allclose(degrees.w2c[:1], known_camera(VIEWS).w2c, atol=1e-6)
 
 
+class Steered(Wavy):
+    """Guided away from grey."""
+
+    def sds_grad(
+        self, images: torch.Tensor, conditioning: Any, *told: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().sds_grad(images, 0.5 + told[3] * (conditioning - 0.5), *told)
+
+
 def _images(count: int, seed: int = 0) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.rand(3, 3, 12, 12, generator=generator) for _ in range(count)]
@@ -96,6 +106,27 @@ def test_pulls_against_the_sums_written_out() -> None:
             assert float(pull.share[v]) == pytest.approx(1 - min(float(t[v]) for t in one.t) / 100, rel=1e-6)
         assert float(pull.losses) == pytest.approx(residual, rel=1e-6)
         assert pull.losses.shape == (1,)
+
+
+def test_low_noise_keeps_a_share_of_what_no_sentence_asks_for() -> None:
+    """Views below the level lose the rest of the pull of a guidance of 0, others nothing, in one call of both."""
+    steered = Steered()
+    guide = Guide(steered, COLOUR, 3.0, 0.7, csd_below=0.5, csd_rest=0.3)
+    draws = [draw(step, 10, VIEWS, LEVELS, [steered], 2) for step in (1, 9)]
+    assert float(draws[0].t[0].min()) >= 50 > float(draws[1].t[0].max())
+    settings = PullSettings(lambda_sds=1.5, follows="abar")
+    high, low = pulls(_images(2), draws, [guide], settings)
+    whole = pulls(_images(2), draws, [Guide(steered, COLOUR, 3.0, 0.7)], settings)
+    bare = pulls(_images(2), draws, [Guide(steered, COLOUR, 0.0, 0.7)], settings)
+    assert torch.equal(high.pull, whole[0].pull) and torch.equal(high.kappa, whole[0].kappa)
+    assert torch.allclose(low.pull, whole[1].pull - 0.7 * bare[1].pull, atol=1e-6)
+    assert torch.allclose(low.kappa, 0.3 * whole[1].kappa)
+    assert torch.equal(low.losses, whole[1].losses) and not torch.allclose(low.pull, whole[1].pull)
+    (alone,) = pulls(_images(2)[1:], draws[1:], [guide], settings)
+    assert all(torch.equal(a, b) for a, b in zip(alone, low, strict=True))
+    (kept,) = pulls(_images(1), draws[1:], [replace(guide, csd_rest=1.0)], settings)
+    (plain,) = pulls(_images(1), draws[1:], [Guide(steered, COLOUR, 3.0, 0.7)], settings)
+    assert torch.equal(kept.pull, plain.pull)
 
 
 def test_a_pull_at_its_own_pictures_is_the_pull_to_the_bit() -> None:

@@ -82,6 +82,8 @@ LATER = frozenset(
         "scene",
         "lr_share",
         "lambda_haze",
+        "csd_below",
+        "csd_rest",
         *CLOSING,
         *(name for name, at in SECTION_OF.items() if at in ("cut", "plan")),
     ]

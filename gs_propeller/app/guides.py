@@ -141,7 +141,8 @@ def told(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide
 
         directions = Directions(config.front_deg, config.overhead_deg)
         said = priors.text.embed(config.prompt, config.negative_prompt, directions, elevation_rad)
-        found.append(Guide(priors.text, said, config.text_guidance_scale, config.lambda_sd))
+        scale, below = config.text_guidance_scale, config.csd_below if config.loss == "sds" else 0.0
+        found.append(Guide(priors.text, said, scale, config.lambda_sd, below, config.csd_rest))
     return tuple(found)
 
 

@@ -135,6 +135,10 @@ class PriorSettings(Section):
         "zero123-xl", "", 0, 1000)
     text_guidance_scale: float = option(
         5.0, "the same of the text prior; DreamGaussian: 100 with Stable Diffusion", "", 0, 1000)
+    csd_below: float = option(
+        0.0, "noise level, share of all, below which a text prior pulls by what the sentence changes (classifier score "
+        "distillation): what it does to any picture fades blurred renders; 0: nowhere; not with vsd", "", 0, 1)
+    csd_rest: float = option(0.3, "share of the rest of the pull that is kept there", "", 0, 1)
     lambda_zero123: float = option(1.0, "weight of the picture's prior in score distillation", "", 0)
     lambda_sd: float = option(1.0, "of the text prior in it", "", 0)
     front_deg: float = option(90.0, "of azimuths that are called front view, and as many back view", "deg", 1, 179)

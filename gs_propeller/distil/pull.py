@@ -48,12 +48,19 @@ class ViewPrior(Noised, Protocol):
 
 @dataclass(frozen=True)
 class Guide:
-    """A prior with what it is told: its conditioning, guidance scale, and the weight of its gradient."""
+    """A prior with what it is told: its conditioning, guidance scale, and the weight of its gradient.
+
+    Below a noise level of csd_below, a share of all, what the prior does to any picture, told nothing, counts csd_rest
+    of itself beside what the conditioning changes of it: there it pulls blurred renders towards paler ones, step by
+    step (classifier score distillation, Yu et al. 2023, has a rest of 0).
+    """
 
     prior: ViewPrior
     conditioning: Any
     guidance_scale: float
     weight: float = 1.0
+    csd_below: float = 0.0
+    csd_rest: float = 1.0
 
 
 class Pull(NamedTuple):
@@ -113,10 +120,19 @@ def pulls(
         pixels, misses = guide.prior.sds_grad(
             together, guide.conditioning, codes, t, noise, guide.guidance_scale, settings.sds_weight, settings.sds_space
         )  # fmt: skip
+        kept = torch.ones(len(t), device=t.device)
+        low = (t < guide.csd_below * guide.prior.levels).nonzero()[:, 0]
+        if len(low) and guide.csd_rest < 1:
+            bare, _ = guide.prior.sds_grad(
+                together[low], guide.conditioning, codes[low], t[low], noise[low], 0.0, settings.sds_weight,
+                settings.sds_space,
+            )  # fmt: skip
+            pixels = pixels.index_add(0, low.to(pixels.device), bare, alpha=guide.csd_rest - 1)
+            kept[low] = guide.csd_rest
         pull = pull + guide.weight * pixels.to(pull)  # a prior may stand on a device of its own
         residual = residual + guide.weight * misses.to(residual)
         stays = guide.prior.stiffness(t, settings.sds_weight, settings.sds_space, settings.follows)
-        stiff = stiff + guide.weight * stays.to(stiff)
+        stiff = stiff + guide.weight * (stays * kept.to(stays)).to(stiff)
         share = guide.prior.share(t, settings.sds_space, settings.follows)
         shares = torch.maximum(shares, share.to(shares))
     # Divided by V, so that the batch size does not shift the balance (DreamGaussian sums).

@@ -122,6 +122,18 @@ def test_sds_gradient_against_eq_1(prior: StableDiffusion) -> None:
     assert bool((residual > 0).all())
 
 
+@torch.no_grad()
+def test_guidance_of_nought_is_told_the_negative_prompt_alone(prior: StableDiffusion) -> None:
+    """And the scales between lie on a line."""
+    _, cameras, t, noise = _arguments(prior)
+    bare, told, guided = (prior.output(noise, _told(prior), cameras, t, scale) for scale in (0.0, 1.0, SCALE))
+    assert not torch.allclose(bare, told, atol=1e-3)
+    assert torch.allclose(guided, bare + SCALE * (told - bare), atol=1e-4)
+    for v in range(len(t)):
+        alone = prior.unet(noise[v : v + 1], t[v], prior.tokens(["ugly"])).sample
+        assert torch.allclose(bare[v : v + 1], alone, atol=1e-4)
+
+
 def _picture(prior: StableDiffusion, noisy: Tensor, t: int, score: Tensor) -> Tensor:
     """What a score [1, C, L, L] says noisy latents show."""
     abar = _score(prior, noisy, t, prior.tokens([""]))[1]

@@ -104,6 +104,25 @@ class Pull(NamedTuple):
         return float((moved * self.share.double().clamp_min(LEAST).square()).mean())
 
 
+def _of(
+    guide: Guide, images: Tensor, codes: Tensor, t: Tensor, noise: Tensor, settings: PullSettings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(gradient [V, 3, S, S], residual [V]) of one prior, and what share [V] of its pull on any picture is in there."""
+    how = settings.sds_weight, settings.sds_space
+    pixels, misses = guide.prior.sds_grad(
+        images, guide.conditioning, codes, t, noise, guide.guidance_scale, *how
+    )
+    kept = torch.ones(len(t), device=t.device)
+    low = (t < guide.csd_below * guide.prior.levels).nonzero()[:, 0]
+    if len(low) and guide.csd_rest < 1:
+        bare, _ = guide.prior.sds_grad(
+            images[low], guide.conditioning, codes[low], t[low], noise[low], 0.0, *how
+        )
+        pixels = pixels.index_add(0, low.to(pixels.device), bare, alpha=guide.csd_rest - 1)
+        kept[low] = guide.csd_rest
+    return pixels, misses, kept
+
+
 @torch.no_grad()
 def pulls(
     images: Sequence[Tensor], draws: Sequence[Draw], guides: Sequence[Guide], settings: PullSettings
@@ -117,18 +136,7 @@ def pulls(
         t, noise = (
             torch.cat([getattr(d, name)[k] for d in draws]).to(codes.device) for name in ("t", "noise")
         )
-        pixels, misses = guide.prior.sds_grad(
-            together, guide.conditioning, codes, t, noise, guide.guidance_scale, settings.sds_weight, settings.sds_space
-        )  # fmt: skip
-        kept = torch.ones(len(t), device=t.device)
-        low = (t < guide.csd_below * guide.prior.levels).nonzero()[:, 0]
-        if len(low) and guide.csd_rest < 1:
-            bare, _ = guide.prior.sds_grad(
-                together[low], guide.conditioning, codes[low], t[low], noise[low], 0.0, settings.sds_weight,
-                settings.sds_space,
-            )  # fmt: skip
-            pixels = pixels.index_add(0, low.to(pixels.device), bare, alpha=guide.csd_rest - 1)
-            kept[low] = guide.csd_rest
+        pixels, misses, kept = _of(guide, together, codes, t, noise, settings)
         pull = pull + guide.weight * pixels.to(pull)  # a prior may stand on a device of its own
         residual = residual + guide.weight * misses.to(residual)
         stays = guide.prior.stiffness(t, settings.sds_weight, settings.sds_space, settings.follows)

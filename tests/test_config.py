@@ -214,7 +214,7 @@ def test_a_shipped_configuration_is_found_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert load(["--config", "configs/text.yaml"])[0].t_min == 0.5
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "text.yaml").write_text("t_min: 0.3")  # the nearer one first
     assert load(["--config", "configs/text.yaml"])[0].t_min == 0.3
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "text.yaml").write_text("t_min: 0.4")  # the nearer one first
+    assert load(["--config", "configs/text.yaml"])[0].t_min == 0.4

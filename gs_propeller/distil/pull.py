@@ -113,8 +113,10 @@ def _of(
         images, guide.conditioning, codes, t, noise, guide.guidance_scale, *how
     )
     kept = torch.ones(len(t), device=t.device)
+    if not guide.csd_below or guide.csd_rest == 1:
+        return pixels, misses, kept  # to look which are low is to wait for the device
     low = (t < guide.csd_below * guide.prior.levels).nonzero()[:, 0]
-    if len(low) and guide.csd_rest < 1:
+    if len(low):
         bare, _ = guide.prior.sds_grad(
             images[low], guide.conditioning, codes[low], t[low], noise[low], 0.0, *how
         )

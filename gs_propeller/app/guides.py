@@ -120,7 +120,7 @@ def guides(config: Config, picture: Picture | None, priors: Priors) -> tuple[Gui
         seed = config.seed * 1024 + rank
         return Variational(guide.prior, seed, config.lora_rank, config.lora_lr, kept)  # type: ignore[arg-type]
 
-    return tuple(replace(guide, prior=learner(k, guide)) for k, guide in enumerate(found))
+    return tuple(replace(guide, prior=learner(k, guide), csd_below=0.0) for k, guide in enumerate(found))
 
 
 def keep(found: Iterable[Guide]) -> None:
@@ -141,8 +141,8 @@ def told(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide
 
         directions = Directions(config.front_deg, config.overhead_deg)
         said = priors.text.embed(config.prompt, config.negative_prompt, directions, elevation_rad)
-        scale, below = config.text_guidance_scale, config.csd_below if config.loss == "sds" else 0.0
-        found.append(Guide(priors.text, said, scale, config.lambda_sd, below, config.csd_rest))
+        weights = config.text_guidance_scale, config.lambda_sd, config.csd_below, config.csd_rest
+        found.append(Guide(priors.text, said, *weights))
     return tuple(found)
 
 

@@ -104,25 +104,26 @@ class Pull(NamedTuple):
         return float((moved * self.share.double().clamp_min(LEAST).square()).mean())
 
 
-def _of(
+def _pulled(
     guide: Guide, images: Tensor, codes: Tensor, t: Tensor, noise: Tensor, settings: PullSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(gradient [V, 3, S, S], residual [V]) of one prior, and what share [V] of its pull on any picture is in there."""
+    """(gradient [V, 3, S, S], residual [V], kappa [V]) of one prior."""
     how = settings.sds_weight, settings.sds_space
     pixels, misses = guide.prior.sds_grad(
         images, guide.conditioning, codes, t, noise, guide.guidance_scale, *how
     )
-    kept = torch.ones(len(t), device=t.device)
+    stays = guide.prior.stiffness(t, *how, settings.follows)
     if not guide.csd_below or guide.csd_rest == 1:
-        return pixels, misses, kept  # to look which are low is to wait for the device
+        return pixels, misses, stays  # to look which are low is to wait for the device
     low = (t < guide.csd_below * guide.prior.levels).nonzero()[:, 0]
     if len(low):
         bare, _ = guide.prior.sds_grad(
             images[low], guide.conditioning, codes[low], t[low], noise[low], 0.0, *how
         )
         pixels = pixels.index_add(0, low.to(pixels.device), bare, alpha=guide.csd_rest - 1)
-        kept[low] = guide.csd_rest
-    return pixels, misses, kept
+        there = low.to(stays.device)
+        stays = stays.index_copy(0, there, guide.csd_rest * stays[there])
+    return pixels, misses, stays
 
 
 @torch.no_grad()
@@ -138,11 +139,10 @@ def pulls(
         t, noise = (
             torch.cat([getattr(d, name)[k] for d in draws]).to(codes.device) for name in ("t", "noise")
         )
-        pixels, misses, kept = _of(guide, together, codes, t, noise, settings)
+        pixels, misses, stays = _pulled(guide, together, codes, t, noise, settings)
         pull = pull + guide.weight * pixels.to(pull)  # a prior may stand on a device of its own
         residual = residual + guide.weight * misses.to(residual)
-        stays = guide.prior.stiffness(t, settings.sds_weight, settings.sds_space, settings.follows)
-        stiff = stiff + guide.weight * (stays * kept.to(stays)).to(stiff)
+        stiff = stiff + guide.weight * stays.to(stiff)
         share = guide.prior.share(t, settings.sds_space, settings.follows)
         shares = torch.maximum(shares, share.to(shares))
     # Divided by V, so that the batch size does not shift the balance (DreamGaussian sums).

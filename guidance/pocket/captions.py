@@ -22,6 +22,7 @@ from guidance.stable_diffusion import WORDS, Directions
 
 # What is left out of the sentences' families: the words for these say too little.
 WORDLESS = ("blobs", "revolution")
+POSSIBLE = (*NOUNS, *CALLED.values())  # what models may be called
 CONSONANTS, VOWELS = "bcdfghjklmnprstvwz", "aeiou"
 MEMBERS = 400  # of a family: they say all of its words
 SPOKEN = [name for name in FAMILIES if name not in WORDLESS]
@@ -74,7 +75,7 @@ def articled(sentence: str) -> str:
 
 def corpus(with_models: bool = False) -> list[str]:
     """Sentences that hold every word there is a piece for; with_models: those that models may be called too."""
-    return [*wordings(), *((*NOUNS, *CALLED.values()) if with_models else ())]
+    return [*wordings(), *(POSSIBLE if with_models else ())]
 
 
 def wordings() -> list[str]:
@@ -111,8 +112,9 @@ def build_tokenizer(words: list[str]) -> CLIPTokenizer:
 def save_tokenizer(folder: Path, words_folder: Path, with_models: bool = False) -> None:
     """The tokenizer as the published folders have it, and the list of the words that a training with it says: those of
     nouns that no training model is called by have pieces, and nobody teaches them."""
-    tokenizer = build_tokenizer(vocabulary(corpus(with_models)))
-    words = vocabulary([*wordings(), *(called(TRAIN) if with_models else ())])
+    sentences = wordings()
+    tokenizer = build_tokenizer(vocabulary([*sentences, *(POSSIBLE if with_models else ())]))
+    words = vocabulary([*sentences, *(called(TRAIN) if with_models else ())])
     tokenizer.save_pretrained(folder)
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
     pieces = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))

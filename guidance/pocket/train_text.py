@@ -160,7 +160,8 @@ def export(options: Options, folder: Path) -> dict[str, str]:
     tokenizer = CLIPTokenizer.from_pretrained(options.out / "tokenizer")
     average = built(tokenizer, AutoencoderKL.from_pretrained(options.out / "vae"))
     run = averaged(options, average)
-    run = replace(run, newest_shard=newest_shard(run.step // PACE))
+    # one that was trained by the clock, on a GPU, knows it
+    run = replace(run, newest_shard=run.newest_shard or newest_shard(run.step // PACE))
     average.half().eval()
     average.unet.save_pretrained(folder / "unet")
     average.text_encoder.save_pretrained(folder / "text_encoder")

@@ -1,7 +1,7 @@
 """Trains the pocket text prior on a GPU: `python -m guidance.pocket.train_text_cuda --out build/text-cuda --minutes 5`.
 
-The network, stream and loss of train_text.py as train_cuda.py arranges its own, see clock.py; every second object is a
-model where their folder is there. A new run begins with the view prior that ships, its VAE and UNet, and the text
+The network, stream and loss of train_text.py as train_cuda.py arranges its own, see clock.py; three of four objects are
+models where their folder is there. A new run begins with the view prior that ships, its VAE and UNet, and the text
 encoder that ships; --start names another prior's folder. The same command goes on from the end of the last one, on
 other objects.
 B objects of a shard, V views, W wordings of a view, C latent channels, L latent side, S picture side in pixels.

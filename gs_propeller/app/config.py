@@ -27,7 +27,7 @@ from gs_propeller.app.settings import (
 )
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.names import clean
-from gs_propeller.base.options import within
+from gs_propeller.base.options import AUTO, within
 from gs_propeller.distil.settings import (
     KnownSettings,
     LevelSettings,
@@ -111,6 +111,7 @@ DEFAULTS = Sections(
     MeshSettings(), RefineSettings(), MediaSettings(),
 )  # fmt: skip
 SECTION_OF = {f.name: title for title in TITLES for f in fields(getattr(DEFAULTS, title))}
+FOUND_OUT = {f.name for title in TITLES for f in fields(getattr(DEFAULTS, title)) if f.metadata.get("auto")}
 
 
 class Config:
@@ -296,6 +297,8 @@ def _typed(key: str, value: Any, kind: type, where: str) -> Any:
     if kind is str:
         return json.dumps(value) if isinstance(value, (list, dict)) else "" if value is None else str(value)
     text = str(value).strip()
+    if key in FOUND_OUT and text.lower() == AUTO:
+        return AUTO
     if kind is bool:
         if text.lower() in ("true", "yes", "on", "1"):
             return True
@@ -311,4 +314,5 @@ def _typed(key: str, value: Any, kind: type, where: str) -> Any:
         except (ValueError, OverflowError):
             pass  # said below, in the user's words
     wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+    wanted += f" or {AUTO}" if key in FOUND_OUT else ""
     raise UserError(f"{key}={value}{where}: {wanted} is wanted")

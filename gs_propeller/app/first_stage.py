@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from gs_propeller.app.asset import Viewer, check_seed, scene_of, slots_at_once, travellers
 from gs_propeller.app.config import Config
 from gs_propeller.app.devices import device_of, group_size, rank_count, scene_device
+from gs_propeller.app.elevation import note_of, noted, placed
 from gs_propeller.app.events import NOBODY, Audience, CutOut
 from gs_propeller.app.fingerprint import given_bytes
 from gs_propeller.app.guides import Priors, fetch_priors, keep, load_priors, notes, picture_of
@@ -79,7 +80,7 @@ def make_assets(
         for earlier in learnt:
             keep(earlier.guides)
         job, place = divmod(number, len(stages))
-        stage = stages_of(jobs[job])[place]
+        stage = stages_of(noted(jobs[job], ranks.note))[place]
         learnt[:] = [scene_of(stage, picture_of(stage), priors)]
         _turned(ranks, stage)
         return learnt[0].compute
@@ -113,7 +114,7 @@ def _one(
     config: Config, index: int, jobs: int, ranks: Ranks, priors: Priors, begun_s: float, audience: Audience
 ) -> Asset | None:
     """One asset on this group of ranks, stage by stage; None where it was there already."""
-    picture, stages = picture_of(config), stages_of(config)
+    picture = picture_of(config)
     if picture is not None:
         audience.tell(CutOut(picture))
     for note in notes(config, picture, priors):
@@ -121,6 +122,8 @@ def _one(
     with checkpoint.lock(config.run_folder):
         if picture is not None:
             save_picture(config.run_folder / f"{config.run_name}_input.png", picture)
+        config = placed(config, picture, priors, audience.note)
+        stages = stages_of(config)
         if jobs > 1 and finished(stages[-1]):
             print(f"{config.run_name}: done before, in {config.run_folder}")
             return None
@@ -132,7 +135,7 @@ def _one(
             if len(stages) > 1:
                 audience.note(f"stage {place + 1} of {len(stages)}: {stage.scene}, {stage.steps} steps")
             task = scene_of(stage, picture, priors)
-            ranks.begin(index * len(stages) + place, task.compute)
+            ranks.begin(index * len(stages) + place, task.compute, note_of(config))
             _turned(ranks, stage)
             run = distilling(stage, ranks, task, given_bytes(stage))
             try:

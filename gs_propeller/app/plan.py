@@ -13,7 +13,7 @@ from gs_propeller.base.errors import UserError
 # same.
 ON_THE_WAY = ("views", "levels", "pull", "known", "density", "regularisers", "shaping", "tets")
 STAGES_OWN = ("plan", "priors", "solver", "scene", "ball", "adam", "field", "sdf", "mesh", *ON_THE_WAY)
-WHOLE = ("stages", "init", "prior", "text_prior", "camera_code", "window")
+WHOLE = ("stages", "init", "prior", "text_prior", "camera_code", "window", "elevation")
 
 
 def stages_of(config: Config) -> list[Config]:

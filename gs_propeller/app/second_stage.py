@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gs_propeller.app.config import Config
 from gs_propeller.app.devices import device_of, group_size, rank_count
+from gs_propeller.app.elevation import assumed, note_of, noted, placed
 from gs_propeller.app.events import NOBODY, Audience, FilesWritten
 from gs_propeller.app.fingerprint import given_bytes
 from gs_propeller.app.guides import fetch_priors, load_priors, picture_of
@@ -40,7 +41,7 @@ def checked(config: Config) -> None:
     jobs = jobs_of(config)
     group_size(config, rank_count(config, splats=False), len(jobs))
     if len(jobs) == 1:
-        started(jobs[0])
+        started(assumed(jobs[0]))
     fetch_priors(config)
 
 
@@ -49,7 +50,7 @@ def refine_assets(jobs: Sequence[Config], audience: Audience, made: list[Refined
     begun_s, config = time.monotonic(), jobs[0]
     early = NOBODY if int(os.environ.get("RANK", 0)) else audience  # what concerns all groups is said once
     if len(jobs) == 1:  # before the seconds that loading takes
-        started(config)
+        started(assumed(config))
     quiet_libraries()
     share_cores(int(os.environ.get("LOCAL_WORLD_SIZE", 1)), config.threads)
     device = device_of(config, splats=False)
@@ -60,16 +61,17 @@ def refine_assets(jobs: Sequence[Config], audience: Audience, made: list[Refined
         with said_if_long("compiling the CPU's kernels, once on this machine: a minute or so", early.note):
             warm()
 
-    def task_of(index: int) -> tuple[Refinement, Frame]:
-        textured, frame = started(jobs[index])
-        return refinement(jobs[index], textured, picture_of(jobs[index]), priors), frame
+    def task_of(job: Config) -> tuple[Refinement, Frame]:
+        textured, frame = started(job)
+        return refinement(job, textured, picture_of(job), priors), frame
 
     def one(index: int) -> None:
         nonlocal begun_s
-        if len(jobs) > 1 and refined_before(jobs[index]):
-            print(f"{jobs[index].run_name}: refined before, in {jobs[index].run_folder}")
+        job = placed(jobs[index], picture_of(jobs[index]), priors, audience.note, own=True)
+        if len(jobs) > 1 and refined_before(job):
+            print(f"{job.run_name}: refined before, in {job.run_folder}")
             return
-        result = _one(jobs[index], index, *task_of(index), ranks, len(jobs) == 1, begun_s, audience)
+        result = _one(job, index, *task_of(job), ranks, len(jobs) == 1, begun_s, audience)
         if made is not None:
             made.append(result)
         begun_s = time.monotonic()
@@ -79,7 +81,7 @@ def refine_assets(jobs: Sequence[Config], audience: Audience, made: list[Refined
         mesh_device(device), config.timeout_s, group, TRAVELLERS, rollout=config.rollout_device
     ) as ranks:
         if ranks.rank > 0:
-            ranks.serve(lambda index: task_of(index)[0].compute)
+            ranks.serve(lambda index: task_of(noted(jobs[index], ranks.note))[0].compute)
             raise SystemExit(0)
         return work_off(jobs, ranks, one)
 
@@ -90,7 +92,7 @@ def _one(
 ) -> Refined:  # fmt: skip
     """One asset on this group of ranks. alone: there is no other job."""
     with checkpoint.lock(config.run_folder):
-        ranks.begin(index, task.compute)
+        ranks.begin(index, task.compute, note_of(config))
         given = given_bytes(config) + mesh_file(config).read_bytes()
         stage = refining(config, ranks, task, given + str(len(task.textured.texture)).encode())
         window, seconds = solved(config, stage, ranks.device, audience)

@@ -8,17 +8,20 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from gs_propeller.base.errors import UserError
+
+AUTO: Literal["auto"] = "auto"
 
 
 def option(
     default: Any, remark: str, unit: str = "", low: float | None = None, high: float | None = None,
-    choices: tuple[str, ...] = (), above: float | None = None, path: bool = False,
+    choices: tuple[str, ...] = (), above: float | None = None, path: bool = False, auto: bool = False,
 ) -> Any:  # fmt: skip
     """A field with its remark, unit, least and largest value (`above`: a bound that is itself out) or choices. path:
-    a ~ at its start is the home folder, also where a shell leaves it alone (input=~/photo.jpg)."""
+    a ~ at its start is the home folder, also where a shell leaves it alone (input=~/photo.jpg). auto: a number, or AUTO
+    where the program is to find it out."""
     meta = {
         "help": remark,
         "unit": unit,
@@ -27,6 +30,7 @@ def option(
         "choices": choices,
         "above": above,
         "path": path,
+        "auto": auto,
     }
     return field(default=default, metadata=meta)
 
@@ -35,6 +39,10 @@ def within(record: Any) -> None:
     """Raises UserError, naming it, for a field out of its range or not among its choices."""
     for f in fields(record):
         value, meta = getattr(record, f.name), f.metadata
+        if meta.get("auto") and isinstance(value, str):
+            if value != AUTO:
+                raise UserError(f"{f.name}={value}: a number or {AUTO} is wanted")
+            continue
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{f.name} must be a finite number, not {value}")
         unit = f" {meta['unit']}" if meta.get("unit") else ""

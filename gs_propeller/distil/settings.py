@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
-from gs_propeller.base.options import Section, option
+from gs_propeller.base.errors import UserError
+from gs_propeller.base.options import AUTO, Section, option
 
 SCENES = ("gaussians", "field", "sdf", "tetrahedra")
 
@@ -16,7 +18,9 @@ class ViewSettings(Section):
     """Where the cameras stand: options in degrees, properties in radians."""
 
     # fmt: off
-    elevation: float = option(0.0, "of the camera that took the picture, above the horizon", "deg", -80, 80)
+    elevation: float | Literal["auto"] = option(
+        0.0, "of the camera that took the picture, above the horizon; auto: the prior's views of it tell", "deg", -80,
+        80, auto=True)
     radius: float = option(2.0, "camera distance", "world units", 0.5, 100)
     fov_y_deg: float = option(49.1, "vertical field of view", "deg", 5, 150)
     batch_size: int = option(4, "novel views a step; the paper: 16, four times dearer on a CPU", "views", 1, 256)
@@ -33,6 +37,11 @@ class ViewSettings(Section):
 
     @property
     def elevation_rad(self) -> float:
+        """Raises UserError while it is to be found out: a run of a picture does so, see app/guides.py."""
+        if self.elevation == AUTO:
+            raise UserError(
+                "elevation=auto is found out by a run of a picture; here it must be a number of degrees"
+            )
         return math.radians(self.elevation)
 
     @property

@@ -82,6 +82,7 @@ class Ranks:
         self.parent = os.getppid()  # the launcher
         self.rank = process - self.first
         self.compute: Compute = _no_job
+        self.note = 0
         self.device = torch.device(device)
         self.claimed = 0
         self.kinds, self.deal = kinds, Deal(self.world, rollout, deal_seed, at_once)
@@ -139,12 +140,13 @@ class Ranks:
             time.sleep(0.1)  # a group that dies takes this process with it: the launcher sees to that
         return int(self.store.add("skipped", 0))
 
-    def begin(self, job: int, compute: Compute) -> None:
-        """What is asked next belongs to this job; compute: rank 0's own share of it."""
+    def begin(self, job: int, compute: Compute, note: int = 0) -> None:
+        """What is asked next belongs to this job; compute: rank 0's own share of it; note: what rank 0 found out that
+        the others need to prepare it."""
         self._drain()
         self.compute = compute
         for other in range(1, self.world):
-            self._send(torch.tensor([BEGIN, job, 0]), other)
+            self._send(torch.tensor([BEGIN, job, note]), other)
 
     def turn_to(self, kinds: tuple[Any, Any], deal_seed: int | None, at_once: int) -> None:
         """What travels for the job that has begun, how it is dealt, and how many slots at once; it has costs of its
@@ -216,8 +218,8 @@ class Ranks:
     def serve(self, prepare: Callable[[int], Compute]) -> None:
         """Compute what rank 0 asks for, until it says stop. Raises RankError when rank 0 is lost.
 
-        prepare(job) -> compute; what it raises goes to rank 0 with the first answer. Ctrl-C and TERM are rank
-        0's to answer: it ends its pass, which needs this rank, and then says stop.
+        prepare(job) -> compute, rank 0's note of it being in `note`; what it raises goes to rank 0 with the first
+        answer. Ctrl-C and TERM are rank 0's to answer: it ends its pass, which needs this rank, and then says stop.
         """
         handlers = {sign: signal.signal(sign, signal.SIG_IGN) for sign in (signal.SIGINT, signal.SIGTERM)}
         served, sending = threading.Event(), list[Sent]()
@@ -228,6 +230,7 @@ class Ranks:
                 if command == STOP:
                     return
                 if command == BEGIN:
+                    self.note = columns
                     try:
                         self.compute = prepare(number)
                     except Exception as error:

@@ -26,6 +26,7 @@ from gs_propeller.app.config import HERE, Config, load, updated
 from gs_propeller.app.events import CutOut, FilesWritten, Listener, Note, PriorFound, StageEnded
 from gs_propeller.app.guides import picture_of
 from gs_propeller.base.errors import UserError
+from gs_propeller.base.options import AUTO
 from gs_propeller.command import FULL
 from gs_propeller.studio import look
 from gs_propeller.studio.address import address
@@ -133,16 +134,17 @@ class Page:
         )
 
     def make(
-        self, picture: str | None, prompt: str, elevation: float, seed: float, steps: float, faces: float,
-        texture: float, cutout: str, box: str, threshold: float, request: gr.Request,
+        self, picture: str | None, prompt: str, estimate: bool, elevation: float, seed: float, steps: float,
+        faces: float, texture: float, cutout: str, box: str, threshold: float, request: gr.Request,
     ) -> Updates:  # fmt: skip
-        """Makes the asset of a picture, a sentence or both; the same call's stream tells how far it is."""
+        """Makes the asset of a picture, a sentence or both; the same call's stream tells how far it is. estimate: the
+        elevation is found out, whatever is said of it."""
         with in_a_line(picture):
             if not picture and not (prompt or "").strip():
                 raise UserError("nothing to make an asset of: drop a picture or type a sentence")
             config = self.config(
-                picture, prompt, elevation=elevation, seed=seed, steps=steps, mesh_faces=faces, texture_size=texture,
-                cutout=cutout, cutout_box=box, cutout_threshold=threshold,
+                picture, prompt, elevation=AUTO if estimate else elevation, seed=seed, steps=steps, mesh_faces=faces,
+                texture_size=texture, cutout=cutout, cutout_box=box, cutout_threshold=threshold,
             )  # fmt: skip
             picture_of(config)
             config = config.but(outdir=str(fresh_folder(self.outdir)))
@@ -246,9 +248,12 @@ class Page:
                     max_length=LONGEST, info="alone, or beside the picture", elem_id="sentence",
                 )  # fmt: skip
                 steps = gr.Slider(10, 1000, config.steps, step=10, label="Steps", elem_id="steps")
+                auto = config.elevation == AUTO
+                estimate = gr.Checkbox(auto, label="Estimate the camera's elevation", elem_id="estimate")
                 elevation = gr.Slider(
-                    -60, 60, config.elevation, step=1, label="Elevation of the camera, degrees"
-                )
+                    -60, 60, 0 if auto else config.elevation, step=1, label="Elevation of the camera, degrees",
+                    visible=not auto, elem_id="elevation",
+                )  # fmt: skip
                 with gr.Accordion("More", open=False), gr.Row():
                     seed = gr.Number(config.seed, label="Seed", precision=0, minimum=0, min_width=90)
                     faces = gr.Number(
@@ -293,6 +298,7 @@ class Page:
             [picture.change, cutout.change, threshold.release, box.change], self.cut, [picture, *options],
             [self.cutout_shown, self.notes], api_name="cut_out", show_progress="hidden", trigger_mode="always_last",
         )  # fmt: skip
+        estimate.change(lambda on: gr.Slider(visible=not on), estimate, elevation, api_visibility="private")
         picture.select(self.corner, [picture, first_corner], [first_corner, box], api_visibility="private")
         shown.click(lambda row: (row[0], ""), shown, [picture, prompt], api_visibility="private")
         said.click(lambda row: (None, row[0]), said, [picture, prompt], api_visibility="private")
@@ -301,7 +307,7 @@ class Page:
             "concurrency_id": "run",
             "show_progress_on": self.live,
         }
-        inputs = [picture, prompt, elevation, seed, steps, faces, texture, *options]
+        inputs = [picture, prompt, estimate, elevation, seed, steps, faces, texture, *options]
         # models in a step of their own: gradio 6.31 draws none that a stream brings
         for button, work, given, name in (
             (make, self.make, inputs, "make"), (refine, self.refine, [self.state], "refine"),

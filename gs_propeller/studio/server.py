@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, File, Form, HTTPException, Request, Response, UploadFile
@@ -54,7 +54,10 @@ class Wish(BaseModel):
     image: Annotated[UploadFile | None, File()] = None
     prompt: str | None = Field(None, max_length=1000, description="a sentence, beside a picture or alone")
     negative_prompt: str | None = Field(None, max_length=1000, description="what it should not look like")
-    elevation: float | None = Field(None, ge=-90, le=90, description="the picture's, degrees")
+    elevation: Literal["auto"] | Annotated[float, Field(ge=-80, le=80)] | None = Field(
+        None,
+        description="the picture's, degrees; auto: estimated, which is what is done where nothing is said",
+    )
     seed: int | None = Field(None, ge=0, le=2**31 - 1)
     steps: int | None = Field(None, ge=1, le=2000)
     mesh_faces: int | None = Field(None, ge=100, le=200_000)

@@ -89,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--config",
             "configs/image.yaml",
             "input=data/cat.png",
+            "elevation=0",
             f"prior={prior}",
             *SMALL,
             *given.options,

@@ -31,7 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import main2_mesh
 import main_propeller
 from bench.waits import step_waits
-from gs_propeller.app import asset
+from gs_propeller.app import asset, elevation
 from gs_propeller.app.asset import scene_of
 from gs_propeller.app.config import load
 from gs_propeller.app.devices import device_of
@@ -181,6 +181,7 @@ def _words(scratch: Path, outdir: str, *more: str) -> list[str]:
         str(ROOT / "configs" / "image.yaml"),
         f"prior={scratch / 'prior'}",
         f"input={scratch / 'thing.png'}",
+        "elevation=0",
         f"outdir={scratch / outdir}",
         *LITTLE,
         *more,
@@ -271,6 +272,18 @@ def test_a_prior_may_stand_apart_from_the_scene(scratch: Path, monkeypatch: pyte
     assert not any(type(x) is Pretended for x in found)
     # 6e-7: attention goes by another formula there
     assert max(_apart(one, other) for one, other in zip(here.parts(), there.parts(), strict=True)) < 2e-6
+
+
+@pytest.mark.slow
+def test_the_elevation_is_found_out_there_as_here(scratch: Path) -> None:
+    found = []
+    for place in ("cpu", "cuda"):
+        with pretended():
+            config, _ = load(_words(scratch, "none", "device=cpu", "elevation=auto"))
+            priors, picture = load_priors(config, torch.device(place)), picture_of(config)
+            assert picture is not None and priors.zero123 is not None
+            found.append(elevation.estimated(config, picture, priors.zero123))
+    assert found[0] == found[1] and -20 <= found[0] <= 50
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -132,7 +131,7 @@ def keep(found: Iterable[Guide]) -> None:
 
 def told(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide, ...]:
     """The priors with what each is told of the asset."""
-    found, elevation_rad = [], math.radians(config.elevation)
+    found, elevation_rad = [], config.sections.views.elevation_rad
     if picture is not None and priors.zero123 is not None:
         seen = priors.zero123.embed(picture.rgb[None], elevation_rad)
         found.append(Guide(priors.zero123, seen, config.guidance_scale, config.lambda_zero123))

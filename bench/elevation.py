@@ -65,10 +65,8 @@ def score(case: Case, folder: Path, pairs: list[str], config_path: str) -> tuple
     for name, told in (("true", config.elevation), ("auto", "auto"), ("level", 0.0)):
         asset = make_asset(config.but(elevation=told, name=f"{case.name}-{name}"), quiet=True)
         image, alpha = asset.viewer.views(asset_cameras(azimuths, elevations), SCORE_PX)
-        figures[f"{name}_psnr_db"], figures[f"{name}_iou"] = (
-            psnr_db(image, truth),
-            mask_iou(alpha, rgba[:, 3:]),
-        )
+        figures[f"{name}_psnr_db"] = psnr_db(image, truth)
+        figures[f"{name}_iou"] = mask_iou(alpha, rgba[:, 3:])
         if name == "auto":
             figures["auto_deg"] = asset.viewer.config.elevation
         rows.append(image)

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from guidance.zero123 import Zero123
 
 STEPS = 20  # of DDIM, for views by a prior that predicts noise; one that predicts v has them in one
-NEAR_DEG = (
-    1.0  # two machines may round the same estimate differently; a run goes on with the one it began with
-)
+NEAR_DEG = 1.0  # two machines may round an estimate differently; a run goes on with the one it began with
 PER_DEG = 1000  # what ranks tell each other is a whole number
 
 
@@ -61,7 +59,8 @@ def noted(config: Config, note: int) -> Config:
 
 @torch.no_grad()
 def estimated(config: Config, picture: Picture, prior: Zero123) -> float:
-    """Degrees, by what the prior makes of the picture; the same whatever the seed."""
+    """Degrees, by what the prior makes of the picture; the same whatever the seed. Stable-Zero123, which is told the
+    elevation too, is told 0."""
     told = prior.embed(picture.rgb[None])
     noise = torch.randn(AROUND, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
     steps = 1 if prior.scheduler.config.prediction_type == "v_prediction" else STEPS

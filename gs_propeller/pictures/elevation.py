@@ -1,8 +1,8 @@
 """The elevation that a picture was taken from: the one under which views of the object all round agree.
 
 A Zero-1-to-3 is told where a view stands from the picture's camera, so its views are the same whatever the elevation;
-where they stand in the world is not. Of each elevation that may be, the silhouettes are intersected, the visual hull
-(Laurentini 1994) is looked at from where they were taken, and the elevation counts whose hull lost least of them.
+where they stand in the world is not. For each elevation that may be, the silhouettes are intersected, the visual hull
+(Laurentini 1994) is looked at from where they would have been taken, and the elevation counts whose hull lost least.
 V views with the picture's, S their side in pixels, G the hull's side in cells.
 """
 
@@ -53,9 +53,7 @@ def lost(silhouettes: Tensor, elevation_rad: float, radius: float, fov_y_rad: fl
     turns, heights = (torch.cat([torch.zeros(1), x]) for x in (azimuths, lifts))
     w2c = orbit(turns, elevation_rad + heights, radius, fov_y_rad).w2c
     rotation, shift, half = w2c[:, :3, :3], w2c[:, :3, 3], math.tan(fov_y_rad / 2)
-    reach = (
-        1.04 * radius * half
-    )  # half the hull's side: what is seen at the object's distance, and a little more
+    reach = 1.04 * radius * half  # half the hull's side: what is seen at the object's distance, and more
     seen = _cells(reach) @ rotation.transpose(1, 2) + shift[:, None]
     inside = F.grid_sample(silhouettes, (seen[..., :2] / seen[..., 2:] / half)[:, None], align_corners=False)
     hull = inside.amin(0).reshape(1, 1, GRID, GRID, GRID)  # by x, y, z

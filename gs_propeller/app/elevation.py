@@ -36,9 +36,8 @@ def placed(config: Config, picture: Picture | None, priors: Priors, say: Say, ow
     found = estimated(config, picture, priors.zero123)
     if kept is not None and abs(kept - found) <= NEAR_DEG:
         found = kept
-    say(
-        f"elevation={found:g} by estimate: the camera's, in degrees above the horizon; elevation= says otherwise"
-    )
+    what = f"{config.run_name}'s camera, in degrees above the horizon"
+    say(f"elevation={found:g} by estimate: {what}; elevation= says otherwise")
     return config.but(elevation=found)
 
 

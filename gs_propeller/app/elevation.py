@@ -12,7 +12,7 @@ from gs_propeller.app.events import Say
 from gs_propeller.app.guides import Priors
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.options import AUTO
-from gs_propeller.pictures.elevation import AROUND, Views, estimated_deg
+from gs_propeller.pictures.elevation import AROUND, estimated_deg
 from gs_propeller.pictures.picture import Picture
 
 if TYPE_CHECKING:
@@ -60,19 +60,16 @@ def noted(config: Config, note: int) -> Config:
 def estimated(config: Config, picture: Picture, prior: Zero123) -> float:
     """Degrees, by what the prior makes of the picture; the same whatever the seed. Stable-Zero123, which is told the
     elevation too, is told 0."""
+    told = prior.embed(picture.rgb[None])
     noise = torch.randn(AROUND, *prior.latent_shape, generator=torch.Generator().manual_seed(0))
     steps = 1 if prior.scheduler.config.prediction_type == "v_prediction" else STEPS
     nothing = torch.zeros(AROUND, 3, prior.size_px, prior.size_px, device=prior.device)
 
-    def views_of(image: Tensor) -> Views:
-        told = prior.embed(image[None])
-        return lambda codes: prior.refine(
-            nothing, told, codes.to(prior.device), noise, 1.0, steps, config.guidance_scale
-        )
+    def views(codes: Tensor) -> Tensor:
+        return prior.refine(nothing, told, codes.to(prior.device), noise, 1.0, steps, config.guidance_scale)
 
-    at, seen = config.sections.views, (picture.rgb, picture.mask)
-    both = [(mask, views_of(image)) for image, mask in (seen, [x.flip(-1) for x in seen])]
-    return float(estimated_deg(both, at.radius, at.fov_y_rad))
+    at = config.sections.views
+    return float(estimated_deg(picture.mask, views, at.radius, at.fov_y_rad))
 
 
 def _kept(config: Config) -> float | None:

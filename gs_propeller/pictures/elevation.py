@@ -9,7 +9,7 @@ V views with the picture's, S their side in pixels, G the hull's side in cells.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -28,21 +28,16 @@ NEARLY_WHITE = 0.12  # darkness of a pixel that is wholly the object
 Views = Callable[[Tensor], Tensor]
 
 
-def estimated_deg(seen: Sequence[tuple[Tensor, Views]], radius: float, fov_y_rad: float) -> int:
-    """Whole degrees above the horizon. seen: silhouettes [1, S, S] in 0..1 of what was taken from there, each with the
-    views of it: the picture's, and those of its mirror image, which the prior sees otherwise; their losses add up.
-    radius: the cameras' distance from the object, world units."""
-    return round(least(torch.stack([losses(*one, radius, fov_y_rad) for one in seen]).mean(0)))
-
-
-def losses(silhouette: Tensor, views: Views, radius: float, fov_y_rad: float) -> Tensor:
-    """What `lost` says of each candidate."""
+def estimated_deg(silhouette: Tensor, views: Views, radius: float, fov_y_rad: float) -> int:
+    """Whole degrees above the horizon. silhouette [1, S, S] in 0..1: the picture's; radius: the cameras' distance from
+    the object, world units."""
     azimuths, lifts = standing()
     seen = views(relative_cameras(0.0, azimuths, lifts)).cpu().float()
     found = ((1 - seen).amax(1, keepdim=True) / NEARLY_WHITE).clamp(0, 1)
     sides = (SIDE * 2, SIDE * 2)
     silhouettes = torch.cat([F.interpolate(x, sides, mode="area") for x in (silhouette[None].cpu(), found)])
-    return torch.tensor([lost(silhouettes, math.radians(e), radius, fov_y_rad) for e in CANDIDATES_DEG])
+    losses = torch.tensor([lost(silhouettes, math.radians(e), radius, fov_y_rad) for e in CANDIDATES_DEG])
+    return round(least(losses))
 
 
 def standing() -> tuple[Tensor, Tensor]:
@@ -71,12 +66,12 @@ def lost(silhouettes: Tensor, elevation_rad: float, radius: float, fov_y_rad: fl
     return float(((given - covered).clamp_min(0).sum(1) / given.sum(1).clamp_min(1)).mean())
 
 
-def least(of_each: Tensor) -> float:
+def least(losses: Tensor) -> float:
     """Degrees at which the losses of the candidates are least, usual elevations before others; between candidates by a
     parabola."""
-    candidates = torch.tensor(CANDIDATES_DEG, dtype=of_each.dtype)
+    candidates = torch.tensor(CANDIDATES_DEG, dtype=losses.dtype)
     unusual = USUALNESS * ((candidates - USUAL_DEG) / 10).square()
-    weighed = of_each + unusual * of_each.min().clamp_min(0.02)
+    weighed = losses + unusual * losses.min().clamp_min(0.02)
     k = int(weighed.argmin().clamp(1, len(candidates) - 2))
     before, here, after = weighed[k - 1 : k + 2].tolist()
     bend = before + after - 2 * here

@@ -38,6 +38,7 @@ from bench.whole import arguments, asset_config, measured
 from gs_propeller.app.config import load
 from gs_propeller.app.elevation import estimated
 from gs_propeller.app.guides import load_priors, picture_of
+from gs_propeller.base.options import AUTO
 from guidance.pocket.data import TEST_SEED, VALIDATION_SEED
 from guidance.pocket.render import fitted, outline
 from main_propeller import make_asset
@@ -59,10 +60,11 @@ def score(case: Case, folder: Path, pairs: list[str], config_path: str) -> tuple
     case = lifted(case)
     azimuths, elevations = novel_angles(case.pose)
     rgba = case.truth(azimuths, elevations)
-    truth, rows = over_white(rgba), [over_white(rgba)]
+    truth = over_white(rgba)
+    rows = [truth]
     config = asset_config(case, folder, pairs, config_path)
     figures: Figures = {"true_deg": config.elevation}
-    for name, told in (("true", config.elevation), ("auto", "auto"), ("level", 0.0)):
+    for name, told in (("true", config.elevation), ("auto", AUTO), ("level", 0.0)):
         asset = make_asset(config.but(elevation=told, name=f"{case.name}-{name}"), quiet=True)
         image, alpha = asset.viewer.views(asset_cameras(azimuths, elevations), SCORE_PX)
         figures[f"{name}_psnr_db"] = psnr_db(image, truth)

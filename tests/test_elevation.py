@@ -15,7 +15,7 @@ from torch import Tensor
 from gs_propeller.app import elevation as app
 from gs_propeller.app.config import Config, load, to_yaml, updated
 from gs_propeller.app.plan import phases_of, stages_of
-from gs_propeller.base.camera import orbit
+from gs_propeller.base.camera import orbit, relative_cameras
 from gs_propeller.base.errors import UserError
 from gs_propeller.distil.settings import ViewSettings
 from gs_propeller.pictures.elevation import AROUND, CANDIDATES_DEG, estimated_deg, least, lost, standing
@@ -24,7 +24,7 @@ from guidance.pocket.families import make
 from guidance.pocket.render import FOV_Y_RAD, RADIUS, framed, on_white, views
 
 
-def seen_from(elevation_deg: float, radius: float = RADIUS, family: str = "furniture") -> tuple[Tensor, Any]:
+def seen_from(elevation_deg: float, family: str = "furniture") -> tuple[Tensor, Any]:
     """(silhouette [1, 64, 64], the true views by camera codes) of an object from there."""
     at = math.radians(elevation_deg)
     thing = framed(make(family, 4), 0.4, at)
@@ -46,7 +46,7 @@ def test_true_views_tell_the_elevation(truth: int, family: str) -> None:
 def test_the_hull_of_true_silhouettes_loses_least_where_they_were_taken() -> None:
     silhouette, shown = seen_from(20)
     azimuths, lifts = standing()
-    seen = shown(torch.stack([-lifts, azimuths.sin(), azimuths.cos(), torch.zeros(AROUND)], 1))
+    seen = shown(relative_cameras(0.0, azimuths, lifts))
     masks = torch.cat([silhouette[None], ((1 - seen).amax(1, keepdim=True) / 0.12).clamp(0, 1)])
     losses = [lost(masks, math.radians(e), RADIUS, FOV_Y_RAD) for e in (0, 20, 40)]
     assert losses[1] < 0.5 * min(losses[0], losses[2])
@@ -94,12 +94,8 @@ class Asked:
 
     def __init__(self, kind: str = "v_prediction") -> None:
         self.silhouette, self.shown = seen_from(20)
-        self.device, self.latent_shape, self.size_px, self.asked = (
-            torch.device("cpu"),
-            (4, 8, 8),
-            64,
-            list[int](),
-        )
+        self.device, self.latent_shape, self.size_px = torch.device("cpu"), (4, 8, 8), 64
+        self.asked: list[int] = []
         self.scheduler = SimpleNamespace(config=SimpleNamespace(prediction_type=kind))
 
     def embed(self, image: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """Zero-1-to-3 guidance (Liu et al. 2023) from a diffusers-format folder: the published weights or the pocket ones.
 
-V views, C latent channels, L latent side, E embedding width; vocabulary and formulas of diffusion.py. A relative camera
-is Zero-1-to-3's code of four numbers: polar angle (grows downwards), sin and cos of the azimuth (counter-clockwise from
-above), radius, each target minus input, radians and world units. Stable-Zero123 reads the same first three, but in the
-place of the radius the input view's own polar angle, from straight above: pi / 2 minus its elevation.
+V views, T tokens, C latent channels, L latent side, E embedding width; vocabulary and formulas of diffusion.py. A
+relative camera is Zero-1-to-3's code of four numbers: polar angle (grows downwards), sin and cos of the azimuth
+(counter-clockwise from above), radius, each target minus input, radians and world units. Stable-Zero123 reads the same
+first three, but in the place of the radius the input view's own polar angle, from straight above: pi / 2 minus its
+elevation.
 """
 
 from __future__ import annotations
@@ -30,25 +31,44 @@ STABLE_NAME = re.compile(r"stable[-_]?zero[-_]?(123|1-?to-?3)", re.IGNORECASE)
 class CameraProjection(ModelMixin, ConfigMixin):
     """Linear map of (image embedding, camera code) to the embedding's width, as published beside zero123-xl.
 
-    embedding_dim: width E of the image embedding; additional_embeddings: numbers of the camera code, 4.
+    embedding_dim: width E of the image embedding; additional_embeddings: numbers of the camera code, 4; patches:
+    whether the picture's patches are tokens beside its embedding (the published weights have the embedding alone).
     """
 
     @register_to_config
-    def __init__(self, embedding_dim: int = 768, additional_embeddings: int = 4) -> None:
+    def __init__(
+        self, embedding_dim: int = 768, additional_embeddings: int = 4, patches: bool = False
+    ) -> None:
         super().__init__()
         self.proj = nn.Linear(embedding_dim + additional_embeddings, embedding_dim)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """[V, E + 4] -> [V, E]."""
+        """[..., E + 4] -> [..., E]."""
         return self.proj(embedding)
+
+    def tokens(self, seen: Tensor, cameras: Tensor) -> Tensor:
+        """[V, T, E] for the UNet, of what was `seen` [V, T, E] and relative cameras [V, 4]: each token is told where
+        the view is."""
+        return self.proj(torch.cat([seen, cameras.to(seen)[:, None].expand(-1, seen.shape[1], -1)], 2))
+
+
+def seen(encoder: CLIPVisionModelWithProjection, pixels: Tensor, patches: bool) -> Tensor:
+    """What the image encoder makes of normalised pictures [B, 3, H, W]: their embeddings [B, 1, E]; with patches, those
+    of all patches behind it [B, T, E], in the same space."""
+    made = encoder(pixel_values=pixels)
+    embeddings = made.image_embeds[:, None]
+    if not patches:
+        return embeddings
+    last = encoder.vision_model.post_layernorm(made.last_hidden_state[:, 1:])
+    return torch.cat([embeddings, encoder.visual_projection(last)], 1)
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the prior knows of the input picture: embedding [1, E]; latents [1, C, L, L], not scaled; polar_rad: the
-    camera's angle from straight above, for Stable-Zero123."""
+    """What the prior knows of the input picture: seen [1, T, E], T 1 in published weights; latents [1, C, L, L], not
+    scaled; polar_rad: the camera's angle from straight above, for Stable-Zero123."""
 
-    embedding: Tensor
+    seen: Tensor
     latents: Tensor
     polar_rad: float = math.pi / 2
 
@@ -85,19 +105,18 @@ class Zero123(LatentDiffusion):
         image = image.to(self.device, torch.float32)
         side = self.encoder.config.image_size
         pixels = (resized(image, side, "bicubic").clamp(0, 1) - self.mean) / self.std
-        embedding = self.encoder(pixel_values=pixels.to(self.dtype)).image_embeds
+        tokens = seen(self.encoder, pixels.to(self.dtype), self.projection.config.patches)
         posterior = self.vae.encode(self._to_model(image)).latent_dist
-        return Conditioning(embedding, posterior.mode(), math.pi / 2 - elevation_rad)
+        return Conditioning(tokens, posterior.mode(), math.pi / 2 - elevation_rad)
 
     def output(
         self, noisy: Tensor, conditioning: Conditioning, cameras: Tensor, t: Tensor, guidance_scale: float
     ) -> Tensor:
         """Classifier-free guidance (Ho & Salimans 2022) in one UNet call of 2V; a scale of 1 needs V only."""
         views = len(noisy)
-        embedding = conditioning.embedding.expand(views, -1)
         if self.stable:
             cameras = torch.cat([cameras[:, :3], torch.full_like(cameras[:, 3:], conditioning.polar_rad)], 1)
-        tokens = self.projection(torch.cat([embedding, cameras.to(embedding)], 1))[:, None]
+        tokens = self.projection.tokens(conditioning.seen.expand(views, -1, -1), cameras)
         stacked = torch.cat([noisy.to(self.dtype), conditioning.latents.expand(views, -1, -1, -1)], 1)
         if guidance_scale == 1.0:
             return self.unet(stacked, t, tokens).sample.float()

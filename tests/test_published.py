@@ -56,7 +56,7 @@ def gradient(prior: Zero123, elevation_rad: float = 0.2) -> tuple[Tensor, Tensor
     one = [slice(v, v + 1) for v in range(2)]
     slow = [
         slow_sds(
-            prior, images[v], known.embedding, codes[one[v]], int(t[v]), noise[one[v]], known.latents, SCALE
+            prior, images[v], known.seen[:, 0], codes[one[v]], int(t[v]), noise[one[v]], known.latents, SCALE
         )
         for v in range(2)
     ]

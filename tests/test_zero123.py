@@ -47,7 +47,7 @@ def test_sizes_are_read_from_the_folder(prior: Zero123) -> None:
     assert prior.size_px == 16
     assert prior.levels == 1000
     known = prior.embed(torch.rand(1, 3, 30, 30))
-    assert known.embedding.shape == (1, tiny_prior.WIDTH)
+    assert known.seen.shape == (1, 1, tiny_prior.WIDTH)
     assert known.latents.shape == (1, tiny_prior.CHANNELS, 8, 8)
 
 
@@ -59,7 +59,7 @@ def test_embed_normalises_as_the_folder_says(prior: Zero123) -> None:
     )
     with torch.no_grad():
         expected = prior.encoder(pixel_values=(image - mean) / std).image_embeds
-    assert torch.equal(prior.embed(image).embedding, expected)
+    assert torch.equal(prior.embed(image).seen[:, 0], expected)
 
 
 def slow_sds(
@@ -100,7 +100,7 @@ def test_sds_gradient_against_the_formula(prior: Zero123) -> None:
     for v in range(3):
         one = slice(v, v + 1)
         expected = slow_sds(
-            prior, images[one], known.embedding, cameras[one], int(t[v]), noise[one], known.latents
+            prior, images[one], known.seen[:, 0], cameras[one], int(t[v]), noise[one], known.latents
         )
         worst = (grad[one] - expected).abs().max() / expected.abs().max()
         assert worst < 2e-5  # measured 4e-6: batches of three and one are summed differently
@@ -198,7 +198,7 @@ def test_the_pocket_prior_is_found_and_moves(tmp_path: Path, monkeypatch: pytest
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
     priors = [Zero123(p) for p in (POCKET, moved)]
     here, there = (prior.embed(image) for prior in priors)
-    assert torch.equal(here.embedding, there.embedding)
+    assert torch.equal(here.seen, there.seen)
     assert torch.equal(here.latents, there.latents)
     first, second = (_gradient_and_state(prior) for prior in priors)
     assert first.keys() == second.keys()

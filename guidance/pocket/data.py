@@ -41,12 +41,15 @@ def posed(family: str, seed: int) -> tuple[Thing, Pose]:
     return _posed(make(family, seed), np.random.default_rng([seed, 77]))
 
 
-def posed_model(key: str, seed: int, vary: bool = True) -> tuple[ColouredMesh, Pose]:
-    """A framed model and the pose of its known view; vary: as another member of its kind, to train on."""
+def posed_model(
+    key: str, seed: int, vary: bool = True, textured: float = meshes.TEXTURED
+) -> tuple[ColouredMesh, Pose]:
+    """A framed model and the pose of its known view; vary: as another member of its kind, to train on, a share of them
+    textured."""
     rng = np.random.default_rng([seed, 81])
     mesh = replace(meshes.read(key), seed=seed)
     if vary:
-        mesh = meshes.varied(mesh, rng)
+        mesh = meshes.varied(mesh, rng, textured)
         if rng.random() < meshes.JOINED:
             models = meshes.keys(meshes.TRAIN)
             other = meshes.read(models[int(rng.integers(len(models)))])
@@ -85,12 +88,14 @@ def held_out_models(count: int | None = None, split: str = meshes.TEST) -> list[
     return [posed_model(keys[row], first + row, vary=False) for row in rows]
 
 
-def member(number: int, index: int) -> tuple[Shown, Pose]:
-    """Object `index` of shard `number`."""
+def member(number: int, index: int, beside: bool = False) -> tuple[Shown, Pose]:
+    """Object `index` of shard `number`. beside: for a training that draws plain models itself (many.py), so that one of
+    three is a model, half of these textured."""
     names, models = list(FAMILIES), meshes.keys(meshes.TRAIN)
     seed = TRAIN_SEED + number * OBJECTS + index
-    if models and seed % 3:
-        return posed_model(models[int(np.random.default_rng([seed, 82]).integers(len(models)))], seed)
+    if models and (seed % 3 == 1 or (seed % 3 == 2 and not beside)):
+        key = models[int(np.random.default_rng([seed, 82]).integers(len(models)))]
+        return posed_model(key, seed, textured=0.5 if beside else meshes.TEXTURED)
     return posed(names[seed // 3 % len(names)], seed)
 
 
@@ -108,12 +113,12 @@ class Shard:
     poses: Tensor
 
 
-def shard(number: int, objects: int = OBJECTS) -> Shard:
-    """Shard `number` of the training stream."""
+def shard(number: int, objects: int = OBJECTS, beside: bool = False) -> Shard:
+    """Shard `number` of the training stream; beside: see member."""
     images = torch.empty(objects, VIEWS, 3, SIZE_PX, SIZE_PX, dtype=torch.uint8)
     poses = torch.zeros(objects, VIEWS, 4)
     for i in range(objects):
-        thing, known = member(number, i)
+        thing, known = member(number, i, beside)
         rng = np.random.default_rng([thing.seed, 78])
         targets = [known]
         for _ in range(VIEWS - 1):

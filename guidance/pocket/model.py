@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from guidance.pocket.data import SIZE_PX
-from guidance.zero123 import CameraProjection
+from guidance.zero123 import CameraProjection, seen
 
 WIDTH = 128  # of the image's and the text's embedding
 LATENTS = 16  # channels of a new VAE's latents
@@ -38,10 +38,10 @@ def build_unet(in_channels: int = 2 * LATENTS, out_channels: int = LATENTS) -> U
 
 
 def build_encoder() -> CLIPVisionModelWithProjection:
-    """A CLIP-style vision tower of two layers."""
+    """A CLIP-style vision tower. It sees a picture once, however many views are asked for: its depth costs no step."""
     return CLIPVisionModelWithProjection(
         CLIPVisionConfig(
-            hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+            hidden_size=128, intermediate_size=256, num_hidden_layers=6, num_attention_heads=4,
             image_size=SIZE_PX, patch_size=8, projection_dim=WIDTH,
         )
     )  # fmt: skip
@@ -75,7 +75,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.unet = build_unet()
         self.image_encoder = build_encoder()
-        self.clip_camera_projection = CameraProjection(WIDTH, 4)
+        self.clip_camera_projection = CameraProjection(WIDTH, 4, patches=True)
         with torch.no_grad():  # the pose starts as a plain addition to the embedding
             self.clip_camera_projection.proj.weight[:, :WIDTH] = torch.eye(WIDTH)
             self.clip_camera_projection.proj.bias.zero_()
@@ -84,8 +84,8 @@ class Denoiser(nn.Module):
         self, noisy: Tensor, t: Tensor, known: Tensor, known_latents: Tensor, poses: Tensor, keep: Tensor
     ) -> Tensor:
         """v [B, C, L, L]. known [B, 3, S, S] normalised pictures; keep [B] 0 drops the condition."""
-        embedding = self.image_encoder(pixel_values=known).image_embeds
-        tokens = self.clip_camera_projection(torch.cat([embedding, poses], 1))[:, None] * keep[:, None, None]
+        tokens = self.clip_camera_projection.tokens(seen(self.image_encoder, known, patches=True), poses)
+        tokens = tokens * keep[:, None, None]
         stacked = torch.cat([noisy, known_latents * keep[:, None, None, None]], 1)
         return self.unet(stacked, t, tokens).sample
 

@@ -37,11 +37,11 @@ def save(path: Path, tensors: dict[str, Tensor]) -> None:
     os.replace(temporary, path)
 
 
-def cached_shard(folder: Path, number: int) -> Shard:
-    """Shard `number`, drawn once and kept in the folder."""
+def cached_shard(folder: Path, number: int, beside: bool = False) -> Shard:
+    """Shard `number`, drawn once and kept in the folder; beside: see data.member."""
     path = folder / f"shard{number:04d}.safetensors"
     if not path.exists():
-        value = shard(number)
+        value = shard(number, beside=beside)
         save(path, {"images": value.images, "poses": value.poses})
     tensors = load_file(path)
     return Shard(tensors["images"], tensors["poses"])
@@ -58,9 +58,9 @@ def window(step: int, first: int) -> range:
     return range(max(first, newest - SHARDS_KEPT), newest)
 
 
-def keep_shard(folder: Path, number: int) -> None:
-    """Shard `number` is in the folder when this returns."""
-    cached_shard(folder, number)
+def keep_shard(folder: Path, number: int, beside: bool = False) -> None:
+    """Shard `number` is in the folder when this returns; beside: see data.member."""
+    cached_shard(folder, number, beside)
 
 
 def humbly(draw: Callable[[int], object], number: int) -> None:

@@ -57,7 +57,7 @@ from guidance.pocket.training import (
     resumed,
     timesteps,
 )
-from guidance.pocket.translate import translated
+from guidance.pocket.translate import deepened, translated
 from guidance.zero123 import Zero123
 
 FOCUS = 0.6  # of the samples, at the levels from which pictures are distilled: configs/image.yaml
@@ -175,6 +175,8 @@ def restored(
             weights = {k: v.float() for k, v in load_file(options.start / file).items()}
             if name == "unet":
                 weights = translated(weights, options.start / "vae", vae, run.first_shard)
+            if name == "image_encoder":
+                weights = deepened(weights, model.image_encoder)
             model.get_submodule(name).load_state_dict(weights)
         if first_shard is not None:
             run = replace(run, first_shard=first_shard)

@@ -1,10 +1,11 @@
 """Trains the pocket Zero-1-to-3 on a GPU: `python -m guidance.pocket.train_cuda --out build/pocket-cuda --minutes 9`.
 
-The networks, stream, losses and checkpoints of train.py and train_vae.py, arranged so that the GPU waits for
-nothing: processes draw shards without a pause, every view stays in the device's memory, the UNet is compiled while the
-VAE trains. First the VAE, for --vae of the minutes, from that of --start; then the UNet on its latents, the rest of
-them. The learning rates follow the clock. The weights' average is written every minute as out/average.safetensors. The
-same command goes on from the end of the last one, on other objects, with the VAE as it is.
+The networks, stream, losses and checkpoints of train.py and train_vae.py, arranged so that the GPU waits for nothing:
+it draws models itself (many.py), processes draw procedural and textured objects without a pause, every view stays in
+the device's memory, the UNet is compiled while the VAE trains. First the VAE, for --vae of the minutes, from that of
+--start; then the UNet on its latents, the rest of them. The learning rates follow the clock. The weights' average is
+written every minute as out/average.safetensors. The same command goes on from the end of the last one, on other
+objects, with the VAE as it is.
 B batch, N objects, V views, C latent channels, L latent side, S picture side in pixels.
 """
 
@@ -22,11 +23,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gs_propeller.base.errors import UserError
 from guidance import POCKET
+from guidance.pocket import many_render
 from guidance.pocket.clock import (
     Arrivals,
     Replay,
@@ -42,7 +45,8 @@ from guidance.pocket.clock import (
     share_left,
 )
 from guidance.pocket.data import OBJECTS, SIZE_PX, VIEWS, mirrored
-from guidance.pocket.meshes import say_if_missing
+from guidance.pocket.many import library
+from guidance.pocket.meshes import TRAIN, keys, say_if_missing
 from guidance.pocket.model import LATENTS, Denoiser, build_scheduler
 from guidance.pocket.muon import Muon
 from guidance.pocket.stream import cached_shard, humbly, keep_shard, newest_shard, save
@@ -68,6 +72,13 @@ VAE_BATCH, VAE_LR = 256, 0.003
 VARIED = 0.25  # deviation of how an object's channels are mixed for its second appearance
 FIRST_RENDERS = 8  # shards that the VAE's training waits for
 RENDERS = 64  # shards that it draws from at most
+OWN_OBJECTS, OWN_STEPS = (
+    512,
+    16,
+)  # models that the device draws at once, and how often: a view is used about twice
+OWN_FIRST = 16  # times that many before the first step
+OWN_KEPT = 65_536  # of them in memory
+OWN_SHARE = 0.5  # of the batch
 DONE = "vae.done"  # in a run's folder: its VAE is trained
 
 
@@ -172,6 +183,28 @@ def resident(capacity: int, device: torch.device) -> Resident:
     )  # fmt: skip
 
 
+class Own:
+    """Models drawn on the device itself, latents beside them; new ones every OWN_STEPS batches."""
+
+    def __init__(self, device: torch.device, vae: AutoencoderKL, generator: torch.Generator) -> None:
+        self.models, self.held = library(keys(TRAIN), device), resident(OWN_KEPT, device)
+        self.vae, self.generator, self.batches = vae, generator, 0
+
+    @torch.no_grad()
+    def add(self) -> None:
+        images, poses = many_render.drawn(self.models, OWN_OBJECTS, self.generator)
+        self.held.add(
+            known=images[:, 0], latents=encoded(self.vae, images, self.generator.device), poses=poses
+        )
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As the function draw."""
+        for _ in range(OWN_FIRST if not self.batches else not self.batches % OWN_STEPS):
+            self.add()
+        self.batches += 1
+        return draw(self.held, count, self.generator)
+
+
 def train_unet(
     options: Options, ends_s: float, place: Path, first: int, drawn: list[Future[None]], vae_trains: Callable[[], bool]
 ) -> None:  # fmt: skip
@@ -207,17 +240,23 @@ def train_unet(
     run = restored(options, model, average, optimiser, vae, log, first)
     vae = frozen(vae, device)
     replay = Replay(model, loss, sample, log)
+    own = Own(device, vae, generator) if keys(TRAIN) else None
 
     def add(shard: Tensors) -> int:
         drawn = shard["images"].to(device), shard["poses"].to(device)
         for images, codes in (drawn, varied(*drawn, generator)):
             held.add(known=images[:, 0], latents=encoded(vae, images, device), poses=codes)
-        return held.count // 2
+        return held.count // 2 + (own.held.count if own else 0)
+
+    def batch() -> Sample:
+        few = int(options.batch * OWN_SHARE) if own else 0
+        theirs = draw(held, options.batch - few, generator)
+        return tuple(torch.cat(x) for x in zip(theirs, own.draw(few), strict=True)) if own else theirs
 
     arrivals = Arrivals(place, drawn, first)
     descend(
         options, ends_s, model, average, optimiser, run, arrivals, add,
-        lambda: replay(draw(held, options.batch, generator)), log,
+        lambda: replay(batch()), log,
     )  # fmt: skip
 
 
@@ -255,7 +294,8 @@ def main() -> None:
     for number in range(0 if done else OTHERS):
         pool.submit(humbly, partial(keep_others, place), number)
     first = newest(options.out, start)
-    drawn = [pool.submit(humbly, partial(keep_shard, place), first + k) for k in range(count)]
+    beside = bool(keys(TRAIN))
+    drawn = [pool.submit(humbly, partial(keep_shard, place, beside=beside), first + k) for k in range(count)]
     trained = context.Process(
         target=train_vae, args=(options, options.minutes * vae_share, place), daemon=True
     )

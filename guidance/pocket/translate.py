@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from guidance.pocket.data import shard
 from guidance.pocket.stream import encode
@@ -30,6 +30,16 @@ def translated(weights: Weights, old_folder: Path, new: AutoencoderKL, number: i
     few = encode(old, images).float() * old.config.scaling_factor
     many = encode(new, images).float() * new.config.scaling_factor
     return carried(weights, few, many, old.config.scaling_factor / new.config.scaling_factor)
+
+
+def deepened(weights: Weights, encoder: nn.Module) -> Weights:
+    """The weights of a CLIP tower of fewer layers for this one: the layers that they lack stand last and change nothing
+    at first, since what they would add to the tokens is nought."""
+    own, result = encoder.state_dict(), dict(weights)
+    for name in own.keys() - weights.keys():
+        adds = name.split(".", 4)[-1].startswith(("self_attn.out_proj", "mlp.fc2"))
+        result[name] = torch.zeros_like(own[name]) if adds else own[name]
+    return result
 
 
 def carried(weights: Weights, few: Tensor, many: Tensor, ratio: float = 1.0) -> Weights:

@@ -18,8 +18,8 @@ from guidance.pocket import meshes
 from guidance.pocket.data import REACH
 from guidance.pocket.render import FILL, FOV_Y_RAD, RADIUS
 
-FITTING_STEPS = 16  # of framing; all but one object in a thousand are within a hundredth after it
-TRIES = 3  # poses of the known view, where an object would leave the picture as the camera goes round
+FITTING_STEPS = 16  # of framing; of 1536 objects the farthest was .0014 of its size off after it
+TRIES = 10  # poses of the known view, where an object would leave the picture as the camera goes round
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,7 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A few steps of each stage on a small stream, those of the UNet on the same samples, noise and all: their loss
     falls, and a second call goes on from the first."""
     small = data.shard(0, 6)
-    monkeypatch.setattr(stream, "shard", lambda number: small)
+    monkeypatch.setattr(stream, "shard", lambda number, beside: small)
     monkeypatch.setattr(translate, "shard", lambda number, objects: small)
     monkeypatch.setattr(stream, "window", lambda step, first: range(1))
     monkeypatch.setattr(train, "keyed", lambda seed, step: training.keyed(seed, 0))

@@ -49,7 +49,7 @@ class CameraProjection(ModelMixin, ConfigMixin):
     def tokens(self, seen: Tensor, cameras: Tensor) -> Tensor:
         """[V, T, E] for the UNet, of what was `seen` [V, T, E] and relative cameras [V, 4]: each token is told where
         the view is."""
-        return self.proj(torch.cat([seen, cameras.to(seen)[:, None].expand(-1, seen.shape[1], -1)], 2))
+        return self(torch.cat([seen, cameras.to(seen)[:, None].expand(-1, seen.shape[1], -1)], 2))
 
 
 def seen(encoder: CLIPVisionModelWithProjection, pixels: Tensor, patches: bool) -> Tensor:

@@ -226,24 +226,15 @@ def framed(many: Many, chance: Chance) -> tuple[Many, Tensor, Tensor]:
     """The objects as their known views frame them, and these views' azimuths and elevations [N] in radians: mostly from
     the front, mostly level, as data.posed."""
     count, points = len(many), many.points
-    tries = []
+    kept, fits = points.new_zeros(count, 6), torch.zeros(count, dtype=torch.bool, device=points.device)
     for _ in range(TRIES):
         front = chance.happens(0.7, count)
         azimuth = torch.where(front, chance.normal(0.6, count), chance.uniform(-math.pi, math.pi, count))
         raised = chance.uniform(math.radians(-5), math.radians(25), count)
         elevation = torch.where(chance.happens(0.4, count), torch.zeros_like(raised), raised)
         scale, offset = fitted(points, many.of, looking(azimuth, elevation))
-        moved = points * scale[many.of][:, None] + offset[many.of]
-        far = bounds(moved.norm(dim=1, keepdim=True), many.of, count)[1][:, 0]
-        tries.append((far <= REACH, azimuth, elevation, scale, offset))
-    fits, *best = tries[-1]
-    for these, *values in tries[:-1]:
-        take = these & ~fits
-        best = [
-            torch.where(take if x.ndim == 1 else take[:, None], y, x)
-            for x, y in zip(best, values, strict=True)
-        ]
-        fits = fits | these
-    azimuth, elevation, scale, offset = best
-    moved = points * scale[many.of][:, None] + offset[many.of]
-    return replace(many, points=moved), azimuth, elevation
+        found = torch.cat([torch.stack([azimuth, elevation, scale], 1), offset], 1)
+        kept = torch.where(fits[:, None], kept, found)
+        moved = points * kept[many.of, 2:3] + kept[many.of, 3:]
+        fits = bounds(moved.norm(dim=1, keepdim=True), many.of, count)[1][:, 0] <= REACH
+    return replace(many, points=moved), kept[:, 0], kept[:, 1]

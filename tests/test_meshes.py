@@ -12,7 +12,7 @@ import torch
 
 from bench.mesh import seen
 from gs_propeller.base.camera import orbit
-from guidance.pocket import captions, data, meshes, model_captions, text_stream, textures
+from guidance.pocket import captions, data, laws, meshes, model_captions, text_stream, textures
 from guidance.pocket.families import make
 from guidance.pocket.meshes import ColouredMesh
 from guidance.pocket.objects import PALETTE
@@ -176,7 +176,7 @@ def test_members_of_a_model_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     bent = [meshes.varied(_cube(), np.random.default_rng(k)).points for k in range(12)]
     boxes = [np.allclose(np.abs(points), np.abs(points[0])) for points in bent]  # along the axes still
     assert 2 <= sum(boxes) <= 8
-    monkeypatch.setattr(meshes, "DEFORMED", 0.0)
+    monkeypatch.setattr(laws, "DEFORMED", 0.0)
     cube, rngs = _cube(), [np.random.default_rng(k) for k in range(12)]
     made = [meshes.lit(meshes.varied(cube, rng), rng) for rng in rngs]
     assert len({m.light.tobytes() for m in made}) == 12

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gs_propeller.base.camera import orbit
-from guidance.pocket import meshes
+from guidance.pocket import laws, meshes
 from guidance.pocket.families import FAMILIES, make
 from guidance.pocket.meshes import ColouredMesh
 from guidance.pocket.objects import Thing
@@ -42,7 +42,7 @@ def posed(family: str, seed: int) -> tuple[Thing, Pose]:
 
 
 def posed_model(
-    key: str, seed: int, vary: bool = True, textured: float = meshes.TEXTURED
+    key: str, seed: int, vary: bool = True, textured: float = laws.TEXTURED
 ) -> tuple[ColouredMesh, Pose]:
     """A framed model and the pose of its known view; vary: as another member of its kind, to train on, a share of them
     textured."""
@@ -50,7 +50,7 @@ def posed_model(
     mesh = replace(meshes.read(key), seed=seed)
     if vary:
         mesh = meshes.varied(mesh, rng, textured)
-        if rng.random() < meshes.JOINED:
+        if rng.random() < laws.JOINED:
             models = meshes.keys(meshes.TRAIN)
             other = meshes.read(models[int(rng.integers(len(models)))])
             mesh = meshes.joined(mesh, meshes.varied(other, rng, textured=0.0), rng)
@@ -60,9 +60,9 @@ def posed_model(
 def _posed(thing: AnyShown, rng: np.random.Generator) -> tuple[AnyShown, Pose]:
     points = outline(thing)
     for _ in range(20):
-        front = rng.random() < 0.7
-        azimuth = rng.normal(0.0, 0.6) if front else rng.uniform(-math.pi, math.pi)
-        elevation = 0.0 if rng.random() < 0.4 else rng.uniform(math.radians(-5), math.radians(25))
+        front = rng.random() < laws.FRONTAL
+        azimuth = rng.normal(0.0, laws.FRONTAL_SPREAD_RAD) if front else rng.uniform(-math.pi, math.pi)
+        elevation = 0.0 if rng.random() < laws.LEVEL else rng.uniform(*laws.RAISED_RAD)
         pose = Pose(float(azimuth), float(elevation))
         scale, offset = fitted(points, pose.azimuth_rad, pose.elevation_rad)
         if np.linalg.norm(points * scale + offset, axis=1).max() <= REACH:
@@ -95,7 +95,7 @@ def member(number: int, index: int, beside: bool = False) -> tuple[Shown, Pose]:
     seed = TRAIN_SEED + number * OBJECTS + index
     if models and (seed % 3 == 1 or (seed % 3 == 2 and not beside)):
         key = models[int(np.random.default_rng([seed, 82]).integers(len(models)))]
-        return posed_model(key, seed, textured=0.5 if beside else meshes.TEXTURED)
+        return posed_model(key, seed, textured=0.5 if beside else laws.TEXTURED)
     return posed(names[seed // 3 % len(names)], seed)
 
 
@@ -122,14 +122,14 @@ def shard(number: int, objects: int = OBJECTS, beside: bool = False) -> Shard:
         rng = np.random.default_rng([thing.seed, 78])
         targets = [known]
         for _ in range(VIEWS - 1):
-            tilt = 0.0 if rng.random() < 0.2 else rng.uniform(math.radians(-30), math.radians(30))
+            tilt = 0.0 if rng.random() < laws.SAME_HEIGHT else rng.uniform(*laws.TILT_RAD)
             targets.append(Pose(float(rng.uniform(-math.pi, math.pi)), known.elevation_rad + float(tilt)))
         cameras = orbit(
             [p.azimuth_rad for p in targets], [p.elevation_rad for p in targets], RADIUS, FOV_Y_RAD
         )
         seen = on_white(views(thing, cameras, SIZE_PX))
         codes = torch.tensor([relative_pose(known, p) for p in targets])
-        if rng.random() < 0.5:
+        if rng.random() < laws.MIRRORED:
             seen, codes = mirrored(seen, codes)
         images[i], poses[i] = (seen * 255 + 0.5).to(torch.uint8), codes
     return Shard(images, poses)

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from guidance.pocket import living, made, scenes, shapes
+from guidance.pocket import laws, living, made, scenes, shapes
 from guidance.pocket.objects import Part, Thing
 
 Family = Callable[[np.random.Generator], tuple[str, list[Part]]]
@@ -46,9 +46,9 @@ def make(family: str, seed: int) -> Thing:
     caption, parts = known[family](rng)
     stretch = np.exp(rng.normal(0, 0.06))  # taller or squatter, the family's proportions kept
     parts = [replace(p, centre=p.centre * [1, stretch, 1], radii=p.radii) for p in parts]
-    azimuth, height = rng.uniform(0, 2 * math.pi), rng.uniform(0.3, 0.95)
+    azimuth, height = rng.uniform(0, 2 * math.pi), rng.uniform(*laws.LIGHT_HEIGHT)
     flat = math.sqrt(1 - height**2)
     light = np.array([flat * math.sin(azimuth), height, flat * math.cos(azimuth)])
-    ambient = float(rng.uniform(0.55, 0.8))
+    ambient = float(rng.uniform(*laws.AMBIENT))
     blend = GROWN.get(family, 0.0) * float(rng.uniform(0, 1))
     return Thing(family, seed, caption, tuple(parts), light, ambient, blend)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from guidance.pocket import meshes
+from guidance.pocket import laws, meshes
 from guidance.pocket.data import REACH
 from guidance.pocket.render import FILL, FOV_Y_RAD, RADIUS
 
@@ -92,7 +92,7 @@ class Chance:
 
 def picked(models: Library, count: int, chance: Chance) -> Many:
     """`count` objects, as meshes.varied, meshes.joined and meshes.lit make them."""
-    joiners = chance.happens(meshes.JOINED, count).nonzero()[:, 0]
+    joiners = chance.happens(laws.JOINED, count).nonzero()[:, 0]
     which = chance.below(len(models), count + len(joiners))
     object_of = torch.cat([torch.arange(count, device=chance.device), joiners])
     index, of = spread(models.first_point[which], models.point_count[which])
@@ -102,10 +102,10 @@ def picked(models: Library, count: int, chance: Chance) -> Many:
     faces = models.faces[face_index] + starts[face_of][:, None]
     colours = recoloured(models.colours[face_index], face_of, len(which), chance)
     points = joined(points, of, count, joiners, chance)
-    azimuth, height = chance.uniform(0, 2 * math.pi, count), chance.uniform(0.3, 0.95, count)
+    azimuth, height = chance.uniform(0, 2 * math.pi, count), chance.uniform(*laws.LIGHT_HEIGHT, count)
     flat = (1 - height**2).sqrt()
     light = torch.stack([flat * azimuth.sin(), height, flat * azimuth.cos()], 1)
-    ambient = chance.uniform(0.55, 0.8, count)
+    ambient = chance.uniform(*laws.AMBIENT, count)
     return Many(points, object_of[of], faces, object_of[face_of], colours, light, ambient)
 
 
@@ -132,8 +132,8 @@ def turned(points: Tensor, angle: Tensor) -> Tensor:
 def varied(points: Tensor, of: Tensor, frontless: Tensor, chance: Chance) -> Tensor:
     """[M, 3] of I pieces: stretched a little, a share bent out of shape, turned where they have no front [I]."""
     count = len(frontless)
-    points = points * chance.normal(0.06, count, 3).exp()[of]
-    bent = chance.happens(meshes.DEFORMED, count)
+    points = points * chance.normal(laws.STRETCH, count, 3).exp()[of]
+    bent = chance.happens(laws.DEFORMED, count)
     points = torch.where(bent[of][:, None], deformed(points, of, count, chance), points)
     return turned(points, (chance.uniform(0, 2 * math.pi, count) * frontless)[of])
 
@@ -145,11 +145,11 @@ def deformed(points: Tensor, of: Tensor, count: int, chance: Chance) -> Tensor:
     u = (points - middle) / reach
     axis = chance.below(3, count)[of]
     along = u.gather(1, axis[:, None])
-    width = 1 + chance.normal(0.25, count).clamp(-0.5, 0.5)[of][:, None] * along
+    width = 1 + chance.normal(laws.TAPER, count).clamp(-laws.TAPER_MOST, laws.TAPER_MOST)[of][:, None] * along
     u = torch.where(torch.arange(3, device=u.device) == axis[:, None], u, u * width)
     height = u[:, 1:2]
-    u = turned(u, (chance.normal(0.25, count)[of] * height[:, 0]))
-    sheared, curved = chance.normal(0.12, count, 2)[of], chance.normal(0.15, count, 2)[of]
+    u = turned(u, (chance.normal(laws.TWIST, count)[of] * height[:, 0]))
+    sheared, curved = (chance.normal(x, count, 2)[of] for x in (laws.SHEAR, laws.CURVE))
     aside = sheared * height + curved * height**2
     return middle + reach * torch.stack([u[:, 0] + aside[:, 0], u[:, 1], u[:, 2] + aside[:, 1]], 1)
 
@@ -157,15 +157,17 @@ def deformed(points: Tensor, of: Tensor, count: int, chance: Chance) -> Tensor:
 def recoloured(colours: Tensor, of: Tensor, count: int, chance: Chance) -> Tensor:
     """[F, 3, 3] of `count` pieces, as meshes.recoloured: hues turned, lights and darks moved, all tinted, or none."""
     kind = chance.uniform(0.0, 1.0, count)
-    angle = chance.uniform(0, 2 * math.pi, count) * ((kind >= 0.4) & (kind < 0.8))
+    angle = chance.uniform(0, 2 * math.pi, count) * ((kind >= laws.KEPT) & (kind < laws.HUES_UNTIL))
     c, s = angle.cos(), angle.sin() / math.sqrt(3.0)
     a, b, d = (1 + 2 * c) / 3, (1 - c) / 3 - s, (1 - c) / 3 + s
     turn = torch.stack([a, b, d, d, a, b, b, d, a], 1).reshape(-1, 3, 3)
     result = torch.einsum("fkj,fij->fki", colours, turn[of]).clamp(0, 1)
-    power = torch.where(kind > 0.6, chance.normal(0.35, count), torch.zeros_like(kind)).exp()
+    power = torch.where(
+        kind > laws.POWER_FROM, chance.normal(laws.POWER, count), torch.zeros_like(kind)
+    ).exp()
     result = result ** power[of, None, None]
-    share = (chance.uniform(0.2, 0.7, count) * (kind > 0.9))[of, None, None]
-    return (1 - share) * result + share * chance.uniform(0.05, 0.95, count, 3)[of][:, None]
+    share = (chance.uniform(*laws.TINT_SHARE, count) * (kind > laws.TINT_FROM))[of, None, None]
+    return (1 - share) * result + share * chance.uniform(*laws.TINT, count, 3)[of][:, None]
 
 
 def joined(points: Tensor, of: Tensor, count: int, joiners: Tensor, chance: Chance) -> Tensor:
@@ -174,7 +176,7 @@ def joined(points: Tensor, of: Tensor, count: int, joiners: Tensor, chance: Chan
     low, high = bounds(points, of, count + len(joiners))
     first, theirs = (low[joiners], high[joiners]), (low[count:], high[count:])
     extent, few = (first[1] - first[0]).amax(1), len(joiners)
-    scale = chance.uniform(0.4, 0.9, few) * extent / (theirs[1] - theirs[0]).amax(1).clamp_min(1e-9)
+    scale = chance.uniform(*laws.JOINED_SIZE, few) * extent / (theirs[1] - theirs[0]).amax(1).clamp_min(1e-9)
     near, far = theirs[0] * scale[:, None], theirs[1] * scale[:, None]
     sides = torch.tensor([[0, 1, 0], [1, 0, 0], [-1, 0, 0], [0, 0, 1]], device=points.device)
     side = sides[chance.below(4, few)].float()
@@ -182,7 +184,7 @@ def joined(points: Tensor, of: Tensor, count: int, joiners: Tensor, chance: Chan
     def foot(a: Tensor, b: Tensor) -> Tensor:
         return torch.stack([(a + b)[:, 0] / 2, a[:, 1], (a + b)[:, 2] / 2], 1)
 
-    gap = torch.where(side > 0, first[1] - near, first[0] - far) - side * 0.02 * extent[:, None]
+    gap = torch.where(side > 0, first[1] - near, first[0] - far) - side * laws.OVERLAP * extent[:, None]
     shift = torch.where(side != 0, gap, foot(*first) - foot(near, far))
     scales = torch.cat([points.new_ones(count), scale])
     shifts = torch.cat([points.new_zeros(count, 3), shift])
@@ -228,10 +230,12 @@ def framed(many: Many, chance: Chance) -> tuple[Many, Tensor, Tensor]:
     count, points = len(many), many.points
     kept, fits = points.new_zeros(count, 6), torch.zeros(count, dtype=torch.bool, device=points.device)
     for _ in range(TRIES):
-        front = chance.happens(0.7, count)
-        azimuth = torch.where(front, chance.normal(0.6, count), chance.uniform(-math.pi, math.pi, count))
-        raised = chance.uniform(math.radians(-5), math.radians(25), count)
-        elevation = torch.where(chance.happens(0.4, count), torch.zeros_like(raised), raised)
+        front = chance.happens(laws.FRONTAL, count)
+        azimuth = torch.where(
+            front, chance.normal(laws.FRONTAL_SPREAD_RAD, count), chance.uniform(-math.pi, math.pi, count)
+        )
+        raised = chance.uniform(*laws.RAISED_RAD, count)
+        elevation = torch.where(chance.happens(laws.LEVEL, count), torch.zeros_like(raised), raised)
         scale, offset = fitted(points, many.of, looking(azimuth, elevation))
         found = torch.cat([torch.stack([azimuth, elevation, scale], 1), offset], 1)
         kept = torch.where(fits[:, None], kept, found)

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from guidance.pocket import laws
 from guidance.pocket.data import SIZE_PX, VIEWS
 from guidance.pocket.many import Chance, Library, Many, framed, looking, picked
 from guidance.pocket.render import FOV_Y_RAD
@@ -23,13 +24,13 @@ def drawn(models: Library, count: int, generator: torch.Generator) -> tuple[Tens
     over white, view 0 the known one; poses [N, V, 4] relative to it."""
     chance = Chance(generator)
     many, azimuth, elevation = framed(picked(models, count, chance), chance)
-    tilt = chance.uniform(math.radians(-30), math.radians(30), count, VIEWS - 1)
-    tilt = torch.where(chance.happens(0.2, count, VIEWS - 1), torch.zeros_like(tilt), tilt)
+    tilt = chance.uniform(*laws.TILT_RAD, count, VIEWS - 1)
+    tilt = torch.where(chance.happens(laws.SAME_HEIGHT, count, VIEWS - 1), torch.zeros_like(tilt), tilt)
     turn = chance.uniform(-math.pi, math.pi, count, VIEWS - 1) - azimuth[:, None]
     turn, tilt = (torch.cat([torch.zeros_like(x[:, :1]), x], 1) for x in (turn, tilt))
     w2c = looking(azimuth[:, None] + turn, elevation[:, None] + tilt)
     images = torch.stack([view(many, w2c[:, v]) for v in range(VIEWS)], 1)
-    side = torch.where(chance.happens(0.5, count), -1.0, 1.0)[:, None]  # half of them in a mirror
+    side = torch.where(chance.happens(laws.MIRRORED, count), -1.0, 1.0)[:, None]  # half of them in a mirror
     images = torch.where(side[:, :, None, None, None] < 0, images.flip(-1), images)
     return images, torch.stack([-tilt, turn.sin() * side, turn.cos(), torch.zeros_like(turn)], 2)
 

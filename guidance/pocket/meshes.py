@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from guidance.pocket import laws
 from guidance.pocket.objects import Array
 from guidance.pocket.textures import texture
 
@@ -29,11 +30,6 @@ FRONTLESS = frozenset(
         "sci-fi_guns", "simple_nature_pack", "survival_pack",
     )
 ) | {"kaykit_restaurant_bits", "kaykit_prototype_bits", "kenney_graveyard_kit"}  # fmt: skip
-DEFORMED, JOINED = (
-    0.6,
-    0.25,
-)  # shares of the training models that are bent out of shape, that have another at them
-TEXTURED = 0.12  # share of the training objects that carry a pattern or a photograph
 NO_TEXTURE = np.ones((1, 1, 3), np.float32)
 
 
@@ -125,19 +121,19 @@ def read(key: str, folder: Path | None = None) -> ColouredMesh:
 
 def lit(mesh: ColouredMesh, rng: np.random.Generator) -> ColouredMesh:
     """Under a light from anywhere above, as the procedural objects are."""
-    azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.3, 0.95)
+    azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(*laws.LIGHT_HEIGHT)
     flat = np.sqrt(1 - height**2)
     light = np.array([flat * np.sin(azimuth), height, flat * np.cos(azimuth)])
-    return replace(mesh, light=light, ambient=float(rng.uniform(0.55, 0.8)))
+    return replace(mesh, light=light, ambient=float(rng.uniform(*laws.AMBIENT)))
 
 
 def varied(
-    mesh: ColouredMesh, rng: np.random.Generator, textured: float = TEXTURED, bent: float | None = None
+    mesh: ColouredMesh, rng: np.random.Generator, textured: float = laws.TEXTURED, bent: float | None = None
 ) -> ColouredMesh:
     """Another of the model's kind: stretched a little, a share bent out of shape (None: DEFORMED), turned where it has
     no front, recoloured, a share textured."""
-    points = mesh.points * np.exp(rng.normal(0, 0.06, 3))
-    if rng.random() < (DEFORMED if bent is None else bent):
+    points = mesh.points * np.exp(rng.normal(0, laws.STRETCH, 3))
+    if rng.random() < (laws.DEFORMED if bent is None else bent):
         points = deformed(points, rng)
     if mesh.family in FRONTLESS:
         turn = rng.uniform(0, 2 * np.pi)
@@ -159,14 +155,14 @@ def deformed(points: Array, rng: np.random.Generator) -> Array:
     middle, reach = (low + high) / 2, float((high - low).max()) / 2 + 1e-9
     u = (points - middle) / reach
     axis = int(rng.integers(3))
-    width = 1 + np.clip(rng.normal(0, 0.25), -0.5, 0.5) * u[:, axis]
+    width = 1 + np.clip(rng.normal(0, laws.TAPER), -laws.TAPER_MOST, laws.TAPER_MOST) * u[:, axis]
     u = np.where(np.arange(3) == axis, u, u * width[:, None])
     height = u[:, 1]
-    turn = rng.normal(0, 0.25) * height
+    turn = rng.normal(0, laws.TWIST) * height
     c, s = np.cos(turn), np.sin(turn)
     x, z = c * u[:, 0] + s * u[:, 2], c * u[:, 2] - s * u[:, 0]
-    x = x + rng.normal(0, 0.12) * height + rng.normal(0, 0.15) * height**2
-    z = z + rng.normal(0, 0.12) * height + rng.normal(0, 0.15) * height**2
+    x = x + rng.normal(0, laws.SHEAR) * height + rng.normal(0, laws.CURVE) * height**2
+    z = z + rng.normal(0, laws.SHEAR) * height + rng.normal(0, laws.CURVE) * height**2
     return middle + reach * np.stack([x, height, z], 1)
 
 
@@ -174,14 +170,16 @@ def joined(mesh: ColouredMesh, other: ColouredMesh, rng: np.random.Generator) ->
     """One object of two models: the other, smaller, on top of the first, beside it or before it, touching. Seen under
     the first one's light; the other has no texture."""
     low, high = mesh.points.min(0), mesh.points.max(0)
-    theirs = other.points * (rng.uniform(0.4, 0.9) * (high - low).max() / np.ptp(other.points, axis=0).max())
+    theirs = other.points * (
+        rng.uniform(*laws.JOINED_SIZE) * (high - low).max() / np.ptp(other.points, axis=0).max()
+    )
     side = (np.array([0, 1, 0]), np.array([1, 0, 0]), np.array([-1, 0, 0]), np.array([0, 0, 1]))[
         rng.integers(4)
     ]
     near, far = theirs.min(0), theirs.max(0)
     resting = np.array([(low + high)[0] / 2, low[1], (low + high)[2] / 2])
     standing = np.array([(near + far)[0] / 2, near[1], (near + far)[2] / 2])
-    gap = np.where(side > 0, high - near, low - far) + side * -0.02 * (high - low).max()
+    gap = np.where(side > 0, high - near, low - far) + side * -laws.OVERLAP * (high - low).max()
     shift = np.where(side != 0, gap, resting - standing)
     points = np.concatenate([mesh.points, theirs + shift])
     return replace(
@@ -193,16 +191,16 @@ def joined(mesh: ColouredMesh, other: ColouredMesh, rng: np.random.Generator) ->
 def recoloured(colours: Array, rng: np.random.Generator) -> Array:
     """[..., 3] in 0..1: as they are in two of five draws, else hues turned, lights and darks moved, or all tinted."""
     kind = rng.random()
-    if kind < 0.4:
+    if kind < laws.KEPT:
         return colours
     result = colours
-    if kind < 0.8:
+    if kind < laws.HUES_UNTIL:
         result = _hue_turned(result, float(rng.uniform(0, 2 * np.pi)))
-    if kind > 0.6:
-        result = np.clip(result, 0, 1) ** float(np.exp(rng.normal(0, 0.35)))
-    if kind > 0.9:
-        share = rng.uniform(0.2, 0.7)
-        result = (1 - share) * result + share * rng.uniform(0.05, 0.95, 3)
+    if kind > laws.POWER_FROM:
+        result = np.clip(result, 0, 1) ** float(np.exp(rng.normal(0, laws.POWER)))
+    if kind > laws.TINT_FROM:
+        share = rng.uniform(*laws.TINT_SHARE)
+        result = (1 - share) * result + share * rng.uniform(*laws.TINT, 3)
     return np.clip(result, 0.0, 1.0)
 
 

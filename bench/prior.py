@@ -3,11 +3,12 @@
 DDIM from noise, 8 views all round each object at the prior's own size: held-out objects of the trained families
 (seen), of families that no training view shows (unseen), and models of the test split (models), where the folder of
 models is there (guidance/pocket/meshes.py); at several numbers of steps: one step is the prior's mean,
-which distillation follows; more steps draw one of what may be, sharper, and in PSNR farther from the truth. Beside it,
-in the same run, rivals that draw nothing: the known view unchanged, the mean training view, and the training object
-whose known view is nearest, mirror images included, turned as asked. And what the VAE alone keeps of the true views,
-and of real pictures framed as the program frames them. LPIPS is measured where its weights are in the cache. Prints
-tables, writes a contact sheet, then one JSON object.
+which distillation follows; more steps draw one of what may be, sharper, and in PSNR farther from the truth. Beside it
+the mean of what it makes of the picture and of its mirror image, both of which a run with `mirror` follows, and in the
+same run rivals that draw nothing: the known view unchanged, the mean training view, and the training object whose known
+view is nearest, mirror images included, turned as asked. And what the VAE alone keeps of the true views, and of real
+pictures framed as the program frames them. LPIPS is measured where its weights are in the cache. Prints tables, writes
+a contact sheet, then one JSON object.
 """
 
 from __future__ import annotations
@@ -46,10 +47,11 @@ from guidance.pocket.data import (
 from guidance.pocket.families import FAMILIES, UNTRAINED
 from guidance.pocket.meshes import TEST, TRAIN, VALIDATION, keys, models_folder
 from guidance.pocket.render import FOV_Y_RAD, RADIUS, Shown, on_white, views
-from guidance.pocket.score import Turned, iou, psnr_db, sampled, turned
+from guidance.pocket.score import Turned, iou, psnr_db, sampled, sampled_both, turned
 from guidance.pocket.score_vae import kept_db
 from guidance.zero123 import Zero123
 
+MIRROR = "DDIM, both ways round"  # of the headline's steps
 MEASURES = ("psnr_db", "ssim", "iou")
 Perceptual = Callable[[Tensor, Tensor], Tensor]
 
@@ -172,6 +174,7 @@ def main() -> None:
         for index, (thing, pose) in enumerate(cases):
             case = turned(thing, pose, prior.size_px)
             drawn = {f"DDIM, {n} steps": sampled(prior, case, n, index) for n in given.steps}
+            drawn[MIRROR] = sampled_both(prior, case, given.steps[0], index)
             drawn["known view"] = case.known.expand_as(case.truth)
             drawn["mean training view"] = rivals.mean.expand_as(case.truth)
             drawn["nearest training object"] = rivals.nearest(case)
@@ -208,6 +211,7 @@ def main() -> None:
             f"{kind}_iou": ours["iou"],
             f"{kind}_ssim": ours["ssim"],
         }
+        result[f"{kind}_mirror_psnr_db"] = means[MIRROR]["psnr_db"]
         for name, key in (
             ("known view", "copy"),
             ("nearest training object", "nearest"),

@@ -65,12 +65,18 @@ def seen(encoder: CLIPVisionModelWithProjection, pixels: Tensor, patches: bool) 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the prior knows of the input picture: seen [1, T, E], T 1 in published weights; latents [1, C, L, L], not
-    scaled; polar_rad: the camera's angle from straight above, for Stable-Zero123."""
+    """What the prior knows of its input pictures: seen [B, T, E], T 1 in published weights; latents [B, C, L, L], not
+    scaled; polar_rad: the camera's angle from straight above, for Stable-Zero123. B is 1 for all views, or their
+    number."""
 
     seen: Tensor
     latents: Tensor
     polar_rad: float = math.pi / 2
+
+    def of(self, rows: Tensor) -> Conditioning:
+        """For V views, of which each is told of the picture in `rows` [V], whole numbers."""
+        rows = rows.to(self.latents.device)
+        return Conditioning(self.seen[rows], self.latents[rows], self.polar_rad)
 
 
 class Zero123(LatentDiffusion):
@@ -101,7 +107,7 @@ class Zero123(LatentDiffusion):
 
     @torch.no_grad()
     def embed(self, image: Tensor, elevation_rad: float = 0.0) -> Conditioning:
-        """image [1, 3, H, W] over white in 0..1, from that elevation -> what the views are conditioned on."""
+        """image [B, 3, H, W] over white in 0..1, from that elevation -> what the views are conditioned on."""
         image = image.to(self.device, torch.float32)
         side = self.encoder.config.image_size
         pixels = (resized(image, side, "bicubic").clamp(0, 1) - self.mean) / self.std

@@ -11,7 +11,7 @@ import torch
 
 from gs_propeller.base.camera import relative_cameras
 from gs_propeller.base.errors import UserError
-from gs_propeller.distil.draw import camera_deg, camera_of, draw, known_camera, levels_of, where
+from gs_propeller.distil.draw import camera_deg, camera_of, draw, known_camera, levels_of, mirror_of, where
 from gs_propeller.distil.known import Known
 from gs_propeller.distil.pull import LEAST, Guide, Pull, pulls
 from gs_propeller.distil.settings import KnownSettings, LevelSettings, PullSettings, ViewSettings
@@ -40,6 +40,16 @@ def test_where_is_the_draw_s_own() -> None:
         drawn = draw(step, 10, VIEWS, LEVELS, [PRIOR], 1)
         expected = drawn.azimuths, drawn.elevations, drawn.backdrop
         assert all(torch.equal(a, b) for a, b in zip(where(step, VIEWS, 1), expected, strict=True))
+
+
+def test_views_in_the_mirror_are_the_draw_s_own() -> None:
+    assert not mirror_of(3, 50, 0.0, 1).any() and mirror_of(3, 50, 1.0, 1).all()
+    half = [mirror_of(step, 8, 0.5, 1) for step in range(40)]
+    assert 0.4 < float(torch.cat(half).float().mean()) < 0.6
+    assert torch.equal(half[5], mirror_of(5, 8, 0.5, 1)) and not torch.equal(half[5], half[6])
+    plain, other = (draw(2, 10, replace(VIEWS, mirror=m), LEVELS, [PRIOR], 1) for m in (0.0, 0.5))
+    assert torch.equal(other.mirror, mirror_of(2, 3, 0.5, 1)) and torch.equal(plain.noise[0], other.noise[0])
+    assert torch.equal(plain.codes, other.codes)  # they are the world's: another prior has no mirror
 
 
 def test_draws_stay_in_their_ranges() -> None:

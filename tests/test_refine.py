@@ -5,22 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import trimesh
+from PIL import Image
 from torch import Tensor
 
-from gs_propeller.app.config import Config
-from gs_propeller.base.camera import Cameras, orbit
+from gs_propeller.app.config import Config, updated
+from gs_propeller.app.guides import Priors
+from gs_propeller.app.refining import refinement
+from gs_propeller.base.camera import Cameras, orbit, relative_cameras
+from gs_propeller.distil.draw import mirror_of
 from gs_propeller.distil.pull import Pull
 from gs_propeller.mesh.raster import rasterize
 from gs_propeller.mesh.refine import Offsets, Refinement, RefineState, distance, refine_angles
 from gs_propeller.mesh.settings import RefineSettings
 from gs_propeller.mesh.surface import from_trimesh
 from gs_propeller.mesh.texture import Reference, Textured, lookup, sample_texture, shade, unwrap
+from gs_propeller.pictures.picture import load_picture
 from gs_propeller.solver.picard import Problem, Report, Settings, Window, solve
 from gs_propeller.solver.wire import packed, unpacked
+from guidance.diffusion import resized
+from guidance.zero123 import Conditioning
 
 FOV = math.radians(49.1)
 BALL = from_trimesh(trimesh.creation.icosphere(3, 0.6))
@@ -321,6 +330,47 @@ def test_reports_name_errors_of_colours(task: Refinement) -> None:
     settings = Settings(task.steps, 4, threshold=1e-9, ema=1.0)
     solve(problem_of(task), settings, task.first(), lambda window, report: reports.append(report))
     assert all(0.0 <= error < 0.1 for report in reports for error in report.errors)
+
+
+class Pointed:
+    """A prior that moves views by what they are told: their code's second number, and the row of the conditioning."""
+
+    device, size_px, latent_shape, levels = torch.device("cpu"), 16, (3, 16, 16), 10
+
+    def embed(self, image: Tensor, elevation_rad: float) -> Conditioning:
+        return Conditioning(image.mean((2, 3))[:, None], resized(image, 16, "bilinear"))
+
+    def refine(self, images: Tensor, told: Conditioning, codes: Tensor, noise: Tensor, *how: float) -> Tensor:
+        return images.roll(1, -1) + 0.1 * codes[:, 1].view(-1, 1, 1, 1) + 0.2 * (told.latents - 0.5)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images
+
+    decode = encode
+
+
+def test_refined_views_in_the_mirror(task: Refinement, tmp_path: Path) -> None:
+    """The target of a view in the mirror is that of the mirrored render, told of the mirror image, mirrored back."""
+    shades = np.tile(np.arange(16, dtype=np.uint8)[None, :, None] * 16, (16, 1, 4))
+    shades[..., 3] = 255
+    Image.fromarray(shades).save(tmp_path / "shades.png")
+    picture = load_picture(str(tmp_path / "shades.png"), cutout="keep")
+    ours = Priors(Pointed(), None)  # type: ignore[arg-type]
+    given = {"input": str(tmp_path / "shades.png"), "elevation": 10.0, "refine_batch": 6}
+    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4
+    plain, mixed = (
+        refinement(updated(Config(), given | {"mirror": m}), task.textured, picture, ours).targets_of(
+            2, images, 0.5
+        )
+        for m in (0.0, 0.5)
+    )
+    which = mirror_of(2, 6, 0.5, 0)
+    assert 0 < int(which.sum()) < 6 and torch.equal(mixed[~which], plain[~which])
+    low, high = (math.radians(10.0 + x) for x in (-30.0, 30.0))
+    sine = relative_cameras(0.0, *refine_angles(2, 6, low, high, 0))[:, 1].view(-1, 1, 1, 1)
+    shown = ours.zero123.embed(picture.rgb[None], 0.0).latents  # type: ignore[union-attr]
+    across = images.flip(-1).roll(1, -1) - 0.1 * sine + 0.2 * (shown.flip(-1) - 0.5)
+    assert torch.allclose(mixed[which], across.clamp(0, 1).flip(-1)[which], atol=1e-6)
 
 
 def test_refinement_views_are_functions_of_the_step() -> None:

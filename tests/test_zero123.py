@@ -16,7 +16,9 @@ from gs_propeller.app.config import Config
 from gs_propeller.app.guides import Priors
 from gs_propeller.base.camera import relative_cameras
 from gs_propeller.base.errors import UserError
-from gs_propeller.distil.pull import Guide, Pull
+from gs_propeller.distil.draw import draw
+from gs_propeller.distil.pull import Guide, Pull, pulls
+from gs_propeller.distil.settings import LevelSettings, PullSettings, ViewSettings
 from gs_propeller.pictures.picture import load_picture
 from gs_propeller.solver.picard import solve
 from gs_propeller.solver.ranks import Ranks
@@ -224,6 +226,38 @@ def test_slots_batched_into_one_call(prior: Zero123, travels: str) -> None:
                 theirs.abs().max().clamp_min(1e-9)
             )  # 4e-6
     assert isinstance(at_once[0], Pull) == (travels == "pictures")
+
+
+def test_views_in_the_mirror(prior: Zero123) -> None:
+    """Each view is what the prior, told of the mirror image, makes of the mirrored render from the other side, mirrored
+    back; the rest are as ever."""
+    picture = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(7))
+    both = Guide(prior, prior.embed(torch.cat([picture, picture.flip(-1)])), SCALE, mirrors=True)
+    views = ViewSettings(elevation=6.0, batch_size=4, mirror=0.5)
+    settings, levels = PullSettings(sds_space="pixel"), LevelSettings()
+    drawn = draw(1, 10, views, levels, [prior], 0)
+    assert 0 < int(drawn.mirror.sum()) < 4
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(8))
+    (found,) = pulls([images], [drawn], [both], settings)
+    unmirrored = replace(drawn, mirror=torch.zeros_like(drawn.mirror))
+    (plain,) = pulls([images], [unmirrored], [Guide(prior, prior.embed(picture), SCALE)], settings)
+    other_side = relative_cameras(views.elevation_rad, -drawn.azimuths, drawn.elevations)
+    (across,) = pulls(
+        [images.flip(-1)],
+        [replace(unmirrored, codes=other_side)],
+        [Guide(prior, prior.embed(picture.flip(-1)), SCALE)],
+        settings,
+    )
+    for v, mirror in enumerate(drawn.mirror.tolist()):
+        expected = across.pull[v].flip(-1) if mirror else plain.pull[v]
+        assert torch.allclose(found.pull[v], expected, atol=1e-6, rtol=1e-4)
+        assert not torch.allclose(
+            found.pull[v], (plain.pull[v] if mirror else across.pull[v].flip(-1)), rtol=0.01
+        )
+    assert torch.equal(found.seen, images) and torch.equal(found.kappa, plain.kappa)
+    told = prior.embed(torch.cat([picture, picture.flip(-1)])).of(torch.tensor([1, 0, 0]))
+    assert told.latents.shape[0] == told.seen.shape[0] == 3
+    assert torch.allclose(told.latents[:1], prior.embed(picture.flip(-1)).latents, atol=1e-5)
 
 
 def slope(prior: Zero123, weighting: str, level: int) -> float:

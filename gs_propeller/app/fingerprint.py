@@ -84,6 +84,7 @@ LATER = frozenset(
         "lambda_haze",
         "csd_below",
         "csd_rest",
+        "mirror",
         *CLOSING,
         *(name for name, at in SECTION_OF.items() if at in ("cut", "plan")),
     ]

@@ -133,8 +133,11 @@ def told(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide
     """The priors with what each is told of the asset."""
     found, elevation_rad = [], config.sections.views.elevation_rad
     if picture is not None and priors.zero123 is not None:
-        seen = priors.zero123.embed(picture.rgb[None], elevation_rad)
-        found.append(Guide(priors.zero123, seen, config.guidance_scale, config.lambda_zero123))
+        mirrors = config.mirror > 0
+        shown = torch.stack([picture.rgb, picture.rgb.flip(-1)][: 1 + mirrors])
+        seen = priors.zero123.embed(shown, elevation_rad)
+        scales = config.guidance_scale, config.lambda_zero123
+        found.append(Guide(priors.zero123, seen, *scales, mirrors=mirrors))
     if priors.text is not None:
         from guidance.stable_diffusion import Directions
 

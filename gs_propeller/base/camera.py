@@ -98,3 +98,16 @@ def relative_cameras(
     polar = elevation_rad - elevations_rad
     radius = torch.full_like(polar, radius_delta)
     return torch.stack([polar, azimuths_rad.sin(), azimuths_rad.cos(), radius], 1).float()
+
+
+def mirrored_codes(codes: Tensor, which: Tensor) -> Tensor:
+    """relative_cameras' codes [..., 4] of the same views of the mirror image, where `which` [...] says so: the azimuth
+    has the other sign."""
+    sign = torch.ones_like(codes)
+    sign[..., 1] = 1 - 2 * which.to(codes)
+    return codes * sign
+
+
+def mirrored(images: Tensor, which: Tensor) -> Tensor:
+    """[V, C, H, W] with left and right exchanged where `which` [V] says so."""
+    return torch.where(which.to(images.device)[:, None, None, None], images.flip(-1), images)

@@ -57,12 +57,14 @@ class Noised(Protocol):
 @dataclass(frozen=True)
 class Draw:
     """The random choices of one step: azimuths, elevations [V] radians, absolute; codes [V, 4], the cameras as
-    priors are told them; backdrop [V, 3]; and for each prior, t [V] and noise [V, C, L, L]."""
+    priors are told them; backdrop [V, 3]; mirror [V], what the picture's prior sees in the mirror; and for each prior,
+    t [V] and noise [V, C, L, L]."""
 
     azimuths: Tensor
     elevations: Tensor
     codes: Tensor
     backdrop: Tensor
+    mirror: Tensor
     t: tuple[Tensor, ...]
     noise: tuple[Tensor, ...]
 
@@ -81,6 +83,13 @@ def where(step: int, views: ViewSettings, seed: int) -> tuple[Tensor, Tensor, Te
         elevations.clamp(-STEEPEST_RAD, STEEPEST_RAD),
         (~dark).float()[:, None].expand(count, 3),
     )
+
+
+def mirror_of(step: int, count: int, probability: float, seed: int) -> Tensor:
+    """[count] bool: which of a step's views the picture's prior sees in the mirror."""
+    if not probability:
+        return torch.zeros(count, dtype=torch.bool)
+    return torch.rand(count, generator=keyed_generator(seed, step, "mirror")) < probability
 
 
 def levels_of(step: int, steps: int, count: int, settings: LevelSettings, levels: int, seed: int) -> Tensor:
@@ -107,4 +116,4 @@ def draw(
         for k, prior in enumerate(priors)
     )
     codes = relative_cameras(views.elevation_rad, azimuths, elevations)
-    return Draw(azimuths, elevations, codes, backdrop, t, noise)
+    return Draw(azimuths, elevations, codes, backdrop, mirror_of(step, count, views.mirror, seed), t, noise)

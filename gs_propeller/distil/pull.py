@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from gs_propeller.base.camera import mirrored, mirrored_codes
 from gs_propeller.distil.draw import Draw, Noised
 from gs_propeller.distil.settings import PullSettings
 
@@ -53,6 +54,8 @@ class Guide:
     Below a noise level of csd_below, a share of all, what the prior does to any picture, told nothing, counts csd_rest
     of itself beside what the conditioning changes of it: there it pulls blurred renders towards paler ones, step by
     step (classifier score distillation, Yu et al. 2023, has a rest of 0).
+    mirrors: whether the conditioning knows the mirror image too, as its second row, so that views can be asked for in
+    the mirror.
     """
 
     prior: ViewPrior
@@ -61,6 +64,7 @@ class Guide:
     weight: float = 1.0
     csd_below: float = 0.0
     csd_rest: float = 1.0
+    mirrors: bool = False
 
 
 class Pull(NamedTuple):
@@ -104,6 +108,25 @@ class Pull(NamedTuple):
         return float((moved * self.share.double().clamp_min(LEAST).square()).mean())
 
 
+def _seen_by(
+    guide: Guide,
+    images: Tensor,
+    codes: Tensor,
+    mirror: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    settings: PullSettings,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(gradient [V, 3, S, S], residual [V], kappa [V]) of one prior, which sees the views in the mirror that `mirror`
+    [V] names, if it knows the mirror image."""
+    if not guide.mirrors:
+        return _pulled(guide, images, codes, t, noise, settings)
+    asked = replace(guide, conditioning=guide.conditioning.of(mirror.long()))
+    codes = mirrored_codes(codes, mirror)
+    pixels, misses, stays = _pulled(asked, mirrored(images, mirror), codes, t, noise, settings)
+    return mirrored(pixels, mirror), misses, stays
+
+
 def _pulled(
     guide: Guide, images: Tensor, codes: Tensor, t: Tensor, noise: Tensor, settings: PullSettings
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -134,12 +157,14 @@ def pulls(
     together = torch.cat(list(images))
     pull, residual = torch.zeros_like(together), together.new_zeros(len(together))
     stiff, shares = together.new_zeros(len(together)), together.new_zeros(len(together))
-    codes = torch.cat([d.codes for d in draws]).to(together.device)
+    codes, mirror = (
+        torch.cat([getattr(d, name) for d in draws]).to(together.device) for name in ("codes", "mirror")
+    )
     for k, guide in enumerate(guides):
         t, noise = (
             torch.cat([getattr(d, name)[k] for d in draws]).to(codes.device) for name in ("t", "noise")
         )
-        pixels, misses, stays = _pulled(guide, together, codes, t, noise, settings)
+        pixels, misses, stays = _seen_by(guide, together, codes, mirror, t, noise, settings)
         pull = pull + guide.weight * pixels.to(pull)  # a prior may stand on a device of its own
         residual = residual + guide.weight * misses.to(residual)
         stiff = stiff + guide.weight * stays.to(stiff)

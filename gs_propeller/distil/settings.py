@@ -27,6 +27,9 @@ class ViewSettings(Section):
     render_size: int = option(0, "of novel views; 0: the prior's own side", "px", 0, 2048)
     min_elevation: float = option(-30.0, "of novel views, from the input's", "deg", -90, 90)
     max_elevation: float = option(30.0, "of novel views, from the input's", "deg", -90, 90)
+    mirror: float = option(
+        0.0, "probability that the picture's prior sees a novel view, and the picture, in the mirror: its answers "
+        "differ by its errors, which cancel, at no cost in time", "", 0, 1)
     invert_background: float = option(
         0.0, "probability of a black backdrop; DreamGaussian: 0.5. The pocket prior has seen white only", "", 0, 1)
     # fmt: on

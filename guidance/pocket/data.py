@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gs_propeller.base.camera import orbit
+from gs_propeller.base.camera import mirrored_codes, orbit
 from guidance.pocket import laws, meshes
 from guidance.pocket.families import FAMILIES, make
 from guidance.pocket.meshes import ColouredMesh
@@ -136,5 +136,5 @@ def shard(number: int, objects: int = OBJECTS, beside: bool = False) -> Shard:
 
 
 def mirrored(images: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
-    """What a mirror shows: pictures [..., S, S] flipped, the azimuths of their codes [..., 4] negated."""
-    return images.flip(-1), poses * poses.new_tensor([1.0, -1.0, 1.0, 1.0])
+    """What a mirror shows: pictures [..., S, S] flipped, and their codes [..., 4]."""
+    return images.flip(-1), mirrored_codes(poses, torch.ones(poses.shape[:-1], dtype=torch.bool))

@@ -22,7 +22,7 @@ CANDIDATES_DEG = tuple(range(-15, 46, 5))
 USUAL_DEG, USUALNESS = 5.0, 0.04  # the share that the loss grows by at 10 degrees from there
 AROUND, LIFTS_DEG = 12, (0.0, 25.0, -25.0)  # views all round, at these heights from the picture's in turn
 GRID, SIDE, DEPTHS = 24, 24, 28  # cells of the hull and pixels of its views along a side, samples of a ray
-NEARLY_WHITE = 0.12  # darkness of a pixel that is wholly the object
+SOLID_DARKNESS = 0.12  # darkness of a pixel that is wholly the object
 
 # camera codes [V, 4] -> the object from there, [V, 3, S, S] over white
 Views = Callable[[Tensor], Tensor]
@@ -33,7 +33,7 @@ def estimated_deg(silhouette: Tensor, views: Views, radius: float, fov_y_rad: fl
     the object, world units."""
     azimuths, lifts = standing()
     seen = views(relative_cameras(0.0, azimuths, lifts)).cpu().float()
-    found = ((1 - seen).amax(1, keepdim=True) / NEARLY_WHITE).clamp(0, 1)
+    found = ((1 - seen).amax(1, keepdim=True) / SOLID_DARKNESS).clamp(0, 1)
     sides = (SIDE * 2, SIDE * 2)
     silhouettes = torch.cat([F.interpolate(x, sides, mode="area") for x in (silhouette[None].cpu(), found)])
     losses = torch.tensor([lost(silhouettes, math.radians(e), radius, fov_y_rad) for e in CANDIDATES_DEG])

@@ -24,7 +24,7 @@ from transformers import CLIPTokenizer
 
 from guidance import POCKET_TEXT
 from guidance.pocket.captions import save_tokenizer, vocabulary
-from guidance.pocket.meshes import TRAIN, keys
+from guidance.pocket.meshes import TRAIN, keys, say_if_missing
 from guidance.pocket.model import TOKENS, TextDenoiser, build_scheduler
 from guidance.pocket.model_captions import called
 from guidance.pocket.muon import Muon
@@ -198,6 +198,8 @@ def main() -> None:
         print(json.dumps(export(options, folder), indent=2))
         return
     torch.set_num_threads(options.threads)
+    if models:
+        say_if_missing("procedural objects alone")
     train(options, Log(options.out / "log.jsonl"), models)
 
 

@@ -11,10 +11,11 @@ import torch
 
 from gs_propeller.base.camera import relative_cameras
 from gs_propeller.base.errors import UserError
-from gs_propeller.distil.draw import camera_deg, camera_of, draw, known_camera, levels_of, mirror_of, where
+from gs_propeller.distil.draw import camera_deg, camera_of, draw, known_camera, levels_of, where
 from gs_propeller.distil.known import Known
 from gs_propeller.distil.pull import LEAST, Guide, Pull, pulls
 from gs_propeller.distil.settings import KnownSettings, LevelSettings, PullSettings, ViewSettings
+from gs_propeller.distil.symmetry import Variant, variant_of, variants
 from gs_propeller.solver.wire import packed, unpacked
 from tests.toy_prior import COLOUR, Wavy
 
@@ -42,14 +43,34 @@ def test_where_is_the_draw_s_own() -> None:
         assert all(torch.equal(a, b) for a, b in zip(where(step, VIEWS, 1), expected, strict=True))
 
 
-def test_views_in_the_mirror_are_the_draw_s_own() -> None:
-    assert not mirror_of(3, 50, 0.0, 1).any() and mirror_of(3, 50, 1.0, 1).all()
-    half = [mirror_of(step, 8, 0.5, 1) for step in range(40)]
-    assert 0.4 < float(torch.cat(half).float().mean()) < 0.6
-    assert torch.equal(half[5], mirror_of(5, 8, 0.5, 1)) and not torch.equal(half[5], half[6])
-    plain, other = (draw(2, 10, replace(VIEWS, mirror=m), LEVELS, [PRIOR], 1) for m in (0.0, 0.5))
-    assert torch.equal(other.mirror, mirror_of(2, 3, 0.5, 1)) and torch.equal(plain.noise[0], other.noise[0])
-    assert torch.equal(plain.codes, other.codes)  # they are the world's: another prior has no mirror
+def test_variants_are_the_draw_s_own() -> None:
+    plain = variant_of(3, 50, VIEWS, 1)
+    assert not plain.mirror.any() and not plain.hue.any()
+    always = variant_of(3, 50, replace(VIEWS, mirror=1.0, hue=1.0), 1)
+    assert always.mirror.all() and bool(((always.hue > 0) & (always.hue < 3)).all())
+    asked = replace(VIEWS, mirror=0.5, hue=2 / 3)
+    many = [variant_of(step, 8, asked, 1) for step in range(60)]
+    rows = Variant.joined(many).rows
+    assert all(60 < int((rows == k).sum()) < 100 for k in range(6))  # of 480, evenly
+    assert torch.equal(many[5].rows, variant_of(5, 8, asked, 1).rows) and not torch.equal(
+        many[5].rows, many[6].rows
+    )
+    one, other = (draw(2, 10, views, LEVELS, [PRIOR], 1) for views in (VIEWS, asked))
+    assert torch.equal(other.variant.rows, variant_of(2, 3, asked, 1).rows) and torch.equal(
+        one.noise[0], other.noise[0]
+    )
+    assert torch.equal(one.codes, other.codes)  # they are the world's: another prior has no variants
+
+
+def test_variants_are_undone() -> None:
+    picture = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0))
+    every = variants(picture)
+    assert torch.equal(every[0], picture) and torch.equal(every[1], picture.flip(-1))
+    assert torch.equal(every[2], picture[[2, 0, 1]]) and torch.equal(every[5], picture[[1, 2, 0]].flip(-1))
+    asked = variant_of(0, 64, replace(VIEWS, mirror=0.5, hue=2 / 3), 0)
+    shown = asked.applied(picture.expand(64, -1, -1, -1))
+    assert torch.equal(shown, every[asked.rows])
+    assert torch.equal(asked.undone(shown), picture.expand(64, -1, -1, -1))
 
 
 def test_draws_stay_in_their_ranges() -> None:

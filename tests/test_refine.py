@@ -18,8 +18,8 @@ from gs_propeller.app.config import Config, updated
 from gs_propeller.app.guides import Priors
 from gs_propeller.app.refining import refinement
 from gs_propeller.base.camera import Cameras, orbit, relative_cameras
-from gs_propeller.distil.draw import mirror_of
 from gs_propeller.distil.pull import Pull
+from gs_propeller.distil.symmetry import variant_of
 from gs_propeller.mesh.raster import rasterize
 from gs_propeller.mesh.refine import Offsets, Refinement, RefineState, distance, refine_angles
 from gs_propeller.mesh.settings import RefineSettings
@@ -349,28 +349,31 @@ class Pointed:
     decode = encode
 
 
-def test_refined_views_in_the_mirror(task: Refinement, tmp_path: Path) -> None:
-    """The target of a view in the mirror is that of the mirrored render, told of the mirror image, mirrored back."""
+def test_refined_views_in_variants(task: Refinement, tmp_path: Path) -> None:
+    """The target of a view is that of the render's variant, told of the picture's, put back."""
     shades = np.tile(np.arange(16, dtype=np.uint8)[None, :, None] * 16, (16, 1, 4))
+    shades[..., 1] //= 2
     shades[..., 3] = 255
     Image.fromarray(shades).save(tmp_path / "shades.png")
     picture = load_picture(str(tmp_path / "shades.png"), cutout="keep")
     ours = Priors(Pointed(), None)  # type: ignore[arg-type]
-    given = {"input": str(tmp_path / "shades.png"), "elevation": 10.0, "refine_batch": 6}
-    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4
-    plain, mixed = (
-        refinement(updated(Config(), given | {"mirror": m}), task.textured, picture, ours).targets_of(
-            2, images, 0.5
-        )
-        for m in (0.0, 0.5)
-    )
-    which = mirror_of(2, 6, 0.5, 0)
-    assert 0 < int(which.sum()) < 6 and torch.equal(mixed[~which], plain[~which])
+    given = {"input": str(tmp_path / "shades.png"), "elevation": 10.0, "refine_batch": 8}
+    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4
+    configs = [updated(Config(), given | {"mirror": m, "hue": h}) for m, h in ((0.0, 0.0), (0.5, 0.667))]
+    plain, mixed = (refinement(c, task.textured, picture, ours).targets_of(2, images, 0.5) for c in configs)
+    variant = variant_of(2, 8, configs[1].sections.views, 0, "refine variant")
+    assert len(variant.rows.unique()) > 3
     low, high = (math.radians(10.0 + x) for x in (-30.0, 30.0))
-    sine = relative_cameras(0.0, *refine_angles(2, 6, low, high, 0))[:, 1].view(-1, 1, 1, 1)
-    shown = ours.zero123.embed(picture.rgb[None], 0.0).latents  # type: ignore[union-attr]
-    across = images.flip(-1).roll(1, -1) - 0.1 * sine + 0.2 * (shown.flip(-1) - 0.5)
-    assert torch.allclose(mixed[which], across.clamp(0, 1).flip(-1)[which], atol=1e-6)
+    sine = relative_cameras(0.0, *refine_angles(2, 8, low, high, 0))[:, 1]
+    shown = resized(picture.rgb[None], 16, "bilinear")
+    for v in range(8):
+        sign, hue = (-1 if variant.mirror[v] else 1), int(variant.hue[v])
+        told, render = (x.flip(-1) if sign < 0 else x for x in (shown, images[v : v + 1]))
+        made = render.roll(hue, 1).roll(1, -1) + 0.1 * sign * sine[v] + 0.2 * (told.roll(hue, 1) - 0.5)
+        expected = made.clamp(0, 1).roll(-hue, 1)
+        assert torch.allclose(mixed[v], (expected.flip(-1) if sign < 0 else expected)[0], atol=1e-5)
+    same = variant.rows == 0
+    assert torch.allclose(mixed[same], plain[same], atol=1e-5) and not torch.allclose(mixed, plain, atol=1e-3)
 
 
 def test_refinement_views_are_functions_of_the_step() -> None:

@@ -19,6 +19,7 @@ from gs_propeller.base.errors import UserError
 from gs_propeller.distil.draw import draw
 from gs_propeller.distil.pull import Guide, Pull, pulls
 from gs_propeller.distil.settings import LevelSettings, PullSettings, ViewSettings
+from gs_propeller.distil.symmetry import variants
 from gs_propeller.pictures.picture import load_picture
 from gs_propeller.solver.picard import solve
 from gs_propeller.solver.ranks import Ranks
@@ -228,36 +229,37 @@ def test_slots_batched_into_one_call(prior: Zero123, travels: str) -> None:
     assert isinstance(at_once[0], Pull) == (travels == "pictures")
 
 
-def test_views_in_the_mirror(prior: Zero123) -> None:
-    """Each view is what the prior, told of the mirror image, makes of the mirrored render from the other side, mirrored
-    back; the rest are as ever."""
-    picture = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(7))
-    both = Guide(prior, prior.embed(torch.cat([picture, picture.flip(-1)])), SCALE, mirrors=True)
-    views = ViewSettings(elevation=6.0, batch_size=4, mirror=0.5)
-    settings, levels = PullSettings(sds_space="pixel"), LevelSettings()
-    drawn = draw(1, 10, views, levels, [prior], 0)
-    assert 0 < int(drawn.mirror.sum()) < 4
-    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(8))
-    (found,) = pulls([images], [drawn], [both], settings)
-    unmirrored = replace(drawn, mirror=torch.zeros_like(drawn.mirror))
-    (plain,) = pulls([images], [unmirrored], [Guide(prior, prior.embed(picture), SCALE)], settings)
-    other_side = relative_cameras(views.elevation_rad, -drawn.azimuths, drawn.elevations)
-    (across,) = pulls(
-        [images.flip(-1)],
-        [replace(unmirrored, codes=other_side)],
-        [Guide(prior, prior.embed(picture.flip(-1)), SCALE)],
-        settings,
-    )
-    for v, mirror in enumerate(drawn.mirror.tolist()):
-        expected = across.pull[v].flip(-1) if mirror else plain.pull[v]
-        assert torch.allclose(found.pull[v], expected, atol=1e-6, rtol=1e-4)
-        assert not torch.allclose(
-            found.pull[v], (plain.pull[v] if mirror else across.pull[v].flip(-1)), rtol=0.01
-        )
-    assert torch.equal(found.seen, images) and torch.equal(found.kappa, plain.kappa)
-    told = prior.embed(torch.cat([picture, picture.flip(-1)])).of(torch.tensor([1, 0, 0]))
-    assert told.latents.shape[0] == told.seen.shape[0] == 3
-    assert torch.allclose(told.latents[:1], prior.embed(picture.flip(-1)).latents, atol=1e-5)
+def test_views_in_variants(prior: Zero123) -> None:
+    """Each view is what the prior, told of the picture's variant, makes of the render's from the side that is then the
+    same, put back."""
+    picture = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(7))
+    every = Guide(prior, prior.embed(variants(picture)), SCALE, variants=True)
+    views = ViewSettings(elevation=6.0, batch_size=8, mirror=0.5, hue=2 / 3)
+    settings = PullSettings(sds_space="pixel")
+    drawn = draw(1, 10, views, LevelSettings(), [prior], 0)
+    variant = drawn.variant
+    assert len(variant.rows.unique()) > 3
+    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(8))
+    (found,) = pulls([images], [drawn], [every], settings)
+    assert torch.equal(found.seen, images)
+    for v in range(8):
+        told = picture.roll(int(variant.hue[v]), 0)
+        render, azimuth = images[v : v + 1].roll(int(variant.hue[v]), 1), drawn.azimuths[v : v + 1]
+        if variant.mirror[v]:
+            told, render, azimuth = told.flip(-1), render.flip(-1), -azimuth
+        code = relative_cameras(views.elevation_rad, azimuth, drawn.elevations[v : v + 1])
+        grad, _ = prior.sds_grad(
+            render, prior.embed(told[None]), code, drawn.t[0][v : v + 1], drawn.noise[0][v : v + 1], SCALE,
+            space="pixel",
+        )  # fmt: skip
+        grad = grad.roll(-int(variant.hue[v]), 1)
+        expected = grad.flip(-1) if variant.mirror[v] else grad
+        assert torch.allclose(found.pull[v], expected[0] / 8, atol=1e-6, rtol=1e-4)
+    (plain,) = pulls([images], [drawn], [Guide(prior, prior.embed(picture[None]), SCALE)], settings)
+    same = variant.rows == 0
+    assert torch.allclose(found.pull[same], plain.pull[same], atol=1e-6, rtol=1e-4)
+    assert not torch.allclose(found.pull[~same], plain.pull[~same], atol=1e-6, rtol=0.01)
+    assert torch.equal(found.kappa, plain.kappa)
 
 
 def slope(prior: Zero123, weighting: str, level: int) -> float:

@@ -85,6 +85,7 @@ LATER = frozenset(
         "csd_below",
         "csd_rest",
         "mirror",
+        "hue",
         *CLOSING,
         *(name for name, at in SECTION_OF.items() if at in ("cut", "plan")),
     ]

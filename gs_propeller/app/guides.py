@@ -16,6 +16,7 @@ from gs_propeller.app.events import Say
 from gs_propeller.app.fingerprint import fingerprint, given_bytes
 from gs_propeller.base.errors import UserError
 from gs_propeller.distil.pull import Guide
+from gs_propeller.distil.symmetry import variants
 from gs_propeller.pictures.picture import Picture, load_picture
 from guidance import find_prior, find_text_prior
 from guidance.folder import local_folder
@@ -133,11 +134,11 @@ def told(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide
     """The priors with what each is told of the asset."""
     found, elevation_rad = [], config.sections.views.elevation_rad
     if picture is not None and priors.zero123 is not None:
-        mirrors = config.mirror > 0
-        shown = torch.stack([picture.rgb, picture.rgb.flip(-1)][: 1 + mirrors])
+        varied = config.mirror > 0 or config.hue > 0
+        shown = variants(picture.rgb) if varied else picture.rgb[None]
         seen = priors.zero123.embed(shown, elevation_rad)
         scales = config.guidance_scale, config.lambda_zero123
-        found.append(Guide(priors.zero123, seen, *scales, mirrors=mirrors))
+        found.append(Guide(priors.zero123, seen, *scales, variants=varied))
     if priors.text is not None:
         from guidance.stable_diffusion import Directions
 

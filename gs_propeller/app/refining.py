@@ -18,11 +18,12 @@ from gs_propeller.app.config import Config, load
 from gs_propeller.app.fingerprint import SECOND_STAGE, fingerprint
 from gs_propeller.app.guides import Priors, picture_of, told
 from gs_propeller.app.job import Stage
-from gs_propeller.base.camera import Cameras, mirrored, mirrored_codes, relative_cameras
+from gs_propeller.base.camera import Cameras, relative_cameras
 from gs_propeller.base.media import contact_sheet, turntable
 from gs_propeller.base.randomness import keyed_generator
-from gs_propeller.distil.draw import camera_of, mirror_of
+from gs_propeller.distil.draw import camera_of
 from gs_propeller.distil.pull import Pull
+from gs_propeller.distil.symmetry import variant_of
 from gs_propeller.mesh import refine
 from gs_propeller.mesh.foreign import Frame, load_mesh, placed
 from gs_propeller.mesh.io import save_glb, save_obj
@@ -81,22 +82,17 @@ def refinement(config: Config, textured: Textured, picture: Picture | None, prio
         noise = torch.randn(len(images), *prior.latent_shape, generator=generator)
         codes = relative_cameras(level, *angles(step)).to(prior.device)
         images, told = images.to(prior.device), guide.conditioning
-        mirror = mirror_of(step, len(images), s.views.mirror if guide.mirrors else 0.0, s.files.seed).to(
-            prior.device
-        )
-        if guide.mirrors:
-            told, codes, images = (
-                told.of(mirror.long()),
-                mirrored_codes(codes, mirror),
-                mirrored(images, mirror),
-            )
+        variant = variant_of(step, len(images), s.views, s.files.seed, "refine variant")
+        if guide.variants:
+            told, codes, images = told.of(variant.rows), variant.codes(codes), variant.applied(images)
         refined = prior.refine(images, told, codes, noise, strength, s.refine.refine_denoise, scale)
         # The change that the prior makes, not its picture: what the VAE loses by itself is no reason to
         # change the texture, and detail finer than its pixels stays (DreamGaussian takes the picture).
         with torch.no_grad():
             change = refined - prior.decode(prior.encode(images))
         change = F.interpolate(change, images.shape[-2:], mode="bilinear", align_corners=False)
-        return mirrored((images + change).clamp(0, 1), mirror)
+        target = (images + change).clamp(0, 1)
+        return variant.undone(target) if guide.variants else target
 
     device = mesh_device(prior.device)
     reference = reference_of(config, picture)

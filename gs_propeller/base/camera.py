@@ -106,8 +106,3 @@ def mirrored_codes(codes: Tensor, which: Tensor) -> Tensor:
     sign = torch.ones_like(codes)
     sign[..., 1] = 1 - 2 * which.to(codes)
     return codes * sign
-
-
-def mirrored(images: Tensor, which: Tensor) -> Tensor:
-    """[V, C, H, W] with left and right exchanged where `which` [V] says so."""
-    return torch.where(which.to(images.device)[:, None, None, None], images.flip(-1), images)

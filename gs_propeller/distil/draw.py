@@ -17,6 +17,7 @@ from torch import Tensor
 from gs_propeller.base.camera import Cameras, orbit, relative_cameras
 from gs_propeller.base.randomness import keyed_generator
 from gs_propeller.distil.settings import LevelSettings, ViewSettings
+from gs_propeller.distil.symmetry import Variant, variant_of
 
 STEEPEST_RAD = 1.5  # straight up or down has no azimuth
 
@@ -57,14 +58,14 @@ class Noised(Protocol):
 @dataclass(frozen=True)
 class Draw:
     """The random choices of one step: azimuths, elevations [V] radians, absolute; codes [V, 4], the cameras as
-    priors are told them; backdrop [V, 3]; mirror [V], what the picture's prior sees in the mirror; and for each prior,
+    priors are told them; backdrop [V, 3]; variant: how the picture's prior sees each view; and for each prior,
     t [V] and noise [V, C, L, L]."""
 
     azimuths: Tensor
     elevations: Tensor
     codes: Tensor
     backdrop: Tensor
-    mirror: Tensor
+    variant: Variant
     t: tuple[Tensor, ...]
     noise: tuple[Tensor, ...]
 
@@ -83,13 +84,6 @@ def where(step: int, views: ViewSettings, seed: int) -> tuple[Tensor, Tensor, Te
         elevations.clamp(-STEEPEST_RAD, STEEPEST_RAD),
         (~dark).float()[:, None].expand(count, 3),
     )
-
-
-def mirror_of(step: int, count: int, probability: float, seed: int) -> Tensor:
-    """[count] bool: which of a step's views the picture's prior sees in the mirror."""
-    if not probability:
-        return torch.zeros(count, dtype=torch.bool)
-    return torch.rand(count, generator=keyed_generator(seed, step, "mirror")) < probability
 
 
 def levels_of(step: int, steps: int, count: int, settings: LevelSettings, levels: int, seed: int) -> Tensor:
@@ -116,4 +110,4 @@ def draw(
         for k, prior in enumerate(priors)
     )
     codes = relative_cameras(views.elevation_rad, azimuths, elevations)
-    return Draw(azimuths, elevations, codes, backdrop, mirror_of(step, count, views.mirror, seed), t, noise)
+    return Draw(azimuths, elevations, codes, backdrop, variant_of(step, count, views, seed), t, noise)

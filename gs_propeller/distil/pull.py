@@ -17,9 +17,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from gs_propeller.base.camera import mirrored, mirrored_codes
 from gs_propeller.distil.draw import Draw, Noised
 from gs_propeller.distil.settings import PullSettings
+from gs_propeller.distil.symmetry import Variant
 
 LEAST = 0.1  # share of a change that is never ruled out: what is measured is an average
 
@@ -54,8 +54,7 @@ class Guide:
     Below a noise level of csd_below, a share of all, what the prior does to any picture, told nothing, counts csd_rest
     of itself beside what the conditioning changes of it: there it pulls blurred renders towards paler ones, step by
     step (classifier score distillation, Yu et al. 2023, has a rest of 0).
-    mirrors: whether the conditioning knows the mirror image too, as its second row, so that views can be asked for in
-    the mirror.
+    variants: whether the conditioning has a row for each of symmetry.variants, so that views can be asked for in them.
     """
 
     prior: ViewPrior
@@ -64,7 +63,7 @@ class Guide:
     weight: float = 1.0
     csd_below: float = 0.0
     csd_rest: float = 1.0
-    mirrors: bool = False
+    variants: bool = False
 
 
 class Pull(NamedTuple):
@@ -108,23 +107,23 @@ class Pull(NamedTuple):
         return float((moved * self.share.double().clamp_min(LEAST).square()).mean())
 
 
-def _seen_by(
+def _varied(
     guide: Guide,
     images: Tensor,
     codes: Tensor,
-    mirror: Tensor,
+    variant: Variant,
     t: Tensor,
     noise: Tensor,
     settings: PullSettings,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(gradient [V, 3, S, S], residual [V], kappa [V]) of one prior, which sees the views in the mirror that `mirror`
-    [V] names, if it knows the mirror image."""
-    if not guide.mirrors:
+    """(gradient [V, 3, S, S], residual [V], kappa [V]) of one prior, which sees the views in their variant, if it knows
+    the picture in it."""
+    if not guide.variants:
         return _pulled(guide, images, codes, t, noise, settings)
-    asked = replace(guide, conditioning=guide.conditioning.of(mirror.long()))
-    codes = mirrored_codes(codes, mirror)
-    pixels, misses, stays = _pulled(asked, mirrored(images, mirror), codes, t, noise, settings)
-    return mirrored(pixels, mirror), misses, stays
+    asked = replace(guide, conditioning=guide.conditioning.of(variant.rows))
+    shown = variant.applied(images), variant.codes(codes)
+    pixels, misses, stays = _pulled(asked, *shown, t, noise, settings)
+    return variant.undone(pixels), misses, stays
 
 
 def _pulled(
@@ -157,14 +156,13 @@ def pulls(
     together = torch.cat(list(images))
     pull, residual = torch.zeros_like(together), together.new_zeros(len(together))
     stiff, shares = together.new_zeros(len(together)), together.new_zeros(len(together))
-    codes, mirror = (
-        torch.cat([getattr(d, name) for d in draws]).to(together.device) for name in ("codes", "mirror")
-    )
+    codes = torch.cat([d.codes for d in draws]).to(together.device)
+    variant = Variant.joined([d.variant for d in draws])
     for k, guide in enumerate(guides):
         t, noise = (
             torch.cat([getattr(d, name)[k] for d in draws]).to(codes.device) for name in ("t", "noise")
         )
-        pixels, misses, stays = _seen_by(guide, together, codes, mirror, t, noise, settings)
+        pixels, misses, stays = _varied(guide, together, codes, variant, t, noise, settings)
         pull = pull + guide.weight * pixels.to(pull)  # a prior may stand on a device of its own
         residual = residual + guide.weight * misses.to(residual)
         stiff = stiff + guide.weight * stays.to(stiff)

@@ -30,6 +30,9 @@ class ViewSettings(Section):
     mirror: float = option(
         0.0, "probability that the picture's prior sees a novel view, and the picture, in the mirror: its answers "
         "differ by its errors, which cancel, at no cost in time", "", 0, 1)
+    hue: float = option(
+        0.0, "probability that it sees them in other colours: red, green and blue moved round by one place or two", "",
+        0, 1)
     invert_background: float = option(
         0.0, "probability of a black backdrop; DreamGaussian: 0.5. The pocket prior has seen white only", "", 0, 1)
     # fmt: on

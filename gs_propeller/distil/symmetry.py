@@ -33,6 +33,11 @@ class Variant:
     def joined(parts: Sequence[Variant]) -> Variant:
         return Variant(torch.cat([p.mirror for p in parts]), torch.cat([p.hue for p in parts]))
 
+    @staticmethod
+    def of(rows: Tensor) -> Variant:
+        """By their numbers [V] in 0 .. 5."""
+        return Variant(rows % 2 == 1, rows // 2)
+
     @property
     def rows(self) -> Tensor:
         """[V] in `variants` of the picture that goes with each view."""
@@ -63,8 +68,7 @@ def variant_of(step: int, count: int, views: ViewSettings, seed: int, purpose: s
 
 def variants(picture: Tensor) -> Tensor:
     """[6, 3, H, W] of a picture [3, H, W]: for each hue as it is and in a mirror, by the numbers of Variant.rows."""
-    rows = torch.arange(2 * HUES)
-    return Variant(rows % 2 == 1, rows // 2).applied(picture.expand(2 * HUES, -1, -1, -1))
+    return Variant.of(torch.arange(2 * HUES)).applied(picture.expand(2 * HUES, -1, -1, -1))
 
 
 def flipped(images: Tensor, which: Tensor) -> Tensor:

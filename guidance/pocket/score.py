@@ -7,7 +7,7 @@ over white has its object: anything that is not nearly white.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,16 +32,6 @@ class Turned:
     azimuths_rad: Tensor
     elevations_rad: Tensor
     pose: Pose
-
-    def mirrored(self) -> Turned:
-        """All of it in a mirror."""
-        return replace(
-            self,
-            known=self.known.flip(-1),
-            truth=self.truth.flip(-1),
-            masks=self.masks.flip(-1),
-            azimuths_rad=-self.azimuths_rad,
-        )
 
 
 def turned(thing: Shown, pose: Pose, size_px: int, count: int = 8) -> Turned:
@@ -69,11 +59,6 @@ def sampled(prior: Zero123, case: Turned, steps: int, seed: int, guidance_scale:
         steps,
         guidance_scale,
     ).cpu()
-
-
-def sampled_both(prior: Zero123, case: Turned, steps: int, seed: int) -> Tensor:
-    """[V, 3, S, S]: the mean of the prior's own views and of those that it makes of the mirror image, mirrored back."""
-    return (sampled(prior, case, steps, seed) + sampled(prior, case.mirrored(), steps, seed).flip(-1)) / 2
 
 
 def score(

@@ -50,7 +50,7 @@ def test_variants_are_the_draw_s_own() -> None:
     assert always.mirror.all() and bool(((always.hue > 0) & (always.hue < 3)).all())
     asked = replace(VIEWS, mirror=0.5, hue=2 / 3)
     many = [variant_of(step, 8, asked, 1) for step in range(60)]
-    rows = Variant.joined(many).rows
+    rows = Variant.joined(many, torch.device("cpu")).rows
     assert all(60 < int((rows == k).sum()) < 100 for k in range(6))  # of 480, evenly
     assert torch.equal(many[5].rows, variant_of(5, 8, asked, 1).rows) and not torch.equal(
         many[5].rows, many[6].rows

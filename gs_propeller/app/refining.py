@@ -23,7 +23,7 @@ from gs_propeller.base.media import contact_sheet, turntable
 from gs_propeller.base.randomness import keyed_generator
 from gs_propeller.distil.draw import camera_of
 from gs_propeller.distil.pull import Pull
-from gs_propeller.distil.symmetry import variant_of
+from gs_propeller.distil.symmetry import Variant, variant_of
 from gs_propeller.mesh import refine
 from gs_propeller.mesh.foreign import Frame, load_mesh, placed
 from gs_propeller.mesh.io import save_glb, save_obj
@@ -82,7 +82,8 @@ def refinement(config: Config, textured: Textured, picture: Picture | None, prio
         noise = torch.randn(len(images), *prior.latent_shape, generator=generator)
         codes = relative_cameras(level, *angles(step)).to(prior.device)
         images, told = images.to(prior.device), guide.conditioning
-        variant = variant_of(step, len(images), s.views, s.files.seed, "refine variant")
+        asked = variant_of(step, len(images), s.views, s.files.seed, "refine variant")
+        variant = Variant.joined([asked], prior.device)
         if guide.variants:
             told, codes, images = told.of(variant.rows), variant.codes(codes), variant.applied(images)
         refined = prior.refine(images, told, codes, noise, strength, s.refine.refine_denoise, scale)

@@ -111,19 +111,19 @@ def _varied(
     guide: Guide,
     images: Tensor,
     codes: Tensor,
-    variant: Variant,
+    variant: Variant | None,
     t: Tensor,
     noise: Tensor,
     settings: PullSettings,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(gradient [V, 3, S, S], residual [V], kappa [V]) of one prior, which sees the views in their variant, if it knows
-    the picture in it."""
-    if not guide.variants:
+    """(gradient [V, 3, S, S], residual [V], kappa [V]) of one prior, which sees each view in its variant; None: as it
+    is."""
+    if variant is None:
         return _pulled(guide, images, codes, t, noise, settings)
     asked = replace(guide, conditioning=guide.conditioning.of(variant.rows))
     shown = variant.applied(images), variant.codes(codes)
     pixels, misses, stays = _pulled(asked, *shown, t, noise, settings)
-    return variant.undone(pixels), misses, stays
+    return variant.undone(pixels.to(images)), misses, stays
 
 
 def _pulled(
@@ -157,8 +157,8 @@ def pulls(
     pull, residual = torch.zeros_like(together), together.new_zeros(len(together))
     stiff, shares = together.new_zeros(len(together)), together.new_zeros(len(together))
     codes = torch.cat([d.codes for d in draws]).to(together.device)
-    variant = Variant.joined([d.variant for d in draws])
     for k, guide in enumerate(guides):
+        variant = Variant.joined([d.variant for d in draws], together.device) if guide.variants else None
         t, noise = (
             torch.cat([getattr(d, name)[k] for d in draws]).to(codes.device) for name in ("t", "noise")
         )

@@ -30,10 +30,6 @@ class Variant:
     hue: Tensor
 
     @staticmethod
-    def joined(parts: Sequence[Variant]) -> Variant:
-        return Variant(torch.cat([p.mirror for p in parts]), torch.cat([p.hue for p in parts]))
-
-    @staticmethod
     def of(rows: Tensor) -> Variant:
         """By their numbers [V] in 0 .. 5."""
         return Variant(rows % 2 == 1, rows // 2)
@@ -42,6 +38,11 @@ class Variant:
     def rows(self) -> Tensor:
         """[V] in `variants` of the picture that goes with each view."""
         return 2 * self.hue + self.mirror
+
+    @staticmethod
+    def joined(parts: Sequence[Variant], device: torch.device) -> Variant:
+        """All their views, on the device: one copy to it."""
+        return Variant.of(torch.cat([p.rows for p in parts]).to(device))
 
     def applied(self, images: Tensor) -> Tensor:
         """[V, 3, H, W] as the prior sees them."""
@@ -68,15 +69,17 @@ def variant_of(step: int, count: int, views: ViewSettings, seed: int, purpose: s
 
 def variants(picture: Tensor) -> Tensor:
     """[6, 3, H, W] of a picture [3, H, W]: for each hue as it is and in a mirror, by the numbers of Variant.rows."""
-    return Variant.of(torch.arange(2 * HUES)).applied(picture.expand(2 * HUES, -1, -1, -1))
+    return Variant.of(torch.arange(2 * HUES, device=picture.device)).applied(
+        picture.expand(2 * HUES, -1, -1, -1)
+    )
 
 
 def flipped(images: Tensor, which: Tensor) -> Tensor:
     """[V, C, H, W] with left and right exchanged where `which` [V] says so."""
-    return torch.where(which.to(images.device)[:, None, None, None], images.flip(-1), images)
+    return torch.where(which[:, None, None, None], images.flip(-1), images)
 
 
 def moved_on(images: Tensor, places: Tensor) -> Tensor:
     """[V, 3, H, W] with each picture's channels moved on by so many places [V]."""
-    channels = (torch.arange(3) - places[:, None]) % 3
-    return images.gather(1, channels.to(images.device)[:, :, None, None].expand_as(images))
+    channels = (torch.arange(3, device=places.device) - places[:, None]) % 3
+    return images.gather(1, channels[:, :, None, None].expand_as(images))

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from gs_propeller.app.config import Config, updated
-from gs_propeller.app.guides import Priors
+from gs_propeller.app.guides import Priors, told
 from gs_propeller.app.refining import refinement
 from gs_propeller.base.camera import Cameras, orbit, relative_cameras
 from gs_propeller.distil.pull import Pull
@@ -25,7 +25,7 @@ from gs_propeller.mesh.refine import Offsets, Refinement, RefineState, distance,
 from gs_propeller.mesh.settings import RefineSettings
 from gs_propeller.mesh.surface import from_trimesh
 from gs_propeller.mesh.texture import Reference, Textured, lookup, sample_texture, shade, unwrap
-from gs_propeller.pictures.picture import load_picture
+from gs_propeller.pictures.picture import Picture, load_picture
 from gs_propeller.solver.picard import Problem, Report, Settings, Window, solve
 from gs_propeller.solver.wire import packed, unpacked
 from guidance.diffusion import resized
@@ -374,6 +374,14 @@ def test_refined_views_in_variants(task: Refinement, tmp_path: Path) -> None:
         assert torch.allclose(mixed[v], (expected.flip(-1) if sign < 0 else expected)[0], atol=1e-5)
     same = variant.rows == 0
     assert torch.allclose(mixed[same], plain[same], atol=1e-5) and not torch.allclose(mixed, plain, atol=1e-3)
+
+
+def test_a_picture_is_told_in_variants_where_any_part_of_the_run_asks_for_them(tmp_path: Path) -> None:
+    picture = Picture(torch.rand(3, 16, 16), torch.ones(1, 16, 16))
+    ours = Priors(Pointed(), None)  # type: ignore[arg-type]
+    for given, rows in (({}, 1), ({"hue": 0.1}, 6), ({"changes": "{50: {mirror: 0.5}}"}, 6)):
+        (guide,) = told(updated(Config(), {"input": "thing.png"} | given), picture, ours)
+        assert guide.variants == (rows == 6) and len(guide.conditioning.latents) == rows
 
 
 def test_refinement_views_are_functions_of_the_step() -> None:

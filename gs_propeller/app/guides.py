@@ -14,6 +14,7 @@ from gs_propeller.app.config import Config
 from gs_propeller.app.devices import half_of, precision_of
 from gs_propeller.app.events import Say
 from gs_propeller.app.fingerprint import fingerprint, given_bytes
+from gs_propeller.app.plan import phases_of
 from gs_propeller.base.errors import UserError
 from gs_propeller.distil.pull import Guide
 from gs_propeller.distil.symmetry import variants
@@ -134,7 +135,7 @@ def told(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide
     """The priors with what each is told of the asset."""
     found, elevation_rad = [], config.sections.views.elevation_rad
     if picture is not None and priors.zero123 is not None:
-        varied = config.mirror > 0 or config.hue > 0
+        varied = any(part.mirror > 0 or part.hue > 0 for _, part in phases_of(config))
         shown = variants(picture.rgb) if varied else picture.rgb[None]
         seen = priors.zero123.embed(shown, elevation_rad)
         scales = config.guidance_scale, config.lambda_zero123

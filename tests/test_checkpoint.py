@@ -57,6 +57,13 @@ def test_another_run_s_checkpoint_is_refused(tmp_path: Path) -> None:
     said = r"a run with lambda_rgb=10000.0 \(here 1\), steps=3 \(here 2\), another file as the picture or mesh; add"
     with pytest.raises(UserError, match=said):
         checkpoint.restore(tmp_path / checkpoint.FILE, other, State.from_tensors)
+    checkpoint.save(tmp_path / checkpoint.FILE, _window(), fingerprint(Config(hue=0.5), b"cat"), 0.0)
+    with pytest.raises(
+        UserError, match=r"a run with hue=0.5 \(here default\), mirror=default \(here 0.25\);"
+    ):
+        checkpoint.restore(
+            tmp_path / checkpoint.FILE, fingerprint(Config(mirror=0.25), b"cat"), State.from_tensors
+        )
     for torn in (b"torn", whole[: len(whole) // 2]):
         (tmp_path / checkpoint.FILE).write_bytes(torn)
         with pytest.raises(UserError, match="resume=false"):

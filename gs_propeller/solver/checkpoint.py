@@ -91,7 +91,8 @@ def differing(before: str, mark: str) -> str | None:
         for key in keys
     ):
         return None
-    said = [f"{key}={old.get(key)} (here {new.get(key)})" for key in keys if " " not in key]
+    default = "default"  # what a mark does not name
+    said = [f"{key}={old.get(key, default)} (here {new.get(key, default)})" for key in keys if " " not in key]
     said += [f"another file as {key}" for key in keys if " " in key]
     return "a run with " + ", ".join(said)
 

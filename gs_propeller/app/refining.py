@@ -82,9 +82,9 @@ def refinement(config: Config, textured: Textured, picture: Picture | None, prio
         noise = torch.randn(len(images), *prior.latent_shape, generator=generator)
         codes = relative_cameras(level, *angles(step)).to(prior.device)
         images, told = images.to(prior.device), guide.conditioning
-        asked = variant_of(step, len(images), s.views, s.files.seed, "refine variant")
-        variant = Variant.joined([asked], prior.device)
         if guide.variants:
+            asked = variant_of(step, len(images), s.views, s.files.seed, "refine variant")
+            variant = Variant.joined([asked], prior.device)
             told, codes, images = told.of(variant.rows), variant.codes(codes), variant.applied(images)
         refined = prior.refine(images, told, codes, noise, strength, s.refine.refine_denoise, scale)
         # The change that the prior makes, not its picture: what the VAE loses by itself is no reason to

@@ -18,7 +18,7 @@ from gs_propeller.base.camera import mirrored_codes
 from gs_propeller.base.randomness import keyed_generator
 from gs_propeller.distil.settings import ViewSettings
 
-HUES = 3
+HUES = 3  # as many as channels
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Variant:
 
     def undone(self, images: Tensor) -> Tensor:
         """[V, 3, H, W] of the prior's as they are."""
-        return flipped(moved_on(images, HUES - self.hue), self.mirror)
+        return flipped(moved_on(images, -self.hue), self.mirror)
 
     def codes(self, codes: Tensor) -> Tensor:
         """relative_cameras' [V, 4] from where the prior sees the views."""
@@ -81,5 +81,5 @@ def flipped(images: Tensor, which: Tensor) -> Tensor:
 
 def moved_on(images: Tensor, places: Tensor) -> Tensor:
     """[V, 3, H, W] with each picture's channels moved on by so many places [V]."""
-    channels = (torch.arange(3, device=places.device) - places[:, None]) % 3
+    channels = (torch.arange(HUES, device=places.device) - places[:, None]) % HUES
     return images.gather(1, channels[:, :, None, None].expand_as(images))

@@ -137,4 +137,4 @@ def shard(number: int, objects: int = OBJECTS, beside: bool = False) -> Shard:
 
 def mirrored(images: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
     """What a mirror shows: pictures [..., S, S] flipped, and their codes [..., 4]."""
-    return images.flip(-1), mirrored_codes(poses, torch.ones(poses.shape[:-1], dtype=torch.bool))
+    return images.flip(-1), mirrored_codes(poses, torch.ones_like(poses[..., 0]))

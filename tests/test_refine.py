@@ -182,6 +182,21 @@ def test_geometry_too_is_the_serial_run_s(
     assert serial.step == STEPS
 
 
+def test_no_gradient_is_summed_in_the_order_of_threads(swelling: Refinement) -> None:
+    """torch's own indexing does so, on large meshes; rows.py does not. The graph shows it on a small one."""
+    leaves = swelling.first().params.map(lambda x: x.detach().requires_grad_(True))
+    seen = swelling.seen(leaves, 0)
+    for loss in (swelling.known(leaves), seen.image.sum() + seen.cover.sum()):
+        names, left = set(), [loss.grad_fn]
+        while left:
+            node = left.pop()
+            if node is not None:
+                names.add(type(node).__name__)
+                left += [following for following, _ in node.next_functions]
+        assert names & {"_RowsBackward", "_RenderBackward"}
+        assert not {name for name in names if name.startswith(("Index", "Scatter", "Gather", "GridSampler"))}
+
+
 def test_one_evaluation_serves_several_updates_by_hand(swelling: Refinement) -> None:
     """The target stays: three updates are three gradients of one and the same loss, each at its own place."""
     task = serving(swelling, 3)

@@ -29,6 +29,7 @@ from gs_propeller.base.randomness import keyed_generator
 from gs_propeller.distil.pull import Pull
 from gs_propeller.mesh.raster import Hits
 from gs_propeller.mesh.render import Canvas, render, texels_of
+from gs_propeller.mesh.rows import rows
 from gs_propeller.mesh.settings import RefineSettings
 from gs_propeller.mesh.surface import Mesh
 from gs_propeller.mesh.texture import Reference, Textured
@@ -141,8 +142,8 @@ class Refinement:
         coarse = min(len(self.textured.texture), self.settings.refine_texels)
         vertices = len(self.textured.mesh.vertices) if self.settings.train_geo else 0
         like = self.textured.texture
-        rows = ((coarse, coarse), (len(self.canvas.texels),), (vertices,))
-        zeros = Offsets(*(like.new_zeros(*row, 3) for row in rows))
+        shapes = ((coarse, coarse), (len(self.canvas.texels),), (vertices,))
+        zeros = Offsets(*(like.new_zeros(*row, 3) for row in shapes))
         return RefineState(zeros, zeros, zeros, 0)
 
     @cached_property
@@ -268,13 +269,13 @@ class Refinement:
     def _roughness(self, params: Offsets) -> Tensor:
         """Offsets that differ along edges, and faces that fold more than they did."""
         ends, sides = self.canvas.edges
-        stretch = (params.vertices[ends[:, 0]] - params.vertices[ends[:, 1]]).square().sum(1).mean()
+        stretch = (rows(params.vertices, ends[:, 0]) - rows(params.vertices, ends[:, 1])).square().sum(1).mean()
+        inner = sides[sides[:, 1] >= 0]
 
         def folds(vertices: Tensor) -> Tensor:
-            a, b, c = vertices[self.textured.mesh.faces].unbind(1)
+            a, b, c = (rows(vertices, corner) for corner in self.textured.mesh.faces.unbind(1))
             normals = F.normalize(torch.linalg.cross(b - a, c - a), dim=1)
-            inner = sides[sides[:, 1] >= 0]
-            return (normals[inner[:, 0]] * normals[inner[:, 1]]).sum(1)
+            return (rows(normals, inner[:, 0]) * rows(normals, inner[:, 1])).sum(1)
 
         bent = (folds(self.textured.mesh.vertices) - folds(self.vertices(params))).clamp_min(0).mean()
         return self.settings.lambda_smooth * stretch + self.settings.lambda_normal * bent

@@ -126,6 +126,20 @@ def test_the_second_stage_draws_no_gaussians(found: dict[str, str | None]) -> No
     assert devices.rank_count(Config(), splats=False) == 2
 
 
+def test_only_a_run_that_draws_gaussians_asks_for_their_rasteriser(
+    found: dict[str, str | None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found |= {"gsplat": "none", "inria": "none"}
+    coarse_to_fine = "[{scene: field, steps: 3}, {scene: tetrahedra}]"
+    for config in (Config(scene="field"), Config(stages=coarse_to_fine, prompt="a car")):
+        assert devices.device_of(config).type == "cuda"
+        assert devices.rank_count(config) == 2
+    devices.before_ranks(Config(scene="field", raster="gsplat"))
+    assert not capsys.readouterr().err
+    mixed = Config(stages="[{scene: field, steps: 3}, {scene: gaussians}]", prompt="a car")
+    assert devices.device_of(mixed).type == "cpu"
+
+
 def test_without_any_package_the_remedy_is_gsplats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(raster_ready, "installed", lambda package: False)
     assert raster_ready.rasteriser("auto") == ("cpu", NEEDS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -329,6 +331,17 @@ def test_every_word_of_the_captions_is_one_piece(tmp_path: Path, monkeypatch: py
         "a two-tone yellow and purple cylinder in front of a two-tone orange and red pyramid, overhead view"
     )
     assert len(tokenizer(longest).input_ids) <= TOKENS
+
+
+def test_a_tokenizer_is_the_same_whenever_it_is_made() -> None:
+    """In processes of their own, since within one the order of equal counts stays."""
+    made = (
+        "import json, hashlib; from guidance.pocket.captions import build_tokenizer; "
+        "words = 'a red cube on blue cylinder chequered stand hand land sand seed need deed zebra'.split(); "
+        "print(hashlib.sha256(build_tokenizer(words).backend_tokenizer.to_str().encode()).hexdigest())"
+    )
+    found = {subprocess.check_output([sys.executable, "-c", made], text=True) for _ in range(3)}
+    assert len(found) == 1
 
 
 def test_words_that_nobody_taught_have_pieces_and_are_named(

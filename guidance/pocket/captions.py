@@ -93,18 +93,19 @@ def vocabulary(sentences: Iterable[str]) -> list[str]:
 
 def build_tokenizer(words: list[str]) -> CLIPTokenizer:
     """CLIP's tokenizer with pieces learnt from these words: each of them is one piece, any other falls into letters and
-    parts."""
+    parts. The same pieces in the same order whenever it is called."""
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     learner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # Letters that end a word are given, those too that end none of ours: the trainer would find them in an order of its
+    # own, another each time, by which it breaks ties.
+    ends = [f"{letter}</w>" for letter in alphabet]
     trainer = trainers.BpeTrainer(
         vocab_size=100_000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False,
-        special_tokens=["<|startoftext|>", "<|endoftext|>"], min_frequency=1,
+        special_tokens=["<|startoftext|>", "<|endoftext|>", *ends], min_frequency=1,
     )  # fmt: skip
     learner.train_from_iterator(words + list(",.-'"), trainer)
-    pieces = learner.get_vocab()
-    for letter in alphabet:  # a letter that ends no word of ours may still end one of the user's
-        pieces.setdefault(f"{letter}</w>", len(pieces))
+    pieces = dict(sorted(learner.get_vocab().items(), key=lambda item: item[1]))
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     return CLIPTokenizer(vocab=pieces, merges=merges, model_max_length=TOKENS)
 

@@ -72,10 +72,9 @@ VAE_BATCH, VAE_LR = 256, 0.003
 VARIED = 0.25  # deviation of how an object's channels are mixed for its second appearance
 FIRST_RENDERS = 8  # shards that the VAE's training waits for
 RENDERS = 64  # shards that it draws from at most
-OWN_OBJECTS, OWN_STEPS = (
-    512,
-    16,
-)  # models that the device draws at once, and how often: a view is used about twice
+KEPT = 200_000  # objects drawn by processes, of the shards and varied, in the device's memory: 16 GB
+# Models that the device draws at once, which takes an H200 0.2 s, and how often: a view is used about four times.
+OWN_OBJECTS, OWN_STEPS = 512, 32
 OWN_FIRST = 16  # times that many before the first step
 OWN_KEPT = 65_536  # of them in memory
 OWN_SHARE = 0.5  # of the batch
@@ -217,7 +216,7 @@ def train_unet(
     optimiser = Muon(model, options.lr, fused=device.type == "cuda")
     alphas = build_scheduler().alphas_cumprod.to(device)
     generator = chance(device)
-    held = resident(2 * OBJECTS * len(drawn), device)
+    held = resident(min(2 * OBJECTS * len(drawn), KEPT), device)
     blank = [torch.zeros_like(x[:1]).expand(options.batch, *x.shape[1:]) for x in held.rows.values()]
     known, latents, poses = blank[0], blank[1][:, 0].float(), blank[2][:, 0]
     sample = known, latents, latents, poses

@@ -51,8 +51,7 @@ from guidance.pocket.model import LATENTS, Denoiser, build_scheduler
 from guidance.pocket.muon import Muon
 from guidance.pocket.stream import cached_shard, humbly, keep_shard, newest_shard, save
 from guidance.pocket.train import loss_of, restored, vae_of
-from guidance.pocket.train_vae import PHOTOGRAPHS, unrendered
-from guidance.pocket.train_vae import Muon as VaeMuon
+from guidance.pocket.train_vae import PHOTOGRAPHS, KernelMuon, unrendered
 from guidance.pocket.train_vae import loss_of as vae_loss_of
 from guidance.pocket.training import (
     CHECKPOINT,
@@ -134,7 +133,7 @@ def train_vae(options: Options, minutes: float, place: Path) -> None:
     fast()
     vae = vae_of(options).to(device, memory_format=torch.channels_last)
     old, average = copy.deepcopy(vae).eval().requires_grad_(False), copy.deepcopy(vae)
-    optimiser = VaeMuon(vae, VAE_LR)
+    optimiser = KernelMuon(vae, VAE_LR)
     others = torch.cat([load_file(f)["images"] for f in files(place, "others*.safetensors", OTHERS)]).to(
         device
     )

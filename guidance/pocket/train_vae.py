@@ -137,7 +137,7 @@ def _widened(known: Tensor, fresh: Tensor, columns: Tensor) -> Tensor:
     return wide
 
 
-class Muon:
+class KernelMuon:
     """Momentum whose step for a convolution is made orthogonal (Jordan et al. 2024, Newton-Schulz of five rounds), for
     its kernel as a matrix [out, in x 3 x 3]: every direction moves alike, so that few steps go far. All other
     parameters by AdamW, at `plain` of the rate."""
@@ -201,7 +201,7 @@ def train_vae(options: Options, start: Path, log: Log, batch: int = 8, lr: float
     shards = [cached_shard(options.out / "shards", k) for k in range(SHARDS)]
     renders = torch.cat([s.images.flatten(0, 1) for s in shards])
     average = copy.deepcopy(vae)
-    optimiser = Muon(vae, lr)
+    optimiser = KernelMuon(vae, lr)
     begun_s, step, share = time.time(), 0, 0.0
     while share < 1.0:
         share = min((time.time() - begun_s) / 60 / options.minutes, 1.0)

@@ -88,8 +88,8 @@ class DeviceSettings(Section):
 
     # fmt: off
     device: str = option(
-        "auto", "auto takes CUDA where there is one and what draws Gaussians on it, if there are any, works; mps has the prior on an Apple GPU, "
-        "untested, and the CPU draws", choices=("auto", "cpu", "cuda", "mps"))
+        "auto", "auto takes CUDA where there is one and, for Gaussians, a rasteriser works on it; mps has the prior on "
+        "an Apple GPU, untested, and the CPU draws", choices=("auto", "cpu", "cuda", "mps"))
     ranks: int = option(0, "processes, a device each; 0: every visible GPU, or one on a CPU", "", 0, 1024)
     group: int = option(0, "ranks to a picture, of many pictures; 0: as even as it goes", "", 0, 1024)
     rollout_device: str = option(

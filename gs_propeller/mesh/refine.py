@@ -269,7 +269,8 @@ class Refinement:
     def _roughness(self, params: Offsets) -> Tensor:
         """Offsets that differ along edges, and faces that fold more than they did."""
         ends, sides = self.canvas.edges
-        stretch = (rows(params.vertices, ends[:, 0]) - rows(params.vertices, ends[:, 1])).square().sum(1).mean()
+        start, end = (rows(params.vertices, column) for column in ends.unbind(1))
+        stretch = (start - end).square().sum(1).mean()
         inner = sides[sides[:, 1] >= 0]
 
         def folds(vertices: Tensor) -> Tensor:

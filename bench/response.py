@@ -91,6 +91,7 @@ def main() -> None:
         ]
     found = measured(configs)
     folder = given.out or Path(find_text_prior("pocket") if given.text else find_prior("pocket"))
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / RESPONSE).write_text(json.dumps({"share": found}) + "\n")
     print(json.dumps({"share": found}))
 

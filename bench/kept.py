@@ -13,6 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 
+from gs_propeller.base.processes import end_with_parent
+
 
 class Keyed(Protocol):
     """A job that can be pickled, hashed and told from others."""
@@ -66,7 +68,8 @@ def _worked(jobs: list[J], work: Callable[[J], Figures], workers: int) -> Iterat
         yield from ((one, work(one)) for one in jobs)
         return
     os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, initializer=end_with_parent) as pool:
         futures = {pool.submit(work, one): one for one in jobs}
         for future in as_completed(futures):
             yield futures[future], future.result()

@@ -19,6 +19,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gs_propeller.base.processes import end_with_parent
 from guidance.pocket.data import Shard, shard
 
 FIRST_SHARD = 58
@@ -76,7 +77,7 @@ class Ahead:
     def __init__(self, draw: Callable[[int], object], workers: int) -> None:
         self.draw, self.workers = draw, workers
         context = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(workers, context) if workers else None
+        self.pool = ProcessPoolExecutor(workers, context, initializer=end_with_parent) if workers else None
         self.drawn: dict[int, Future[None]] = {}
 
     def need(self, wanted: range) -> None:

@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gs_propeller.base.errors import UserError
+from gs_propeller.base.processes import end_with_parent
 from guidance import POCKET
 from guidance.pocket import many_render
 from guidance.pocket.clock import (
@@ -287,7 +288,7 @@ def main() -> None:
     if not log.exists():  # that of the weights it begins with comes first
         log.write_text((start / "training.jsonl").read_text())
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(options.workers, context)
+    pool = ProcessPoolExecutor(options.workers, context, initializer=end_with_parent)
     done = (options.out / DONE).exists()
     for number in range(0 if done else OTHERS):
         pool.submit(humbly, partial(keep_others, place), number)

@@ -22,6 +22,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from gs_propeller.base.processes import end_with_parent
 from guidance import POCKET
 from guidance.pocket.clock import (
     Arrivals,
@@ -143,7 +144,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     tokenizer_of(options.out, models)
-    pool = ProcessPoolExecutor(options.workers, multiprocessing.get_context("spawn"))
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(options.workers, spawn, initializer=end_with_parent)
     first = newest(options.out)
     keep = partial(humbly, partial(keep_told, options.out, models))
     train(options, ends_s, first, [pool.submit(keep, first + k) for k in range(count)], models)

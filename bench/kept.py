@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 
-from gs_propeller.base.processes import end_with_parent
+from gs_propeller.base.processes import pool_of
 
 
 class Keyed(Protocol):
@@ -68,8 +67,7 @@ def _worked(jobs: list[J], work: Callable[[J], Figures], workers: int) -> Iterat
         yield from ((one, work(one)) for one in jobs)
         return
     os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, initializer=end_with_parent) as pool:
+    with pool_of(workers) as pool:
         futures = {pool.submit(work, one): one for one in jobs}
         for future in as_completed(futures):
             yield futures[future], future.result()

@@ -31,6 +31,7 @@ from bench.model import ROLL_OUT_GPU_S, Costs, loop_s, serial_s
 from bench.solving import Setup, configured, prepared
 from bench.speed import BRIEF, timed
 from bench.truth import Case, save_png
+from gs_propeller.base.processes import end_with_parent
 from gs_propeller.distil.pull import Pull
 from gs_propeller.scenes.gaussians.raster.cpu import set_threads
 from gs_propeller.scenes.gaussians.state import Gaussians, init_ball
@@ -108,6 +109,7 @@ def exchange(rows: int, path: Path) -> None:
 
 def busy(index: int, ready: str) -> None:
     """Keeps a core at drifts, as the other rank of a two-rank run does."""
+    end_with_parent()
     torch.set_num_threads(1)
     set_threads(1)
     setup = prepared(configured(object_at(index), PAPERS_LOOP))

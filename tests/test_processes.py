@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 
 POOL = """
-import multiprocessing, os, time
-from concurrent.futures import ProcessPoolExecutor
-from gs_propeller.base.processes import end_with_parent
+import os, time
+from gs_propeller.base.processes import pool_of
 
 def work(_):
     print(os.getpid(), flush=True)
     time.sleep(600)
 
 if __name__ == "__main__":
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=end_with_parent)
+    pool = pool_of(1)
     pool.submit(work, 0).result()
 """
 

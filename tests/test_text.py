@@ -336,7 +336,7 @@ def test_every_word_of_the_captions_is_one_piece(tmp_path: Path, monkeypatch: py
 def test_a_tokenizer_is_the_same_whenever_it_is_made() -> None:
     """In processes of their own, since within one the order of equal counts stays."""
     made = (
-        "import json, hashlib; from guidance.pocket.captions import build_tokenizer; "
+        "import hashlib; from guidance.pocket.captions import build_tokenizer; "
         "words = 'a red cube on blue cylinder chequered stand hand land sand seed need deed zebra'.split(); "
         "print(hashlib.sha256(build_tokenizer(words).backend_tokenizer.to_str().encode()).hexdigest())"
     )

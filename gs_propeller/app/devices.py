@@ -18,7 +18,7 @@ COMPILING = "compiling the GPU rasteriser's kernels, once on this machine: some 
 
 def device_of(config: Config, splats: bool = True, say: Say = say_note) -> torch.device:
     """This rank's device, the prior's, made the current one if it is a GPU. splats: it is for a run of the first stage,
-    so that auto, where Gaussians are drawn in it, takes CUDA only where a rasteriser works; that it does not is said.
+    so that auto, if Gaussians are drawn in it, takes CUDA only where a rasteriser works; that it does not is said.
     Raises UserError."""
     cuda = torch.cuda.is_available()
     if config.device == "mps":  # written, but never run on such a machine
@@ -33,7 +33,7 @@ def device_of(config: Config, splats: bool = True, say: Say = say_note) -> torch
     torch.cuda.set_device(
         device
     )  # some packages launch their kernels on the current one, wherever the tensors are
-    if not (splats and _gaussians_in(config)):
+    if not _rasterises(config, splats):
         return device
     with said_if_long(COMPILING, say, 5.0):
         trouble = rasteriser(config.raster)[1]
@@ -66,7 +66,7 @@ def rank_count(config: Config, splats: bool = True) -> int:
     if config.ranks or not _cuda_wanted(config):
         return int(config.ranks) or 1
     gpus = torch.cuda.device_count()
-    if gpus > 1 and splats and config.device == config.raster == "auto" and _gaussians_in(config):
+    if gpus > 1 and config.device == config.raster == "auto" and _rasterises(config, splats):
         before_ranks(config)
         return 1 if rasteriser("auto")[1] is not None else gpus
     return gpus
@@ -75,15 +75,16 @@ def rank_count(config: Config, splats: bool = True) -> int:
 def before_ranks(config: Config, splats: bool = True) -> None:
     """What ranks would else do all at once, done before they start: the rasteriser is compiled and tried.
     Raises UserError."""
-    if splats and _cuda_wanted(config) and _gaussians_in(config):
+    if _cuda_wanted(config) and _rasterises(config, splats):
         with said_if_long(COMPILING, say_note, 5.0):
             try_apart(config.raster)
         _asked_for(config, rasteriser(config.raster)[1])
 
 
-def _gaussians_in(config: Config) -> bool:
-    """Whether a stage of the run draws Gaussians; fields, distances and tetrahedra need no rasteriser of theirs."""
-    return any(stage.scene == "gaussians" for stage in stages_of(config))
+def _rasterises(config: Config, splats: bool) -> bool:
+    """Whether the run draws Gaussians at any stage; what draws fields, distances and tetrahedra is no rasteriser of
+    theirs. splats: as in device_of."""
+    return splats and any(stage.scene == "gaussians" for stage in stages_of(config))
 
 
 def _cuda_wanted(config: Config) -> bool:

@@ -105,9 +105,8 @@ def build_tokenizer(words: list[str]) -> CLIPTokenizer:
         special_tokens=["<|startoftext|>", "<|endoftext|>", *ends], min_frequency=1,
     )  # fmt: skip
     learner.train_from_iterator(words + list(",.-'"), trainer)
-    pieces = dict(sorted(learner.get_vocab().items(), key=lambda item: item[1]))
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
-    return CLIPTokenizer(vocab=pieces, merges=merges, model_max_length=TOKENS)
+    return CLIPTokenizer(vocab=learner.get_vocab(), merges=merges, model_max_length=TOKENS)
 
 
 def save_tokenizer(folder: Path, words_folder: Path, with_models: bool = False) -> None:

@@ -6,10 +6,9 @@ pixels, K samples of a batch. Which shards a step may draw from is a function of
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -19,7 +18,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gs_propeller.base.processes import end_with_parent
+from gs_propeller.base.processes import pool_of
 from guidance.pocket.data import Shard, shard
 
 FIRST_SHARD = 58
@@ -76,8 +75,7 @@ class Ahead:
 
     def __init__(self, draw: Callable[[int], object], workers: int) -> None:
         self.draw, self.workers = draw, workers
-        context = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(workers, context, initializer=end_with_parent) if workers else None
+        self.pool = pool_of(workers) if workers else None
         self.drawn: dict[int, Future[None]] = {}
 
     def need(self, wanted: range) -> None:

@@ -16,7 +16,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gs_propeller.base.errors import UserError
-from gs_propeller.base.processes import end_with_parent
+from gs_propeller.base.processes import end_with_parent, pool_of
 from guidance import POCKET
 from guidance.pocket import many_render
 from guidance.pocket.clock import (
@@ -72,7 +72,7 @@ VAE_BATCH, VAE_LR = 256, 0.003
 VARIED = 0.25  # deviation of how an object's channels are mixed for its second appearance
 FIRST_RENDERS = 8  # shards that the VAE's training waits for
 RENDERS = 64  # shards that it draws from at most
-KEPT = 200_000  # objects drawn by processes, of the shards and varied, in the device's memory: 16 GB
+KEPT = 200_000  # objects that processes have drawn, and these varied, in the device's memory: 16 GB
 # Models that the device draws at once, which takes an H200 0.2 s, and how often: a view is used about four times.
 OWN_OBJECTS, OWN_STEPS = 512, 32
 OWN_FIRST = 16  # times that many before the first step
@@ -129,6 +129,7 @@ def varied(images: Tensor, poses: Tensor, generator: torch.Generator) -> tuple[T
 def train_vae(options: Options, minutes: float, place: Path) -> None:
     """Trains the VAE in out/vae for some minutes on the shards in `place` and replaces it by the averaged weights;
     out/vae.done (DONE) says so."""
+    end_with_parent()
     device, log = torch.device(options.device), Log(options.out / "log.jsonl")
     torch.manual_seed(options.seed)
     fast()
@@ -287,15 +288,14 @@ def main() -> None:
     log = options.out / "log.jsonl"
     if not log.exists():  # that of the weights it begins with comes first
         log.write_text((start / "training.jsonl").read_text())
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(options.workers, context, initializer=end_with_parent)
+    pool = pool_of(options.workers)
     done = (options.out / DONE).exists()
     for number in range(0 if done else OTHERS):
         pool.submit(humbly, partial(keep_others, place), number)
     first = newest(options.out, start)
     beside = bool(keys(TRAIN))
     drawn = [pool.submit(humbly, partial(keep_shard, place, beside=beside), first + k) for k in range(count)]
-    trained = context.Process(
+    trained = multiprocessing.get_context("spawn").Process(
         target=train_vae, args=(options, options.minutes * vae_share, place), daemon=True
     )
     if not done:

@@ -9,9 +9,8 @@ B objects of a shard, V views, W wordings of a view, C latent channels, L latent
 
 from __future__ import annotations
 
-import multiprocessing
 import time
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from gs_propeller.base.processes import end_with_parent
+from gs_propeller.base.processes import pool_of
 from guidance import POCKET
 from guidance.pocket.clock import (
     Arrivals,
@@ -144,8 +143,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     tokenizer_of(options.out, models)
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(options.workers, spawn, initializer=end_with_parent)
+    pool = pool_of(options.workers)
     first = newest(options.out)
     keep = partial(humbly, partial(keep_told, options.out, models))
     train(options, ends_s, first, [pool.submit(keep, first + k) for k in range(count)], models)

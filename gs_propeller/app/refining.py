@@ -85,7 +85,7 @@ def refinement(config: Config, textured: Textured, picture: Picture | None, prio
         if guide.variants:
             asked = variant_of(step, len(images), s.views, s.files.seed, "refine variant")
             variant = Variant.joined([asked], prior.device)
-            told, codes, images = told.of(variant.rows), variant.codes(codes), variant.applied(images)
+            told, images, codes = variant.asked(told, images, codes)
         refined = prior.refine(images, told, codes, noise, strength, s.refine.refine_denoise, scale)
         # The change that the prior makes, not its picture: what the VAE loses by itself is no reason to
         # change the texture, and detail finer than its pixels stays (DreamGaussian takes the picture).

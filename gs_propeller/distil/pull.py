@@ -120,9 +120,8 @@ def _varied(
     is."""
     if variant is None:
         return _pulled(guide, images, codes, t, noise, settings)
-    asked = replace(guide, conditioning=guide.conditioning.of(variant.rows))
-    shown = variant.applied(images), variant.codes(codes)
-    pixels, misses, stays = _pulled(asked, *shown, t, noise, settings)
+    told, shown, there = variant.asked(guide.conditioning, images, codes)
+    pixels, misses, stays = _pulled(replace(guide, conditioning=told), shown, there, t, noise, settings)
     return variant.undone(pixels.to(images)), misses, stays
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,15 @@ from gs_propeller.base.randomness import keyed_generator
 from gs_propeller.distil.settings import ViewSettings
 
 HUES = 3  # as many as channels
+
+
+class Conditioning(Protocol):
+    """What a prior knows of its input pictures: see guidance/zero123.py."""
+
+    def of(self, rows: Tensor) -> Self: ...
+
+
+Told = TypeVar("Told", bound=Conditioning)
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,11 @@ class Variant:
     def codes(self, codes: Tensor) -> Tensor:
         """relative_cameras' [V, 4] from where the prior sees the views."""
         return mirrored_codes(codes, self.mirror)
+
+    def asked(self, told: Told, images: Tensor, codes: Tensor) -> tuple[Told, Tensor, Tensor]:
+        """What the prior is told of the picture, shown and asked for, each view in its variant; `undone` puts its
+        answer back. told: of all `variants` of the picture."""
+        return told.of(self.rows), self.applied(images), self.codes(codes)
 
 
 def variant_of(step: int, count: int, views: ViewSettings, seed: int, purpose: str = "variant") -> Variant:

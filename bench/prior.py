@@ -7,8 +7,9 @@ which distillation follows; more steps draw one of what may be, sharper, and in 
 the mean of what it makes of the picture's six variants, which a run with `mirror` and `hue` follows, and in the same
 run rivals that draw nothing: the known view unchanged, the mean training view, and the training object whose known
 view is nearest, mirror images included, turned as asked. And what the VAE alone keeps of the true views, and of real
-pictures framed as the program frames them. LPIPS is measured where its weights are in the cache. Prints tables, writes
-a contact sheet, then one JSON object.
+pictures framed as the program frames them; and the true views' own IoU (truth_iou), whose white parts and edges are no
+object to a measure that sees a picture over white: no prior can have more. LPIPS is measured where its weights are in
+the cache. Prints tables, writes a contact sheet, then one JSON object.
 """
 
 from __future__ import annotations
@@ -179,10 +180,11 @@ def main() -> None:
     measures = MEASURES + (("lpips",) if lpips else ())
     console, figures, sheet = Console(width=120), {}, []
     kept: dict[str, float] = {}
+    own_iou: dict[str, float] = {}
     for kind, cases in asked(given.seen, given.unseen, given.models, given.validation).items():
         rows: dict[str, list[dict[str, float]]] = {}
         per_family: dict[str, list[float]] = {}
-        truths = []
+        truths, visible = [], []
         for index, (thing, pose) in enumerate(cases):
             case = turned(thing, pose, prior.size_px)
             drawn = {f"DDIM, {n} steps": sampled(prior, case, n, index) for n in given.steps}
@@ -195,6 +197,7 @@ def main() -> None:
             chosen = next(iter(drawn.values()))
             per_family.setdefault(thing.family, []).append(psnr_db(chosen, case.truth))
             truths.append(case.truth[::4])
+            visible.append(iou(case.truth, case.masks))
             if index < 2 * len(UNTRAINED):
                 strips = [torch.cat([case.known, *x[::2]], 2) for x in (case.truth, *drawn.values())][:3]
                 sheet.append(torch.cat(strips, 1))
@@ -209,7 +212,9 @@ def main() -> None:
         console.print(table)
         console.print(", ".join(f"{f} {np.mean(v):.1f}" for f, v in per_family.items()))
         figures[kind] = means
-        kept["" if kind == "seen" else f"{kind}_"] = kept_db(prior.vae, torch.cat(truths))
+        prefix = "" if kind == "seen" else f"{kind}_"
+        kept[prefix] = kept_db(prior.vae, torch.cat(truths))
+        own_iou[prefix] = float(np.mean(visible))
     save_png(str(given.sheet), torch.cat([torch.cat(sheet[i::2], 1) for i in range(2)], 2))
     result: dict[str, float] = {"ddim_steps": given.steps[0]}
     for n in given.steps[1:]:
@@ -231,6 +236,7 @@ def main() -> None:
         ):
             result |= {f"{prefix}{key}_{k}": means[name][k] for k in ("psnr_db", "iou")}
     result |= {f"{prefix}vae_psnr_db": value for prefix, value in kept.items()}
+    result |= {f"{prefix}truth_iou": value for prefix, value in own_iou.items()}
     if files := pictures():
         framed = [F.interpolate(load_picture(f).rgb[None], (prior.size_px,) * 2, mode="area") for f in files]
         each = {f.name: kept_db(prior.vae, x) for f, x in zip(files, framed, strict=True)}

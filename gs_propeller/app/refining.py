@@ -19,13 +19,14 @@ from gs_propeller.app.fingerprint import SECOND_STAGE, fingerprint
 from gs_propeller.app.guides import Priors, picture_of, told
 from gs_propeller.app.job import Stage
 from gs_propeller.base.camera import Cameras, relative_cameras
+from gs_propeller.base.errors import UserError
 from gs_propeller.base.media import contact_sheet, turntable
 from gs_propeller.base.randomness import keyed_generator
 from gs_propeller.distil.draw import camera_of
 from gs_propeller.distil.pull import Pull
 from gs_propeller.distil.symmetry import Variant, variant_of
 from gs_propeller.mesh import refine
-from gs_propeller.mesh.foreign import Frame, load_mesh, placed
+from gs_propeller.mesh.foreign import Frame, placed, read_mesh
 from gs_propeller.mesh.io import save_glb, save_obj
 from gs_propeller.mesh.raster import mesh_device
 from gs_propeller.mesh.refine import Offsets, Refinement, RefineState, refine_angles
@@ -43,12 +44,24 @@ def mesh_file(config: Config) -> Path:
     return Path(config.mesh) if config.mesh else config.run_folder / f"{config.run_name}.obj"
 
 
-def started(config: Config) -> tuple[Textured, Frame]:
-    """(the mesh to refine, put before the cameras; where it was put, if it is not a run's own). Raises UserError."""
+def result_file(config: Config, kind: str) -> Path:
+    """Where the refined asset goes: "obj" or "glb"."""
+    return config.run_folder / f"{config.run_name}_refined.{kind}"
+
+
+def started(config: Config) -> tuple[Textured, Frame, tuple[str, ...]]:
+    """(the mesh to refine, put before the cameras; where it was put, if it is not a run's own; what the user should
+    know of its file). Raises UserError."""
     picture, file = picture_of(config), mesh_file(config)
-    textured = load_mesh(file, config.texture_size)
+    if any(
+        file.resolve() == made.resolve() for made in (result_file(config, "obj"), result_file(config, "glb"))
+    ):
+        raise UserError(
+            f"{file} would be overwritten by what is made of it; name=NAME or outdir=FOLDER keeps both"
+        )
+    textured, notes = read_mesh(file, config.texture_size)
     frame = placed(textured, reference_of(config, picture), str(file)) if config.mesh else Frame()
-    return frame.into(textured), frame
+    return frame.into(textured), frame, notes
 
 
 def refined_before(config: Config) -> bool:
@@ -56,7 +69,7 @@ def refined_before(config: Config) -> bool:
     if (config.run_folder / CHECKPOINT).exists():
         return False
     options = config.run_folder / "refine_config.yaml"
-    result, mesh = config.run_folder / f"{config.run_name}_refined.glb", mesh_file(config)
+    result, mesh = result_file(config, "glb"), mesh_file(config)
     if not (config.resume and options.is_file() and result.is_file() and mesh.is_file()):
         return False
     marks = [fingerprint(c, b"", also=SECOND_STAGE) for c in (config, load(["--config", str(options)])[0])]
@@ -109,7 +122,7 @@ def refinement(config: Config, textured: Textured, picture: Picture | None, prio
 
 
 def refining(config: Config, ranks: Ranks, task: Refinement, given: bytes) -> Stage[RefineState, Pull]:
-    """The second stage. given: the bytes of the picture and of the mesh that it starts from."""
+    """The second stage. given: the picture's bytes."""
     logged, s = Logged(), config.sections
     settings = replace(s.solver, steps=task.steps, threshold=s.refine.refine_threshold)
     return Stage(
@@ -117,7 +130,7 @@ def refining(config: Config, ranks: Ranks, task: Refinement, given: bytes) -> St
         problem(task, ranks, logged, s.scene.distance),
         settings.among(ranks.world),
         task.first,
-        fingerprint(config, given, also=SECOND_STAGE),
+        fingerprint(config, given + _bytes(task.textured), also=SECOND_STAGE),
         RefineState.from_tensors,
         refine.LOSSES,
         logged.rows,
@@ -129,6 +142,13 @@ def refining(config: Config, ranks: Ranks, task: Refinement, given: bytes) -> St
         task.every,
         s.refine.refine_steps,
     )
+
+
+def _bytes(textured: Textured) -> bytes:
+    """Of the mesh as it was read: of all the files that it has."""
+    mesh = textured.mesh
+    parts = (mesh.vertices, mesh.faces, textured.uvs, textured.uv_faces, textured.texture)
+    return b"".join(part.cpu().numpy().tobytes() for part in parts)
 
 
 def problem(task: Refinement, ranks: Ranks, logged: Logged, by: str) -> Problem[RefineState, Pull]:
@@ -146,7 +166,7 @@ def problem(task: Refinement, ranks: Ranks, logged: Logged, by: str) -> Problem[
 def saved(config: Config, refined: Textured, frame: Frame) -> dict[str, Path]:
     """Every file of the refined asset; the mesh in the scale and place of the file that it came from."""
     folder, name = config.run_folder, config.run_name
-    files = {kind: folder / f"{name}_refined.{kind}" for kind in ("obj", "glb")}
+    files = {kind: result_file(config, kind) for kind in ("obj", "glb")}
     files["png"] = folder / f"{name}_refined_sheet.png"
     save_obj(files["obj"], frame.back(refined))
     save_glb(files["glb"], frame.back(refined))

@@ -17,7 +17,6 @@ from gs_propeller.app.job import jobs_of, solved, work_off
 from gs_propeller.app.log import quiet_libraries, said_if_long
 from gs_propeller.app.refining import (
     TRAVELLERS,
-    mesh_file,
     refined_before,
     refinement,
     refining,
@@ -62,7 +61,9 @@ def refine_assets(jobs: Sequence[Config], audience: Audience, made: list[Refined
             warm()
 
     def task_of(job: Config) -> tuple[Refinement, Frame]:
-        textured, frame = started(job)
+        textured, frame, said = started(job)
+        for line in said if ranks.rank == 0 else ():
+            audience.note(line)
         return refinement(job, textured, picture_of(job), priors), frame
 
     def one(index: int) -> None:
@@ -93,8 +94,7 @@ def _one(
     """One asset on this group of ranks. alone: there is no other job."""
     with checkpoint.lock(config.run_folder):
         ranks.begin(index, task.compute, note_of(config))
-        given = given_bytes(config) + mesh_file(config).read_bytes()
-        stage = refining(config, ranks, task, given + str(len(task.textured.texture)).encode())
+        stage = refining(config, ranks, task, given_bytes(config))
         window, seconds = solved(config, stage, ranks.device, audience)
         if alone:
             ranks.close()  # the others need not wait for the files

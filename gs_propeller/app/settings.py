@@ -15,8 +15,8 @@ class FileSettings(Section):
 
     # fmt: off
     input: str = option(
-        "", "picture to turn into an asset: PNG, JPEG or WebP, with or without alpha; or a folder or pattern (*.png) "
-        "of them", path=True)
+        "", "picture to turn into an asset: PNG, JPEG, WebP, BMP or TIFF, with or without alpha; or a folder or "
+        "pattern (*.png) of them", path=True)
     prompt: str = option("", "sentence to turn into an asset")
     negative_prompt: str = option("", "what the asset should not look like")
     name: str = option("", "of the run and its files; from the input's file name or the prompt where empty")

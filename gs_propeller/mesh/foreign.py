@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,9 +18,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+from trimesh.resolvers import FilePathResolver
 
 from gs_propeller.base.camera import Cameras
 from gs_propeller.base.errors import UserError
+from gs_propeller.base.grey import eight_bit
+from gs_propeller.mesh.gltf import in_plain_words
+from gs_propeller.mesh.mtl import pictures_of
 from gs_propeller.mesh.raster import rasterize
 from gs_propeller.mesh.surface import Mesh
 from gs_propeller.mesh.texture import Reference, Textured, filled, texel_surface, unwrap
@@ -35,6 +40,11 @@ KEPT_OVERLAP, LEAST_OVERLAP = (
     0.25,
 )  # IoU of outlines: the mesh stays where it is; it is no mesh of that picture
 OUTLINE_PX = 96
+SHARED = (
+    0.05  # of the texels, or of the surface: so much may be shared, or have none, of a texture that is kept
+)
+NO_TEXELS = 1e-3  # a face of fewer has none
+FAR = 1000.0  # of its size from the origin: there, 32 bits leave a mesh a few thousand places along a side
 
 
 @dataclass(frozen=True)
@@ -60,62 +70,155 @@ class Part:
 
 
 def load_mesh(path: str | Path, texture_size: int = 1024) -> Textured:
-    """A mesh file with one square texture: its own where it has that, else one of texture_size that is painted anew.
+    """read_mesh's, without its notes."""
+    return read_mesh(path, texture_size)[0]
 
-    .glb, .gltf, .obj, .ply, .stl; several materials, repeated textures, colour factors, colours of vertices and faces.
-    Raises UserError.
+
+def read_mesh(path: str | Path, texture_size: int = 1024) -> tuple[Textured, tuple[str, ...]]:
+    """(a mesh file with one square texture: its own where each face has texels of its own there, else one of
+    texture_size that is painted anew; what the user should know of the reading, a line each).
+
+    .glb, .gltf, .obj, .ply, .stl; several materials, repeated and shared textures, colour factors, colours of vertices
+    and faces. So far from the origin that floats cannot tell its vertices apart, it is moved there. Raises UserError.
     """
     if not Path(path).is_file():
         raise UserError(
             f"no mesh {path}; run main_propeller.py first, or give mesh=FILE.glb, .obj, .ply or .stl"
         )
     try:
-        parts = _parts(Path(path))
+        parts, notes = _parts(Path(path))
+    except UserError:
+        raise
     except Exception as error:  # a reader of many formats, each with errors of its own
         raise UserError(
             f"{path} is not a mesh that can be read: {str(error) or type(error).__name__}"
         ) from error
-    if len(parts) > 1 or not parts[0].plain:
-        return _repainted(parts, texture_size)
-    (part,) = parts
-    assert part.image is not None and part.uvs is not None
-    mesh, faces = _merged(part.vertices, part.faces)
-    uvs = torch.from_numpy(np.array(part.uvs, dtype=np.float32))
-    return Textured(mesh, uvs, faces, torch.from_numpy(_square(part.image)))
+    parts, moved = _near_origin(parts)
+    if moved:
+        notes.append(f"{path} lies too far from the origin for its size: the result stands at the origin")
+    if len(parts) == 1 and parts[0].plain:
+        (part,) = parts
+        assert part.image is not None and part.uvs is not None
+        mesh, faces = _merged(part.vertices, part.faces)
+        uvs = torch.from_numpy(np.array(part.uvs, dtype=np.float32))
+        own = Textured(mesh, uvs, faces, torch.from_numpy(_square(part.image)))
+        if _once_over(own):
+            return own, tuple(notes)
+        notes.append(f"faces of {path} share parts of its texture: it is painted anew, at {texture_size} px")
+    return _repainted(parts, texture_size), tuple(notes)
 
 
-def _parts(path: Path) -> list[Part]:
-    """Raises what trimesh does, and ValueError where there are no faces."""
-    loaded = trimesh.load(path, process=False)
-    pieces = loaded.dump() if isinstance(loaded, trimesh.Scene) else [loaded]
-    parts = [_part(piece, linear=path.suffix.lower() in (".glb", ".gltf")) for piece in pieces
+def _once_over(textured: Textured) -> bool:
+    """Whether each face has texels of its own: none that another has, or none at all."""
+    side, mesh = len(textured.texture), textured.mesh
+    uvs, corners = textured.uvs[textured.uv_faces].double(), mesh.vertices[mesh.faces].double()
+    texels = _areas(F.pad(uvs, (0, 1))) * side**2
+    areas = _areas(corners)
+    held = len(texel_surface(textured.uvs, textured.uv_faces, side)[0])
+    without = float(areas[texels < NO_TEXELS].sum() / areas.sum().clamp_min(1e-30))
+    return float(texels.sum()) <= (1 + SHARED) * held + 1 and without <= SHARED
+
+
+def _areas(corners: Tensor) -> Tensor:
+    """[n] of triangles [n, 3, 3]."""
+    return torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1) / 2
+
+
+def _near_origin(parts: Sequence[Part]) -> tuple[list[Part], bool]:
+    """The parts in 32 bits, and whether they were moved to the origin for that."""
+    points = np.concatenate([part.vertices for part in parts])
+    low, high = points.min(0), points.max(0)
+    far = bool(np.abs(low + high).max() / 2 > FAR * (high - low).max())
+    shift = (low + high) / 2 if far else np.zeros(3)
+    return [replace(part, vertices=(part.vertices - shift).astype(np.float32)) for part in parts], far
+
+
+def _parts(path: Path) -> tuple[list[Part], list[str]]:
+    """(what has faces, in the world's coordinates, 64 bits; what of its look is not read, a line each). Raises what
+    trimesh does, UserError, and ValueError where there are no faces."""
+    linear = path.suffix.lower() in (".glb", ".gltf")
+    pictures, notes = pictures_of(path) if path.suffix.lower() == ".obj" else (None, [])
+    if linear:
+        plain = BytesIO(in_plain_words(path))
+        loaded = trimesh.load(plain, file_type="glb", process=False, resolver=FilePathResolver(str(path)))
+    else:
+        loaded = trimesh.load(path, process=False)
+    pieces = _pieces(loaded)
+    parts = [_part(piece, at, linear, pictures) for piece, at in pieces
              if isinstance(piece, trimesh.Trimesh) and len(piece.faces)]  # fmt: skip
     if not parts:
-        if any(isinstance(piece, trimesh.PointCloud) for piece in pieces):
+        if any(isinstance(piece, trimesh.PointCloud) for piece, _ in pieces):
             raise ValueError("it has points and no faces; of a splat, give the .glb beside it")
         raise ValueError("it has no faces")
-    if not all(np.isfinite(part.vertices).all() for part in parts):
-        raise ValueError("some of its vertices are not finite")
-    return parts
+    for part in parts:
+        if not np.isfinite(part.vertices).all():
+            raise ValueError("some of its vertices are not finite")
+        if part.uvs is not None and not np.isfinite(part.uvs).all():
+            raise ValueError("some of its texture coordinates are not finite")
+    if left_out := sorted({what for piece, _ in pieces for what in _left_out(piece)}):
+        notes.append(f"of {path} is left out: {', '.join(left_out)}")
+    return parts, notes
 
 
-def _part(piece: trimesh.Trimesh, linear: bool) -> Part:
+def _pieces(loaded: Any) -> list[tuple[Any, Array]]:
+    """(geometry, its place in the world [4, 4]) of all that a file shows. trimesh's own dump would lose the colours of
+    vertices beside a material."""
+    if not isinstance(loaded, trimesh.Scene):
+        return [(loaded, np.eye(4))]
+    found = (loaded.graph[node] for node in loaded.graph.nodes_geometry)
+    return [(loaded.geometry[name], np.asarray(at, np.float64)) for at, name in found]
+
+
+def _left_out(piece: Any) -> list[str]:
+    """What of a piece's look the second stage does not keep."""
+    material = getattr(getattr(piece, "visual", None), "material", None)
+    found = []
+    if getattr(material, "alphaMode", None) in ("MASK", "BLEND"):
+        found.append("transparency")
+    if (getattr(material, "metallicFactor", 0) or 0) > 0.5 or getattr(
+        material, "metallicRoughnessTexture", None
+    ):
+        found.append("metal")
+    if getattr(material, "emissiveTexture", None):
+        found.append("glow")
+    return found
+
+
+def _part(piece: trimesh.Trimesh, at: Array, linear: bool, pictures: dict[str, Path] | None) -> Part:
+    """at [4, 4]: its place in the world; pictures: of an .obj's materials, by name, all that count of these."""
     visual, material = piece.visual, getattr(piece.visual, "material", None)
-    found = Part(np.array(piece.vertices, dtype=np.float32), np.array(piece.faces, dtype=np.int64))
+    vertices, faces = np.array(piece.vertices, dtype=np.float64), np.array(piece.faces, dtype=np.int64)
+    if faces.max() >= len(vertices) or faces.min() < 0:
+        raise ValueError("a face names a vertex that is not there")
+    if not np.array_equal(at, np.eye(4)):
+        vertices = vertices @ at[:3, :3].T + at[:3, 3]
+        faces = (
+            faces[:, ::-1].copy() if np.linalg.det(at[:3, :3]) < 0 else faces
+        )  # a mirror turns them inside out
+    found = Part(vertices, faces)
+    painted = getattr(visual, "vertex_attributes", {}).get("color")
+    if painted is None:
+        painted = piece.vertex_attributes.get("color")  # of an .obj
+    colours = None if painted is None else _colours(painted)
     if material is None:
         kind = getattr(visual, "kind", None)
-        colours = _colours(visual.vertex_colors if kind == "vertex" else visual.face_colors) if kind else None
-        if colours is not None and linear:
-            colours = _encoded(colours)
-        if kind == "vertex":
-            return replace(found, vertex_colours=colours)
-        return replace(found, face_colours=colours) if kind == "face" else found
+        if kind == "face":
+            shades = _colours(visual.face_colors)
+            return replace(found, face_colours=_encoded(shades) if linear else shades)
+        if kind == "vertex" and colours is None:
+            colours = _colours(visual.vertex_colors)
+    if colours is not None:
+        found = replace(found, vertex_colours=_encoded(colours) if linear else colours)
+    if material is None:
+        return found
     uvs, image = getattr(visual, "uv", None), getattr(material, "baseColorTexture", None)
     image = getattr(material, "image", None) if image is None else image
+    if pictures is not None:  # where there is none, trimesh makes one up
+        named = pictures.get(getattr(material, "name", None) or "")
+        image = None if named is None else Image.open(named)
     factor = getattr(material, "baseColorFactor", None)
-    if not hasattr(material, "baseColorFactor") and image is None:
+    if not hasattr(material, "baseColorFactor") and image is None and _says_colour(material):
         factor = material.diffuse  # of an .obj: beside a picture, whatever the exporter left there
-    painted = visual.vertex_attributes.get("color") if hasattr(visual, "vertex_attributes") else None
     if factor is not None:
         factor = _colours(np.asarray(factor)[None])[0]
         factor = factor if linear else _decoded(factor)
@@ -124,8 +227,12 @@ def _part(piece: trimesh.Trimesh, linear: bool) -> Part:
         uvs=None if uvs is None else np.array(uvs, dtype=np.float32),
         image=image if uvs is not None else None,
         factor=factor,
-        vertex_colours=None if painted is None else _encoded(_colours(painted)),
     )
+
+
+def _says_colour(material: Any) -> bool:
+    """Whether an .obj's material has a colour of its own: where it has none, trimesh makes one up."""
+    return any(key in getattr(material, "kwargs", {}) for key in ("kd", "Kd"))
 
 
 def _colours(values: Any) -> Array:
@@ -148,7 +255,7 @@ def _decoded(srgb: Array) -> Array:
 
 def _square(image: Image.Image) -> Array:
     """[T, T, 3] of a picture of any shape: texture coordinates are shares of its sides."""
-    image = image.convert("RGB")
+    image = eight_bit(image).convert("RGB")
     side = min(max(image.size), MOST_TEXELS)
     if image.size != (side, side):
         image = image.resize((side, side), Image.Resampling.BICUBIC)
@@ -156,10 +263,13 @@ def _square(image: Image.Image) -> Array:
 
 
 def _merged(vertices: Array, faces: Array) -> tuple[Mesh, Tensor]:
-    """(mesh, faces as they were): vertices that a seam doubled are one again, so that normals are smooth across it."""
-    points, index = np.unique(vertices, axis=0, return_inverse=True)
-    kept = torch.from_numpy(faces)
-    return Mesh(torch.from_numpy(points), torch.from_numpy(index.reshape(-1))[kept]), kept
+    """(mesh, faces as they were): vertices that a seam doubled are one again, so that normals are smooth across it, and
+    those of no face are gone."""
+    used = np.unique(faces)
+    points, index = np.unique(vertices[used], axis=0, return_inverse=True)
+    again = np.zeros(len(vertices), np.int64)
+    again[used] = index.reshape(-1)
+    return Mesh(torch.from_numpy(points), torch.from_numpy(again[faces])), torch.from_numpy(faces)
 
 
 def _repainted(parts: Sequence[Part], size: int) -> Textured:
@@ -203,7 +313,7 @@ def _shown(part: Part, face: Array, barycentric: Array, size: int) -> Array:
 
 def _sampled(image: Image.Image, uv: Array, size: int) -> Array:
     """[n, 3] of a picture that repeats in both directions, bilinear; far finer than `size` it is shrunk before."""
-    image = image.convert("RGB")
+    image = eight_bit(image).convert("RGB")
     if max(image.size) > 2 * size:
         image.thumbnail((2 * size, 2 * size))
     table = np.array(image, dtype=np.float32) / 255

@@ -33,7 +33,7 @@ def save_obj(path: str | Path, textured: Textured) -> None:
         temporary.write_text(material, encoding="utf-8")
     mesh = textured.mesh
     lines = [f"mtllib {final.stem}.mtl", "usemtl surface"]
-    lines += [f"v {x:.6f} {y:.6f} {z:.6f}" for x, y, z in mesh.vertices.tolist()]
+    lines += [f"v {x:.9g} {y:.9g} {z:.9g}" for x, y, z in mesh.vertices.tolist()]  # of any scale, to the bit
     lines += [f"vt {u:.6f} {v:.6f}" for u, v in textured.uvs.tolist()]
     lines += [f"vn {x:.4f} {y:.4f} {z:.4f}" for x, y, z in vertex_normals(mesh).tolist()]
     for corners, uv in zip((mesh.faces + 1).tolist(), (textured.uv_faces + 1).tolist(), strict=True):
@@ -43,14 +43,16 @@ def save_obj(path: str | Path, textured: Textured) -> None:
 
 
 def save_glb(path: str | Path, textured: Textured) -> None:
-    """Binary glTF: texture inside as PNG (sRGB), metallic 0, roughness 1, smooth normals."""
+    """Binary glTF: texture inside as PNG (sRGB), metallic 0, roughness 1, smooth normals; seen from both sides where
+    the mesh is open."""
     # glTF has one index for all: a vertex on a seam is written once for each of its texture coordinates.
     pairs = torch.stack([textured.mesh.faces.reshape(-1), textured.uv_faces.reshape(-1)], 1)
     unique, faces = torch.unique(pairs, dim=0, return_inverse=True)
     normals = vertex_normals(textured.mesh)[unique[:, 0]]
     material = trimesh.visual.material.PBRMaterial(
-        baseColorTexture=_picture(textured.texture), metallicFactor=0.0, roughnessFactor=1.0
-    )
+        baseColorTexture=_picture(textured.texture), metallicFactor=0.0, roughnessFactor=1.0,
+        doubleSided=None if textured.mesh.trimesh().is_watertight else True,
+    )  # fmt: skip
     scene = trimesh.Trimesh(
         textured.mesh.vertices[unique[:, 0]].numpy(),
         faces.reshape(-1, 3).numpy(),

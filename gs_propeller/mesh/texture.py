@@ -29,6 +29,7 @@ DEPTH_SLACK = 0.015  # world units: a surface this far behind what a view sees s
 EDGE_PX = 2  # so near to a silhouette or to something in front, a view is trusted less
 EDGE_SLACK = 0.06  # world units: so far behind that something, it is not trusted at all
 FAINT = 1e-4  # a weight under this is none
+USUAL = 0.1, 10.0  # longest side of a mesh that is unwrapped as it is, world units
 CHUNK = 1 << 20  # texels projected at a time: bounds memory at any texture size
 
 
@@ -65,13 +66,20 @@ class Reference:
 def unwrap(mesh: Mesh, texture_size: int = 1024) -> tuple[Tensor, Tensor]:
     """(uvs [Nt, 2], uv_faces [Nf, 3]) by xatlas: charts that do not overlap, with gaps for filtering."""
     atlas = xatlas.Atlas()
-    atlas.add_mesh(mesh.vertices.numpy(), mesh.faces.numpy().astype(np.uint32))
+    atlas.add_mesh((mesh.vertices * _usual(mesh.vertices)).numpy(), mesh.faces.numpy().astype(np.uint32))
     charts, packing = xatlas.ChartOptions(), xatlas.PackOptions()
     charts.max_iterations = 1  # more takes seconds and saves few seams
     packing.padding, packing.resolution, packing.bruteForce = 4, texture_size, False
     atlas.generate(charts, packing)
     _, uv_faces, uvs = atlas[0]
     return torch.from_numpy(uvs.astype(np.float32)), torch.from_numpy(uv_faces.astype(np.int64))
+
+
+def _usual(vertices: Tensor) -> float:
+    """What brings a mesh far smaller or larger than an asset to an asset's size: xatlas has no charts for faces under
+    some area of its own."""
+    longest = float((vertices.amax(0) - vertices.amin(0)).max())
+    return 1.0 if USUAL[0] < longest < USUAL[1] or longest <= 0 else 1.0 / longest
 
 
 @njit(cache=True)

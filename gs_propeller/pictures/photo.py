@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from gs_propeller.base.errors import UserError
+from gs_propeller.base.grey import deep_grey, is_deep
 
 MOST_PIXELS = 100_000_000
 WORK_PX = 2048  # longest side that is kept: an object of a fifth of it still has the pixels that the fit uses
@@ -29,12 +30,12 @@ Array = NDArray[np.float32]
 def read_rgba(path: Path) -> tuple[Array, tuple[str, ...]]:
     """([H, W, 4] straight-alpha RGBA in 0..1, notes), the longest side at most WORK_PX. Raises UserError."""
     with _opened(path) as opened:
+        opened.draft(None, (WORK_PX, WORK_PX))  # a JPEG is decoded at a half, a quarter or an eighth
         width, height = opened.size
         if width * height > MOST_PIXELS:
             raise UserError(
-                f"{path} has {width} x {height} px; at most {MOST_PIXELS // 10**6} million are read"
+                f"{path} has {width} x {height} px; at most {MOST_PIXELS // 10**6} million are read, of a JPEG more"
             )
-        opened.draft(None, (WORK_PX, WORK_PX))  # a JPEG is decoded at a half, a quarter or an eighth
         opened.load()
         return _straight(opened, path)
 
@@ -58,7 +59,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             _allow_heif(path)
-            with Image.open(path) as opened:
+            # by a file object: of a name, Pillow maps uncompressed TIFFs with their sides already turned by EXIF
+            with path.open("rb") as file, Image.open(file) as opened:
                 yield opened
     except UserError:
         raise
@@ -82,9 +84,8 @@ def _allow_heif(path: Path) -> None:
 
 
 def _straight(image: Image.Image, path: Path) -> tuple[Array, tuple[str, ...]]:
-    if image.mode.startswith("I"):  # 16 bits a channel: Pillow's own conversion would clip at 255
-        grey = np.asarray(ImageOps.exif_transpose(image), dtype=np.float32)
-        grey = grey / (65535.0 if image.mode != "I" or grey.max() > 255 else 255.0)
+    if is_deep(image):
+        grey = deep_grey(ImageOps.exif_transpose(image))
         if max(grey.shape) > WORK_PX:
             scale = WORK_PX / max(grey.shape)
             grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)

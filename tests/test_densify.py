@@ -36,7 +36,7 @@ from gs_propeller.scenes.gaussians.lineage import (
     relate,
 )
 from gs_propeller.scenes.gaussians.settings import DensifySettings
-from gs_propeller.scenes.gaussians.state import Drift, Gaussians, State, Stats, StepStats
+from gs_propeller.scenes.gaussians.state import ANCESTORS, Drift, Gaussians, State, Stats, StepStats
 from tests.toy_scene import ADAM, DENSITY, SEED, STEPS, drift_at, scene
 
 Row = dict[str, Tensor]
@@ -458,3 +458,21 @@ def test_drift_at_other_rows_moves_the_update() -> None:
     out = update(after, drift, ADAM, DENSITY, SEED)
     assert torch.equal(out.params.pack(), by_hand.params.pack())
     assert isinstance(out.params, Gaussians) and isinstance(stats, StepStats)
+
+
+@pytest.mark.parametrize("generations", range(1, 7))
+def test_iterates_further_apart_than_lineages_reach_are_not_alike(generations: int) -> None:
+    """All split at every step: past the generations that are remembered nothing is known, and nothing is near."""
+    every = DensifySettings(
+        densify_from=1, densify_every=1, densify_until=9, densify_grad_threshold=1e-9, split_scale=1e-9, max_scale=1e9,
+        max_radius=1e9, min_opacity=1e-4,
+    )  # fmt: skip
+    old = new = scene(6)
+    for step in range(1, generations + 1):
+        stats = replace(new.stats, grad2d_sum=torch.ones(len(new)), seen=torch.ones(len(new)))
+        new = densify_and_prune(replace(new, step=step, stats=stats), every, SEED)
+    moved = replace(new, params=replace(new.params, means=new.params.means + 1.0))
+    older = replace(old, step=generations)
+    apart = distance(moved, older, SEED), scaled_distance(moved, older, SEED)
+    assert all((d == math.inf) == (generations >= ANCESTORS) for d in apart)
+    assert min(apart) > 0.1

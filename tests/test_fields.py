@@ -117,6 +117,8 @@ def test_distances_and_mismatch() -> None:
     assert made.distance(two, one) == pytest.approx(0.01, rel=1e-5) and made.mismatch(two, pull) > 0
     scaled = scene(distance="scaled", atol=0.05, rtol=0.0)
     assert scaled.distance(two, one) == pytest.approx(2.0, rel=1e-5)
+    none = replace(one, params=one.params.map(lambda x: x * math.nan))
+    assert math.isnan(scaled.distance(none, one))
 
 
 @pytest.mark.parametrize("travels", ["pictures", "gradients"])

@@ -482,3 +482,31 @@ def test_windows_refuse() -> None:
     short: Problem[Tensor, Tensor] = Problem(lambda states, steps: [], ODE.update, ODE.distance, ODE.coast)
     with pytest.raises(ValueError, match="1 states were to be evaluated, 0 drifts came back"):
         solve(short, settings, X0)
+
+
+@pytest.mark.parametrize("rendered", [False, True])
+def test_a_drift_that_breaks_at_a_guess_alone_ends_nothing(rendered: bool) -> None:
+    """Far from the serial path there is no number: with a window the run is the serial one all the same."""
+    path = [euler(step) for step in range(21)]
+
+    def at(states: Sequence[Tensor], steps: Sequence[int]) -> list[Tensor]:
+        return [
+            H * slope(x, step) if torch.allclose(x, path[step], atol=1e-3) else torch.full_like(x, math.nan)
+            for x, step in zip(states, steps, strict=True)
+        ]
+
+    def stepped(x: Tensor, drift: Tensor) -> Tensor:
+        if bool(drift.isnan().any()):
+            raise FloatingPointError("no number")
+        return x + drift
+
+    def mismatch(x: Tensor, drift: Tensor) -> float:
+        return 0.0 if bool(drift.isnan().any()) else 1e-9  # none is seen where the drift is none
+
+    problem = replace(ODE, evaluate=at, update=stepped, mismatch=mismatch if rendered else None)
+    for window in (1, 4, 30):
+        done = solve(problem, exact(steps=20, window=window), X0)
+        assert torch.equal(done.states[0], path[20])
+    never = replace(problem, evaluate=lambda states, steps: [torch.full_like(x, math.nan) for x in states])
+    with pytest.raises(FloatingPointError, match="no number"):
+        solve(never, exact(steps=20, window=4), X0)

@@ -67,6 +67,10 @@ def painting(job: int) -> Compute:
     return slow
 
 
+def unprepared(job: int) -> Compute:
+    raise OSError("cannot read photo.jpg here")
+
+
 def working(compute: Compute, timeout_s: float = 120.0, **options: Any) -> Ranks:
     """This process at its one job; as rank 0 the other is told so."""
     ranks = Ranks(timeout_s=timeout_s, kinds=(Gaussians, Evaluation), **options)
@@ -113,6 +117,8 @@ def same(one: State, other: State) -> bool:
 def program(role: str, path: str) -> None:
     """The other rank, or, under launch, each of them."""
     torch.set_num_threads(1)
+    if role == "queue":
+        return queue_of_two(path)
     kinds = (Gaussians, Pull if role == "paints" else Evaluation)
     if "READY" in os.environ:
         Path(os.environ["READY"]).touch()
@@ -120,7 +126,9 @@ def program(role: str, path: str) -> None:
         if ranks.rank > 0:
             if role == "killed 1":
                 os.kill(os.getpid(), signal.SIGKILL)
-            ranks.serve(painting if role == "paints" else lambda job: troubled)
+            if role == "unprepared":
+                ranks.kinds = None
+            ranks.serve({"paints": painting, "unprepared": unprepared}.get(role, lambda job: troubled))
             return
         ranks.begin(0, troubled)
         if role == "killed 0":
@@ -140,6 +148,26 @@ def program(role: str, path: str) -> None:
             Path(path).write_text(f"heard {len(heard)}")
             return
         torch.save(run(ranks, window=4).tensors(), path)
+
+
+def queue_of_two(path: str) -> None:
+    """One of four ranks in two groups; the first is done long before the other, and waits longer than the timeout."""
+    from gs_propeller.app.config import Config
+    from gs_propeller.app.job import work_off
+
+    with Ranks(timeout_s=3.0, group=2) as ranks:
+        if ranks.rank:
+            return ranks.serve(lambda job: compute)
+
+        def one(job: int) -> None:
+            ranks.begin(job, compute)
+            for _ in range(14 if ranks.first else 4):
+                time.sleep(0.5)
+                ranks._send(torch.zeros(3, dtype=torch.int64), 1)  # as `evaluate` does: rank 0 lives
+
+        code = work_off([Config(), Config()], ranks, one)
+        if not ranks.first:
+            Path(path).write_text(f"code {code}")
 
 
 @pytest.fixture(autouse=True)
@@ -436,6 +464,25 @@ def test_interrupt_reaches_rank_0_once_and_no_rank_dies_of_it(tmp_path: Path) ->
     finally:
         process.kill()
     assert path.read_text() == "heard 1"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("path_for_ranks")
+def test_a_group_with_nothing_left_outlives_the_timeout(tmp_path: Path) -> None:
+    path = tmp_path / "code"
+    assert launch([__file__, "queue", str(path)], ranks=4, threads=1) == 0
+    assert path.read_text() == "code 0"
+
+
+@pytest.mark.slow
+def test_what_preparing_raises_reaches_rank_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a rank's first job, of which it does not even know what travels."""
+    with (
+        other_rank(1, "unprepared", tmp_path, monkeypatch),
+        working(compute, rollout="shared") as ranks,
+        pytest.raises(RankError, match=r"cannot read photo\.jpg here"),
+    ):
+        drifts(ranks, [scene(5), scene(5)], [0, 1])
 
 
 def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:

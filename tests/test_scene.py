@@ -246,10 +246,13 @@ def test_what_is_not_finite_is_named() -> None:
     state = replace(made.first(), step=7)
     for travels in ("pictures", "gradients"):
         settings = replace(made.settings, travels=travels, updates_per_evaluation=3)
+        early = replace(state, step=6)
+        broken = replace(made, guides=BROKEN, settings=settings)
+        drift = broken.compute([early.params], [2])[0].at(early)  # at a guess, it is nobody's fault
         with pytest.raises(
             FloatingPointError, match=r"step 6: loss sds: the gradient of the renders .*nonfinite=skip"
         ):
-            replace(made, guides=BROKEN, settings=settings).compute([state.params], [2])
+            broken.update(early, drift)
     (pull,) = made.compute([state.params], [7])
     assert made.known is not None
     unknown = replace(made, known=replace(made.known, image=torch.full((1, 3, 16, 16), math.inf)))
@@ -300,6 +303,15 @@ def test_steps_are_skipped_alike_in_every_window(travels: str, k: int) -> None:
     assert same(run(made, 5, skipped=again).states[0], one.states[0])
     assert again == first
     assert not same(one.states[0], serial(travels, k))
+
+
+def test_a_state_from_a_file_has_the_gradient_of_the_one_that_was_saved() -> None:
+    """To the bit: as views of one packed tensor, and as tensors of their own."""
+    made = scene(num_points=1500, lambda_opacity=10.0)
+    state = later(made)
+    again = State.from_tensors({name: tensor.clone() for name, tensor in state.tensors().items()})
+    (pull,) = made.compute([state.params], [3])
+    assert same(made.update(state, pull)[0], made.update(again, pull)[0])
 
 
 # ---- several updates an evaluation

@@ -117,6 +117,7 @@ def work_off(jobs: Sequence[Config], ranks: Ranks, one: Callable[[int], None]) -
                 raise
             print(f"skipped {jobs[index].input}: {error}", file=sys.stderr)
             skipped += 1
+    ranks.close()  # the group's others would take the wait for the other groups for a death
     return 2 if ranks.all_done(skipped) else 0
 
 
@@ -149,7 +150,9 @@ class Snapshots:
         self.folder, self.count, self.steps = folder / "snapshots", count, steps
         self.kept = done * count // steps
         for file in self.folder.glob("*.safetensors"):
-            if int(file.stem) > done:
+            if (
+                file.name.startswith(".") or int(file.stem) > done
+            ):  # the first: of a kill while it was written
                 file.unlink()
 
     def pass_by(self, step: int, params: Any) -> None:

@@ -34,6 +34,7 @@ from gs_propeller.distil.settings import (
 )
 
 DEAR = ("sds",)
+DRIFT = "drift"  # no name of a parameter
 Group = tuple[Cameras, int, Tensor]  # cameras, pixels along a side, backgrounds
 
 
@@ -161,8 +162,9 @@ class Distillation(ABC):
     # ---- at the guess, on every rank
 
     def compute(self, params: Sequence[Any], steps: Sequence[int]) -> list[Any]:
-        """What travels back of several window slots. Raises FloatingPointError where it is not finite, naming the step
-        and the loss, and UserError where the GPU's memory does not hold one slot."""
+        """What travels back of several window slots; what is not finite has no number as its loss and is for `update`
+        to judge: of a guess that is refused nobody asks. Raises UserError where the GPU's memory does not hold one
+        slot."""
         if not params:
             return []
         if not self._rooms:
@@ -186,7 +188,7 @@ class Distillation(ABC):
                 group = (camera, self.side, d.backdrop.to(device))
                 novel += self.rendered(leaf, [group], self._first(step))
         found = pulls([view.image.detach() for view in novel], draws, self.guides, self.pull)
-        found = [self._sound(pull, step) for pull, step in zip(found, steps, strict=True)]
+        found = [pull if _sound(pull) else pull.skipped() for pull in found]
         if self.pictures:
             return found
         # at once: the slots share one graph
@@ -195,24 +197,18 @@ class Distillation(ABC):
             terms += self.novel_losses(view, self._share(self._first(step)))
         torch.stack(terms).sum().backward()
         results = []
-        for step, leaf, view, pull in zip(steps, leaves, novel, found, strict=True):
-            grads, sound = self._gradients(leaf, self._first(step), DEAR)
-            losses = pull.losses if sound else pull.skipped().losses
-            results.append(self.evaluation(grads, [view] if sound else [], losses))
+        for leaf, view, pull in zip(leaves, novel, found, strict=True):
+            grads, bad = _gradients(leaf)
+            losses = pull.skipped().losses if bad else pull.losses
+            results.append(self.evaluation(grads, [] if bad else [view], losses))
         return results
-
-    def _sound(self, pull: Pull, step: int) -> Pull:
-        if bool(pull.pull.isfinite().all() & pull.losses.isfinite().all()):
-            return pull
-        if self.settings.nonfinite == "skip":
-            return pull.skipped()
-        raise broken(self._first(step), DEAR, "the renders")
 
     # ---- at the exact place, on rank 0
 
     def update(self, state: Any, drift: Any) -> tuple[Any, Tensor]:
         """The state after the k updates that one evaluation serves, and the last one's losses [L] of `cheap`; no
-        numbers where the gradient of one was skipped."""
+        numbers where the gradient of one was skipped. Raises FloatingPointError where one, or the drift, is not finite
+        and is not to be skipped, naming the step and the loss."""
         step = state.step // self.settings.updates_per_evaluation
         losses = skips = torch.zeros(len(self.cheap), device=device_of(state.params))
         for _ in range(min(self.settings.updates_per_evaluation, self.updates - state.step)):
@@ -233,10 +229,16 @@ class Distillation(ABC):
             total = total + (seen.novel.image * here).sum()
         if total.requires_grad:
             total.backward()
-        names = self.losses if isinstance(drift, Pull) else self.cheap
-        grads, sound = self._gradients(seen.leaves, state.step, names)
+        stops = self.settings.nonfinite == "stop"
+        given = drift.losses if drift is not None and stops else None
+        grads, bad = _gradients(seen.leaves, given)
+        if bad and stops:
+            if bad[0] == DRIFT:
+                raise broken(state.step, DEAR, "the renders")
+            names = self.losses if isinstance(drift, Pull) else self.cheap
+            raise broken(state.step, names, ", ".join(bad))
         shown = torch.stack([value.detach().reshape(()).float() for value in losses.values()])
-        return grads, seen.views if sound else [], shown if sound else shown * math.nan
+        return grads, [] if bad else seen.views, shown * math.nan if bad else shown
 
     def _cheap(self, seen: Seen, update: int) -> dict[str, Tensor]:
         """The losses of `cheap` by name."""
@@ -294,19 +296,21 @@ class Distillation(ABC):
         assert novel is not None  # it is pictures that travel
         return pull.mismatch(novel.image.detach())
 
-    def _gradients(self, leaves: Any, update: int, names: Sequence[str]) -> tuple[Any, bool]:
-        """Of the leaves, after backward, and whether they are finite: zero, where one is to be skipped. Raises
-        FloatingPointError where none may be."""
-        grads = leaves.map(lambda x: torch.zeros_like(x) if x.grad is None else x.grad)
-        finite = torch.stack(
-            [g.isfinite().all() for _, g in grads.items()]
-        ).tolist()  # one wait for the device
-        bad = [name for (name, _), fine in zip(grads.items(), finite, strict=True) if not fine]
-        if not bad:
-            return grads, True
-        if self.settings.nonfinite == "skip":
-            return grads.map(torch.zeros_like), False
-        raise broken(update, names, ", ".join(bad))
+
+def _sound(pull: Pull) -> bool:
+    return bool(pull.pull.isfinite().all() & pull.losses.isfinite().all())
+
+
+def _gradients(leaves: Any, given: Tensor | None = None) -> tuple[Any, list[str]]:
+    """Of the leaves, after backward, and the names of those that are not finite, where all are zero. given: losses of a
+    drift, told of as DRIFT, first, where they are no numbers."""
+    grads = leaves.map(lambda x: torch.zeros_like(x) if x.grad is None else x.grad)
+    named = [(name, grad) for name, grad in grads.items()]
+    if given is not None:
+        named.insert(0, (DRIFT, given))
+    finite = torch.stack([x.isfinite().all() for _, x in named]).tolist()  # one wait for the device
+    bad = [name for (name, _), fine in zip(named, finite, strict=True) if not fine]
+    return (grads.map(torch.zeros_like) if bad else grads), bad
 
 
 def broken(step: int, names: Sequence[str], what: str) -> FloatingPointError:
@@ -316,7 +320,9 @@ def broken(step: int, names: Sequence[str], what: str) -> FloatingPointError:
 
 
 def leaves_of(params: Any) -> Any:
-    return params.map(lambda x: x.detach().requires_grad_(True))
+    """The same bits whether the fields are views of a packed record or, after a checkpoint, tensors of their own: torch
+    takes other paths by the stride."""
+    return params.map(lambda x: x.detach().contiguous().requires_grad_(True))
 
 
 def device_of(params: Any) -> torch.device:

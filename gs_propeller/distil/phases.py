@@ -89,7 +89,8 @@ class Phases:
         return self._of(state).update(state, drift)
 
     def finished(self, state: Any) -> Any:
-        return self.parts[-1].finished(state)
+        """By the options of the last step that there is."""
+        return self.at(self.steps - 1).finished(state)
 
     def coast(self, state: Any) -> Any:
         return self._of(state).coast(state)

@@ -190,7 +190,7 @@ class Refinement:
 
     def _pull(self, params: Offsets, step: int) -> Pull:
         """The gradient of the squared error to the target. The target stays: what the prior does not follow of a
-        render's change is all of it. Raises FloatingPointError."""
+        render's change is all of it. None, and no number as its loss, where the target is not finite."""
         s, seen = self.settings, self.seen(params, step)
         done = step / max(self.steps - 1, 1)
         strength = s.refine_strength_max + (s.refine_strength_min - s.refine_strength_max) * done
@@ -198,19 +198,13 @@ class Refinement:
         target = self.targets_of(step, image, strength)
         target = F.interpolate(target, image.shape[-2:], mode="bilinear", align_corners=False).to(image)
         gap, stiff, ones = image - target, self._stiffness(seen), image.new_ones(len(image))
-        sound = bool(gap.isfinite().all())
-        if not sound and not self.skips:
-            raise FloatingPointError(
-                f"step {step * self.every}: loss novel: what the prior makes of the views is not finite; "
-                "nonfinite=skip goes on without it"
-            )
         # A mesh that keeps its shape has nothing to learn outside it.
         inside = gap if s.train_geo else gap * seen.cover
         losses = (stiff / 2 * inside.square().sum()).reshape(1)
         pull = Pull(
             stiff * gap, image, stiff * ones, ones, losses
         )  # a guess is judged by the renders themselves
-        return pull if sound else pull.skipped()
+        return pull if bool(gap.isfinite().all()) else pull.skipped()
 
     def _stiffness(self, seen: Seen) -> Tensor:
         """The gradient of the loss for a render, per unit of its gap: 2 / (3 area in pixels)."""
@@ -219,8 +213,14 @@ class Refinement:
     # ---- at the exact place, on rank 0
 
     def update(self, state: RefineState, drift: Pull) -> tuple[RefineState, Tensor]:
-        """The state after the k updates that one evaluation serves, and the known view's loss [1] of the last."""
+        """The state after the k updates that one evaluation serves, and the known view's loss [1] of the last. Raises
+        FloatingPointError for a drift that is not finite and not to be skipped."""
         step, losses = state.step // self.every, drift.losses
+        if not self.skips and not bool(losses.isfinite().all()):
+            raise FloatingPointError(
+                f"step {state.step}: loss novel: what the prior makes of the views is not finite; "
+                "nonfinite=skip goes on without it"
+            )
         for _ in range(min(self.every, self.settings.refine_steps - state.step)):
             seen = self.seen(state.params, step)
             self._last.clear()  # its graph serves once

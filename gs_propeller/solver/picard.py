@@ -222,7 +222,8 @@ class _Guesses(Generic[S, D]):
 def advance(window: Window[S], problem: Problem[S, D], settings: Settings) -> tuple[Window[S], Report[D]]:
     """One pass, k to k + 1: Algorithm 2's loop body. Accepts one step at least.
 
-    Raises ValueError where nothing is left to do, or when evaluate returns another number of drifts.
+    Raises ValueError where nothing is left to do, or when evaluate returns another number of drifts, and what update
+    raises of the first slot, which is exact.
     """
     tau, guesses, e = window.start, window.states, window.threshold
     p = len(guesses) - 1
@@ -231,14 +232,28 @@ def advance(window: Window[S], problem: Problem[S, D], settings: Settings) -> tu
 
     state, drifts, errors = guesses[0], list[D](), list[float]()
     following: _Guesses[S, D] | None = None  # the next window, once it is known where it begins
+    broken = False  # whether the roll-out ended before the window
     # s(theta^k[tau + j]), j = 0 .. p - 1, in parallel
     for j, drift in enumerate(problem.evaluate(guesses[:p], range(tau, tau + p))):
+        drifts.append(drift)
+        if broken:
+            errors.append(math.nan)
+            continue
         if problem.mismatch is not None and j > 0:
             errors.append(problem.mismatch(state, drift))
             following = following or _refused(tau, j, state, errors[-1], e, problem, settings)
         # theta^(k+1)[tau + j + 1] = h-dagger(s(theta^k[tau + j]), theta^(k+1)[tau + j]): Eq. 9
-        state = problem.update(state, drift)
-        drifts.append(drift)
+        try:
+            state = problem.update(state, drift)
+        except FloatingPointError:
+            if j == 0:
+                raise
+            # Of a guess, or behind one: the serial loop may never come here. What stands before counts, and the next
+            # pass begins with the exact state, where the same error is the run's own.
+            broken = True
+            errors[j - 1 if problem.mismatch is not None else j :] = [math.nan]
+            following = following or _refused(tau, j, state, math.nan, e, problem, settings)
+            continue
         if following is not None:
             following.add(state)
         if problem.mismatch is None and j < p:

@@ -2,17 +2,19 @@
 
 W ranks in a group, slots: the window's states. Several groups may share the processes of a launch, each with its own
 rank 0, taking jobs from one queue. Rank 0 asks and rolls out; the others serve until told to stop. A drift is a
-function of (parameters, step) alone, so the result depends neither on the number of ranks nor on who computes which
-slot nor on when it is asked for: a slot of the next pass may be sent while this one is still rolled out (`expect`), and
-a drift is handed on as soon as it is there. What travels, always between rank 0 and one other, for errors to name:
+function of (parameters, step) alone, so the result depends neither on the number of ranks (each of as many threads) nor
+on who computes which slot nor on when it is asked for: a slot of the next pass may be sent while this one is still
+rolled out (`expect`), and a drift is handed on as soon as it is there. What travels, always between rank 0 and one
+other, for errors to name:
     to a rank     ASK, slots, numbers of the table  | step and shapes of each slot | parameters, float32, flat
-               or BEGIN, number of the job, 0
+               or ASK, 0, 0: nothing to do, rank 0 lives
+               or BEGIN, number of the job, rank 0's note of it
                or STOP, 0, 0
     and back      DONE, numbers of the table, 0     | shapes of each result | results, float32, flat
                or FAILED, bytes, whether a gradient was not finite | the traceback, or what that says, utf-8
 Records of tensors travel (`Record`), whatever they are; no lineage does. All goes through the host's memory, by gloo:
 pictures and parameters are a few megabytes, and a lost rank then never blocks the others' device. Nothing is pickled,
-and every wait ends at the timeout.
+and every wait of a group ends at the timeout.
 """
 
 from __future__ import annotations
@@ -82,6 +84,7 @@ class Ranks:
         self.parent = os.getppid()  # the launcher
         self.rank = process - self.first
         self.compute: Compute = _no_job
+        self.unprepared: Exception | None = None
         self.note = 0
         self.device = torch.device(device)
         self.claimed = 0
@@ -230,11 +233,11 @@ class Ranks:
                 if command == STOP:
                     return
                 if command == BEGIN:
-                    self.note = columns
+                    self.note, self.unprepared = columns, None
                     try:
                         self.compute = prepare(number)
                     except Exception as error:
-                        self.compute = _failing(error)
+                        self.unprepared = error
                 elif number:
                     # no wait for rank 0, which may be rolling out: the next slots are under way
                     sending = [s for s in sending if s[0] is not None and not s[0].is_completed()]
@@ -284,8 +287,12 @@ class Ranks:
         table = self._recv(torch.empty(numbers, dtype=torch.int64), 0)
         steps, shapes = table[:slots].tolist(), table[slots:]
         body = self._recv(torch.empty(numbers_in(shapes)), 0).to(self.device)
-        assert self.kinds is not None
         try:
+            if (
+                self.unprepared is not None
+            ):  # before its job's kinds are looked at: they may be another's, or none
+                raise self.unprepared
+            assert self.kinds is not None
             results = self.compute(unpacked(shapes, body, self.kinds[0]), steps)
             shapes, body = packed(results)
             messages = [torch.tensor([DONE, len(shapes), 0]), shapes, body]
@@ -327,12 +334,3 @@ class Ranks:
 
 def _no_job(params: Sequence[Any], steps: Sequence[int]) -> list[Result]:
     raise RankError("no job has begun")
-
-
-def _failing(error: Exception) -> Compute:
-    """A compute that raises what preparing it raised."""
-
-    def compute(params: Sequence[Any], steps: Sequence[int]) -> list[Result]:
-        raise error
-
-    return compute

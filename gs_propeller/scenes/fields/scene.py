@@ -140,5 +140,6 @@ class FieldScene(Distillation):
                 one, other = a[..., channels].double(), b[..., channels].double()
                 gap = (one - other) / (self.settings.atol + self.settings.rtol * one.abs())
                 total, count = total + float(gap.square().sum()), count + gap.numel()
-            worst = max(worst, math.sqrt(total / count))
+            error = math.sqrt(total / count)
+            worst = error if math.isnan(error) else max(worst, error)
         return worst

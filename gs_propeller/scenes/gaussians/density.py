@@ -18,10 +18,20 @@ from torch.nn.functional import normalize
 
 from gs_propeller.base.randomness import normals
 from gs_propeller.scenes.gaussians.adam import adam_step, momentum
-from gs_propeller.scenes.gaussians.lineage import COPY, FIRST_HALF, SECOND_HALF, born, is_half, match, relate
+from gs_propeller.scenes.gaussians.lineage import (
+    COPY,
+    FIRST_HALF,
+    NOBODY,
+    SECOND_HALF,
+    born,
+    is_half,
+    match,
+    relate,
+)
 from gs_propeller.scenes.gaussians.settings import AdamSettings, DensifySettings
 from gs_propeller.scenes.gaussians.state import Drift, Gaussians, State, Stats, StepStats
 
+MOST_FORGOTTEN = 0.1  # share of an iterate's rows that may have no relative in another by pruning alone
 SPLIT_SHRINK = 0.8 * 2  # a half's scale is its parent's over this (3DGS, N = 2)
 
 
@@ -185,10 +195,14 @@ def scaled_distance(new: State, old: State, seed: int, atol: float = 0.01, rtol:
 
 
 def _older(new: State, old: State, seed: int) -> tuple[Gaussians, float]:
-    """The older iterate at the newer one's rows, and the least distance that the two may have."""
+    """The older iterate at the newer one's rows, and the least distance that the two may have: without bound where more
+    rows than pruning explains have no relative, since their lineages do not reach back so many births."""
     if _same_rows(new.lineage, old.lineage):
         return old.params, 0.0
-    return unproj(old, new, seed), sys.float_info.min
+    alone = match(new.lineage, old.lineage) < 0
+    forgotten = alone & (new.lineage[:, -1, 0] != NOBODY)
+    far = int(forgotten.sum()) > MOST_FORGOTTEN * len(forgotten)
+    return unproj(old, new, seed), math.inf if far else sys.float_info.min
 
 
 def _same_rows(one: Tensor, other: Tensor) -> bool:

@@ -64,7 +64,10 @@ bench: setup
 	$(BIN)/python -m bench.raster
 	$(BIN)/python -m bench.asset
 	$(BIN)/python -m bench.mesh
+	$(BIN)/python -m bench.prior
+	$(BIN)/python -m bench.elevation
 	$(BIN)/python -m bench.text
+	$(BIN)/python -m bench.text --nouns --only sds
 	$(BIN)/python -m bench.paper
 	$(BIN)/python -m bench.fidelity
 	$(BIN)/python -m bench.speed

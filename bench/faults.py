@@ -1,9 +1,10 @@
 """Kills at random moments: `python -m bench.faults [--runs 20] [--seed 0]`.
 
-The real command on two ranks, with a tiny random prior and the shipped adaptive threshold, checkpoints at every
+The real command on two ranks, with a tiny random prior and the shipped threshold, checkpoints at every
 pass. Each run has a process killed (SIGKILL), a rank or the launcher, at a moment drawn over the whole of the loop;
-it must end in bounded time, leave no process behind, name the rank that died, and the same command again must end
-in the state of the undisturbed run, in every bit. Every fourth run is torchrun's with --max-restarts, which must
+it must end in bounded time, leave no process behind, name the rank that died, and the same command again must go on
+from the checkpoint, with the log's lines before it as they were, times and all, and end in the state of the
+undisturbed run, in every bit. Every fourth run is torchrun's with --max-restarts, which must
 carry on by itself. Prints a table, then one JSON object.
 """
 
@@ -102,13 +103,14 @@ class Bench:
                     process.communicate()
                     continue  # the loop had ended
                 victim = self.rng.choice(sorted(victims))
-                started = state_of(outdir)[1]
+                started, before = state_of(outdir)[1], log_of(outdir)
                 try:
                     os.kill(process.pid if victim == "launcher" else ranks[int(victim[-1])], signal.SIGKILL)
                 except ProcessLookupError:
                     process.communicate()
                     continue
-                return self.judged(process, outdir, victim, started, list(ranks.values()), restarts)
+                before = before[: max(started, 0)]
+                return self.judged(process, outdir, victim, started, before, list(ranks.values()), restarts)
         raise SystemExit("no kill came in time")
 
     def judged(
@@ -117,6 +119,7 @@ class Bench:
         outdir: Path,
         victim: str,
         started: int,
+        before: list[str],
         pids: list[int],
         restarts: bool,
     ) -> Outcome:
@@ -143,8 +146,16 @@ class Bench:
                 _, said = again.communicate()
             resumed = again.returncode == 0 and not remark
             remark = remark or ("" if resumed else said[-300:])
+        if resumed and log_of(outdir)[: len(before)] != before:
+            resumed, remark = False, "started anew"
         same = resumed and _identical(self.truth, state_of(outdir)[0])
         return Outcome(victim, started, noticed_s, resumed, same, remark)
+
+
+def log_of(outdir: Path) -> list[str]:
+    """A line for each step that is done, with the seconds that it was done at."""
+    path = outdir / "thing" / "metrics.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def state_of(outdir: Path) -> tuple[dict[str, Tensor], int]:

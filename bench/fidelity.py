@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench.kept import Figures, done, key_of, on_one_thread
+from bench.kept import Figures, done, key_of, on_one_thread, weights_of
 
 CLASSIC = "classic"  # of a job's pairs: no option, but the iteration of Eq. 5
 
@@ -123,7 +123,7 @@ def sweeps() -> dict[str, Settings]:
     for travels in ("pictures", "gradients"):
         rows: Settings = []
         for window in (8, 16, 32, 64, 300):
-            kinds: Settings = [("adaptive", {}), ("all accepted", EVERYTHING)]
+            kinds: Settings = [("as shipped", {}), ("all accepted", EVERYTHING)]
             kinds += [(f"e={e:g}", {"threshold": e, "ema": 1.0}) for e in (1e-5, 1e-4)]
             wide = window == 300
             rows += [
@@ -164,8 +164,8 @@ def weights_mark() -> str:
     from gs_propeller.app.fingerprint import CLOSING, fingerprint
     from guidance import find_prior
 
-    weights = Path(find_prior("pocket")) / "unet" / "diffusion_pytorch_model.safetensors"
-    return fingerprint(load(["--config", "configs/image.yaml"])[0], weights.read_bytes(), also=CLOSING)
+    weights = weights_of(Path(find_prior("pocket")))
+    return fingerprint(load(["--config", "configs/image.yaml"])[0], weights, also=CLOSING)
 
 
 def sentences(seeds: int, jobs: int, console: Console, few: int) -> dict[str, float]:
@@ -297,7 +297,7 @@ def swept(few: range, workers: int, store: Path, mark: str, console: Console) ->
     rivals: dict[str, list[Job]] = {}
     for window in (8, 64):
         passes = [
-            results[listed["pictures", f"window {window}, adaptive"][k]]["passes"] for k in range(len(few))
+            results[listed["pictures", f"window {window}, as shipped"][k]]["passes"] for k in range(len(few))
         ]
         rivals[f"data parallel, {window} x 4 views, as many steps as window {window} took passes"] = [
             job(i, 0, SERIAL, one, scaled_to(int(p)), {"batch_size": 4 * window})

@@ -131,7 +131,7 @@ def measured(given: argparse.Namespace, scratch: Path, skipped: set[str]) -> int
         try:
             figures[name] = PARTS[name](bench)
             shown(console, name, figures[name])
-        except Exception as error:  # a lent device is too dear for one part to cost the others
+        except Exception as error:  # a GPU's time is too dear for one part to cost the others
             traceback.print_exc()
             figures[name] = {"failed": str(error).strip().splitlines()[:1]}
             failed.append(name)

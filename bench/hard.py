@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from bench.kept import Figures, key_of, on_one_thread
+from bench.text import mark
 
 RESIDUAL_LEVEL = 0.3  # share of all noise levels
 VIEWS = 24
@@ -74,7 +75,7 @@ def work(one: Job) -> Figures:
         told = guide.conditioning, codes, t, guide.guidance_scale
         clean = resized(prior.decode(prior.predict(noisy, *told)[1]), small.shape[-1], "bilinear")  # type: ignore[attr-defined]
     VIEWS_FOLDER.mkdir(parents=True, exist_ok=True)
-    torch.save(views.half(), VIEWS_FOLDER / f"{one.key('')}.pt")
+    torch.save(views.half(), VIEWS_FOLDER / f"{one.key(mark())}.pt")
     right = load_judge().chosen(views, list(PROMPTS)) == one.index
     return {
         "steps": setup.settings.steps, "passes": solved.window.passes, "evaluations": solved.window.evaluations,
@@ -89,7 +90,7 @@ def psnr_db(images: torch.Tensor, truth: torch.Tensor) -> float:
 
 def to_serial_db(one: Job, serial: Job) -> float:
     """Between the views of two runs; infinite where they are the same."""
-    mine, other = (torch.load(VIEWS_FOLDER / f"{x.key('')}.pt") for x in (one, serial))
+    mine, other = (torch.load(VIEWS_FOLDER / f"{x.key(mark())}.pt") for x in (one, serial))
     return psnr_db(mine, other)
 
 

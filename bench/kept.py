@@ -26,6 +26,12 @@ def key_of(*said: object) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:24]
 
 
+def weights_of(folder: Path) -> bytes:
+    """Of every network of a prior's folder, and of what was measured on them."""
+    files = [*sorted(folder.rglob("*.safetensors")), *sorted(folder.glob("response.json"))]
+    return hashlib.sha256(b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files)).digest()
+
+
 J = TypeVar("J", bound=Keyed)
 Figures = dict[str, Any]  # what a run is kept as, in JSON
 
@@ -39,7 +45,7 @@ def done(
     told: Callable[[J, Figures], str],
     whole: Callable[[J], bool] = lambda one: True,
 ) -> dict[J, Figures]:
-    """Every job's result, from the store where it is there. mark: of the weights and the code that decide it; told:
+    """Every job's result, from the store where it is there. mark: of the weights and options that decide it; told:
     the line that says how a run ended; whole: whether the files that a kept run left beside its result are still there,
     without which it is made again. workers: processes, of one thread each; 0: this one."""
     console, known = Console(), {}

@@ -167,7 +167,7 @@ def kept(one: Job, what: str) -> Path:
 
 def whole(one: Job) -> bool:
     """Whether a job's picture and its views' features are there."""
-    return kept(one, "png").exists() and bool(list(STORE.glob(f"{one.key(mark())}.*.pt")))
+    return all(kept(one, what).exists() for what in ("png", *(f"{name}.pt" for name in judges())))
 
 
 def told(one: Job, result: Figures) -> str:
@@ -276,6 +276,8 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     given = parser.parse_args(words)
     differing = parsed(given.pairs)
+    if "window" in differing:
+        parser.error(f"window= is what tells the two ways apart: {WINDOWS}")
     reference = Path(str(differing.pop("reference"))) if "reference" in differing else None
     if reference is not None and not reference.is_dir():
         parser.error(f"reference={reference}: there is no such folder")

@@ -167,7 +167,10 @@ def main(words: Sequence[str] | None = None) -> None:
         print(json.dumps(found))
         return
     which = [0] if given.cat else list(range(1, given.objects + 1))
-    rows = figure_6(which, given.jobs, tuple(sorted(parsed(given.pairs).items())))
+    pairs = parsed(given.pairs)
+    if "window" in pairs:
+        parser.error(f"window= is what tells the two ways apart: {paper.WINDOWS}")
+    rows = figure_6(which, given.jobs, tuple(sorted(pairs.items())))
     paper.show(f"Figure 6, {'the cat' if given.cat else f'{len(which)} pictures'}", rows)
 
 

@@ -30,7 +30,11 @@ from guidance.pocket.data import VALIDATION_SEED, held_out
 
 LEVELS = 11
 PLACES, APART = (10, 40, 80), 8  # steps of a run where renders are taken, and how far apart
-SENTENCES = ("a red cube on a blue cylinder", "a teal chair with brown legs", "a striped yellow cone")
+SENTENCES = (
+    "a purple cone on a grey cube",
+    "a white table with blue legs",
+    "a spotted green ball",
+)  # judged nowhere
 
 
 def pairs(config: Config) -> Iterator[tuple[Setup, Draw, Tensor, Tensor]]:

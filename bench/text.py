@@ -24,7 +24,7 @@ from rich.table import Table
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bench.kept import Figures, done, key_of, on_one_thread
+from bench.kept import Figures, done, key_of, on_one_thread, weights_of
 from bench.truth import save_png
 from guidance.pocket.stream import save
 
@@ -129,7 +129,7 @@ def mark(judged: bool = True) -> str:
     from guidance import POCKET_TEXT
 
     folders = (POCKET_TEXT, POCKET_JUDGE) if judged else (POCKET_TEXT,)
-    sums = [json.loads((f / "training.json").read_text())["sha256"] for f in folders]
+    sums = [weights_of(folder).hex() for folder in folders]
     shipped = fingerprint(load(["--config", "configs/text.yaml"])[0], b"")
     return hashlib.sha256(json.dumps([sums, PROMPTS, shipped]).encode()).hexdigest()
 
@@ -168,6 +168,7 @@ def solved(one: Job) -> tuple[Figures, Tensor]:
         base, _ = load(["--config", "configs/text.yaml"])
         pairs = {
             "prompt": one.prompt,
+            "text_prior": "pocket",
             "device": "cpu",
             "outdir": folder,
             **METHODS[one.method],

@@ -26,7 +26,7 @@ from mathutils import Vector
 
 bl_info = {
     "name": "Propeller",
-    "author": "Seed 6eb73a5b maintainers",
+    "author": "Propeller contributors",
     "version": (0, 1, 0),
     "blender": (4, 2, 0),
     "location": "View3D > Sidebar > Propeller",
@@ -102,7 +102,7 @@ def brought_in(glb: bytes, name: str, height: float) -> bpy.types.Object:
     """The asset as one object that stands on the 3D cursor, so high, its front towards -Y."""
     before = set(bpy.data.objects)
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"{name}.glb"
+        file = Path(folder) / "asset.glb"
         file.write_bytes(glb)
         bpy.ops.import_scene.gltf(filepath=str(file))
     new = [thing for thing in bpy.data.objects if thing not in before]
@@ -185,6 +185,8 @@ class PROPELLER_OT_make(bpy.types.Operator):
             return made(self.server.rstrip("/"), picture, options, told, stop)
         except Refused as refused:
             return refused
+        except (ValueError, KeyError, TypeError):  # no JSON, or none of ours
+            return Refused(f"{self.server} is no server of Propeller")
 
     def _finish(self, answer: bytes | Refused) -> set[str]:
         name = Path(self.picture).stem if self.picture else self.sentence[:40] or "asset"

@@ -53,8 +53,11 @@ def run(
             raise
         single = not config.input or Path(config.input).is_file()
         folder = config.run_folder if single else Path(config.outdir)
-        kept = f"the last checkpoint is kept in {folder}: the same command goes on from it"
-        print(f"error: {FULL if full else error}\n{kept}", file=sys.stderr)
+        print(f"error: {FULL if full else error}", file=sys.stderr)
+        if any(folder.glob("**/*checkpoint.safetensors")):
+            print(
+                f"the last checkpoint is kept in {folder}: the same command goes on from it", file=sys.stderr
+            )
         return 3
     except (Interrupted, KeyboardInterrupt) as stop:
         print(str(stop) or "stopped", file=sys.stderr)

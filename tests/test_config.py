@@ -218,3 +218,9 @@ def test_a_shipped_configuration_is_found_from_anywhere(
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "text.yaml").write_text("t_min: 0.4")  # the nearer one first
     assert load(["--config", "configs/text.yaml"])[0].t_min == 0.4
+
+
+@pytest.mark.parametrize("text", ["a ${cube", "caf\udce9"])
+def test_a_text_that_a_file_cannot_hold_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"stands for another option|is not UTF-8"):
+        load(["--config", IMAGE, f"prompt={text}"])

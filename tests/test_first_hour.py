@@ -355,11 +355,17 @@ def test_everything_is_ready_when_ranks_start(
 # --- a full GPU, wherever that is
 
 
-def test_a_full_gpu_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_gpu_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And a second one where there is a checkpoint to go on from."""
+
     def work(config: Config) -> int:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
-    words = ["--config", IMAGE, "input=data/cat.png", "device=cpu"]
+    words = ["--config", IMAGE, "input=data/cat.png", "device=cpu", f"outdir={tmp_path}"]
+    assert command.run("main.py", words, lambda config: None, work) == 3
+    assert capsys.readouterr().err.count("\n") == 1
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "checkpoint.safetensors").touch()
     assert command.run("main.py", words, lambda config: None, work) == 3
     first, kept = capsys.readouterr().err.splitlines()
     assert "the GPU's memory is full" in first and "batch_size" in first and "checkpoint" in kept

@@ -384,6 +384,68 @@ def pictures(picture: str, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+def test_what_is_said_to_be_done_is_there_by_these_options(
+    prior: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a queue, of both stages: after options of the files alone, after a film that a kill kept from being written,
+    and after a refinement that had only begun."""
+    (pictures / "bad.png").unlink()
+    (pictures / "three.png").unlink()
+    words = _words(prior, str(pictures), tmp_path)
+    film, refined = tmp_path / "one" / "one.mp4", tmp_path / "one" / "one_refined.glb"
+    for program, name in ((main_propeller, "done"), (main2_mesh, "refined")):
+        assert program.main(words) == 0 and program.main(words) == 0
+        assert capsys.readouterr().out.count(f"{name} before") == 2
+    film.unlink()
+    assert main_propeller.main(words) == 0 and film.exists()
+    assert capsys.readouterr().out.count("done before") == 1
+    assert main_propeller.main([*words, "texture_size=128"]) == 0
+    assert Image.open(tmp_path / "one" / "one.png").size == (128, 128)
+    assert "done before" not in capsys.readouterr().out
+    assert main2_mesh.main([*words, "texture_size=128"]) == 0
+    before, options = refined.read_bytes(), tmp_path / "one" / "refine_config.yaml"
+    options.write_text(options.read_text().replace("refine_steps: 2", "refine_steps: 3"))  # and killed
+    os.utime(options)
+    assert main2_mesh.main([*words, "texture_size=128", "refine_steps=3"]) == 0
+    assert refined.read_bytes() != before
+
+
+@pytest.mark.slow
+def test_another_picture_of_the_same_name(
+    serial: Path, prior: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither stage takes the run for its own, and what it shows stays."""
+    other = tmp_path / "thing.png"
+    red = Image.new("RGBA", (64, 64))
+    red.paste((200, 0, 0, 255), (10, 20, 50, 50))
+    red.save(other)
+    shown = (serial / "thing_input.png").read_bytes()
+    words = _words(prior, str(other), serial.parent, *EXACT)
+    assert main_propeller.main(words) == 2
+    assert "another file as the picture" in capsys.readouterr().err
+    assert (serial / "thing_input.png").read_bytes() == shown
+    assert main2_mesh.main(words) == 2
+    assert "is of another picture than" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_no_run_writes_over_what_it_is_made_of(
+    serial: Path, prior: str, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "thing" / "thing.png"
+    own.parent.mkdir()
+    shutil.copy(picture, own)
+    assert main_propeller.main(_words(prior, str(own), tmp_path)) == 2
+    assert "would be written over by its own run" in capsys.readouterr().err
+    assert own.read_bytes() == Path(picture).read_bytes()
+    mesh = tmp_path / "thing" / "thing_refined.glb"
+    shutil.copy(serial / "thing.glb", mesh)
+    before = mesh.read_bytes()
+    assert main2_mesh.main(_words(prior, picture, tmp_path, f"mesh={mesh}")) == 2
+    assert "would be overwritten" in capsys.readouterr().err and mesh.read_bytes() == before
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["ranks=2"], ["ranks=2", "group=2", "window=3"]], ids=" ".join)
 def test_many_pictures(
     serial: Path,

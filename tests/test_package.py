@@ -40,6 +40,14 @@ SMALL = [
         (["data/cat.png", "steps=3"], ["--config", "configs/image.yaml", "input=data/cat.png", "steps=3"]),
         (["nowhere.JPG"], ["--config", "configs/image.yaml", "input=nowhere.JPG"]),
         (["photos/*"], ["--config", "configs/image.yaml", "input=photos/*"]),
+        (
+            ["what does a red cube look like?"],
+            ["--config", "configs/text.yaml", "prompt=what does a red cube look like?"],
+        ),
+        (
+            ["a " + 300 * "red " + "cube"],
+            ["--config", "configs/text.yaml", "prompt=a " + 300 * "red " + "cube"],
+        ),
         (["a red cube"], ["--config", "configs/text.yaml", "prompt=a red cube"]),
         (["prompt=cube"], ["--config", "configs/text.yaml", "prompt=cube"]),
         (["a.png", "--config", "my.yaml"], ["input=a.png", "--config", "my.yaml"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 from pathlib import Path
@@ -418,3 +419,53 @@ def test_a_threshold_keeps_more_or_less(tmp_path: Path, faint: int, more: float,
         return float((picture.rgb[0] - picture.rgb[1])[picture.mask[0] > 0.5].mean())
 
     assert red(more) < 0.45 < 0.6 < red(less)  # measured 0.28 and 0.32, 0.69
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_turned_tiff_is_upright(mode: str, orientation: int, tmp_path: Path) -> None:
+    """Uncompressed, which Pillow would map into memory as it lies."""
+    table = np.zeros((40, 60, 3), np.uint8)
+    table[:20, :30], table[20:, :30], table[:20, 30:] = (250, 20, 20), (20, 250, 20), (20, 20, 250)
+    image = Image.fromarray(table).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.tiff", exif=exif)
+    image.save(tmp_path / "b.tiff", exif=exif, compression="tiff_lzw")
+    plain, packed = (read_rgba(tmp_path / name)[0] for name in ("a.tiff", "b.tiff"))
+    assert np.array_equal(plain, packed)
+
+
+def test_floats_are_grey(tmp_path: Path) -> None:
+    for scale in (1.0, 255.0):
+        Image.fromarray(np.full((30, 40), 0.5 * scale, np.float32)).save(tmp_path / "a.tiff")
+        assert np.allclose(
+            read_rgba(tmp_path / "a.tiff")[0][..., :3], 0.5 if scale == 1 else 127.5 / 255, atol=1e-3
+        )
+
+
+def test_what_would_start_a_program_is_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 30 20\n%%EndComments\nshowpage\n"
+    )
+    with pytest.raises(UserError, match="not a picture that can be read"):
+        read_rgba(tmp_path / "a.png")
+
+
+def test_names_that_no_file_can_have(tmp_path: Path) -> None:
+    for name in ("a" * 300, str(tmp_path / ("b" * 300 + ".png"))):
+        assert picture_files(name) == [name]
+        with pytest.raises(UserError, match="no picture"):
+            read_rgba(Path(name))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may look everywhere")
+def test_a_folder_that_may_not_be_entered(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    with pytest.raises(UserError, match="may not be entered"):
+        read_rgba(tmp_path / "closed" / "a.png")
+
+
+def test_a_photograph_of_many_pixels_is_read_smaller(tmp_path: Path) -> None:
+    Image.new("RGB", (12000, 9000), (200, 30, 30)).save(tmp_path / "a.jpg")
+    assert max(read_rgba(tmp_path / "a.jpg")[0].shape) == WORK_PX

@@ -292,6 +292,10 @@ def test_it_listens_on_this_machine_alone(
     assert tuple(capsys.readouterr()) == (
         "assets at http://127.0.0.1:8017/generate, how at /docs; Ctrl-C ends it\n", "",
     )  # fmt: skip
+    assert serve.main(["--host", "::1"]) == 0
+    assert "http://[::1]:8017/generate" in capsys.readouterr().out
+    for wrong in (["--port", "99999"], ["--host", "nowhere.invalid"]):
+        assert serve.main(wrong) == 2 and capsys.readouterr().err.startswith("error: ")
     assert serve.main(["--host", "0.0.0.0"]) == 0
     assert capsys.readouterr().err.startswith("note: whoever reaches 0.0.0.0")
 

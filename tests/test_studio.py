@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -83,10 +84,14 @@ def test_a_run_is_followed_to_its_end_its_error_or_until_nobody_does() -> None:
 
 
 def test_folders_of_runs_are_few_and_zipped_without_what_goes_on(tmp_path: Path) -> None:
+    """Those of others stay, whatever they are called."""
     for k in range(KEPT + 3):
-        (tmp_path / f"2000-{k:03d}").mkdir()
+        (tmp_path / f"20000101-000000-{k:06x}").mkdir()
+        (tmp_path / f"{k}st try").mkdir()
     fresh = fresh_folder(tmp_path)
-    assert len(list(tmp_path.iterdir())) == KEPT and fresh.exists() and not (tmp_path / "2000-003").exists()
+    ours = [path for path in tmp_path.iterdir() if "try" not in path.name]
+    assert len(ours) == KEPT and fresh.exists() and not (tmp_path / "20000101-000000-000003").exists()
+    assert len(list(tmp_path.iterdir())) == 2 * KEPT + 3
     run = fresh / "cat"
     (run / "snapshots").mkdir(parents=True)
     for name in (
@@ -256,6 +261,15 @@ def run(prior: str, picture: str, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_snapshots_are_the_states_on_the_way(run: Path, prior: str, picture: str, tmp_path: Path) -> None:
     states = view_room.Run(run).states()
     assert list(states) == [3, 6, 9, 12] and states[12] == run / "thing.ply"
+    torn = run / "snapshots" / ".000006.ab12cd34.safetensors"
+    torn.touch()  # of a kill, or of a moment
+    assert view_room.Run(run).states() == states
+    torn.unlink()
+    moved = view_room.Run(shutil.copytree(run, tmp_path / "elsewhere"))  # a folder of another name
+    assert moved.mesh() == tmp_path / "elsewhere" / "thing.glb" and moved.picture() is not None
+    shutil.copy(moved.folder / "thing.glb", moved.folder / "thing_refined.glb")
+    os.utime(moved.folder / "thing_refined.glb", (0, 0))
+    assert moved.mesh() == tmp_path / "elsewhere" / "thing.glb"  # made anew since
     part = shutil.copytree(run, tmp_path / "thing")
     (part / "thing.ply").unlink()
     assert view_room.Run(part).states()[12] == part / "checkpoint.safetensors"  # no asset of it yet
@@ -275,6 +289,9 @@ def test_snapshots_are_the_states_on_the_way(run: Path, prior: str, picture: str
     scales = np.linalg.eigvalsh(drawn[1])
     assert np.allclose(np.sort(last.log_scales.exp().numpy() ** 2), scales, rtol=1e-3, atol=1e-7)
     assert asset.state.step == 9 + 3 and len(list((tmp_path / "thing" / "snapshots").iterdir())) == 1
+    (tmp_path / "thing" / "snapshots" / ".000009.ab12cd34.safetensors").touch()
+    more = load(_words(prior, picture, tmp_path, "steps=12", "snapshots=2"))[0].but(outdir=str(tmp_path))
+    assert main_propeller.make_asset(more, quiet=True).state.step == 12 + 3
 
 
 @pytest.mark.slow

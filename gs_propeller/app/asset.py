@@ -20,6 +20,7 @@ from gs_propeller.app.kinds.choice import kind_of
 from gs_propeller.app.plan import phases_of
 from gs_propeller.base.camera import Cameras, orbit
 from gs_propeller.base.errors import UserError
+from gs_propeller.base.paths import is_file
 from gs_propeller.distil.distillation import Distillation, device_of
 from gs_propeller.distil.draw import camera_deg
 from gs_propeller.distil.known import Known
@@ -205,7 +206,7 @@ def seeded(config: Config) -> Any:
 def check_seed(config: Config) -> None:
     """Raises UserError where `init` is no folder of another run."""
     folder = Path(config.init)
-    if not (folder / checkpoint.FILE).is_file() or not (folder / "config.yaml").is_file():
+    if not is_file(folder / checkpoint.FILE) or not is_file(folder / "config.yaml"):
         raise UserError(
             f"init={config.init} is no folder of a run: it wants a {checkpoint.FILE} and a config.yaml"
         )

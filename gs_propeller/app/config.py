@@ -28,6 +28,7 @@ from gs_propeller.app.settings import (
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.names import clean
 from gs_propeller.base.options import AUTO, within
+from gs_propeller.base.paths import is_file
 from gs_propeller.distil.settings import (
     KnownSettings,
     LevelSettings,
@@ -224,7 +225,7 @@ def load(argv: Sequence[str]) -> tuple[Config, Flags]:
             raise UserError(f"'{word}' is not an option; {_meant(word, pairs)}")
     if not path:
         raise UserError("say which configuration: --config configs/image.yaml input=PICTURE")
-    if not Path(path).is_file() and (HERE / path).is_file():
+    if not is_file(path) and is_file(HERE / path):
         path = str(HERE / path)  # from any working folder
     config = updated(Config(), _read_yaml(path), f" (in {path})")
     return updated(config, dict(pairs)), Flags(dry_run)
@@ -273,7 +274,7 @@ def _options() -> list[tuple[Field[Any], str]]:
 
 def _read_yaml(path: str) -> dict[str, Any]:
     file = Path(path)
-    if not file.is_file():
+    if not is_file(file):
         near = difflib.get_close_matches(
             file.name, [p.name for p in file.parent.glob("*.yaml")] if file.parent.is_dir() else [], 1
         )

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gs_propeller.app.config import DEFAULT, SECTION_OF, Config
-from gs_propeller.base.files import load_tensors
+from gs_propeller.app.config import DEFAULT, SECTION_OF, Config, load
+from gs_propeller.base.errors import UserError
+from gs_propeller.base.files import load_meta, load_tensors
 from gs_propeller.solver.checkpoint import FILE
 from guidance import POCKET, POCKET_TEXT, find_prior, find_text_prior
 
@@ -32,6 +33,18 @@ SECOND_STAGE = (
     "lambda_normal",
 )
 CLOSING = ("closing_updates",)  # shapes the splat of a run, not the run
+FILES = (
+    "mesh_resolution",
+    "mesh_faces",
+    "texture_size",
+    "bake_views",
+    "bake_size",
+    "turntable_frames",
+    "turntable_size",
+    "fps",
+    "compressed",
+    *CLOSING,
+)  # shape what is written of a run's last state
 # What may change between a run and its continuation without another result being asked for.
 FREE = frozenset(
     [
@@ -52,18 +65,9 @@ FREE = frozenset(
         "compile",
         "attention_slicing",
         "nonfinite",
-        "turntable_frames",
-        "turntable_size",
-        "fps",
-        "compressed",
         "snapshots",
         "mesh",
-        "mesh_resolution",
-        "mesh_faces",
-        "texture_size",
-        "bake_views",
-        "bake_size",
-        *CLOSING,
+        *FILES,
         *SECOND_STAGE,
     ]
 )
@@ -138,4 +142,19 @@ def fingerprint(config: Config, picture: bytes, also: Iterable[str] = ()) -> str
         and key not in ("input", "name")
         and _shapes(key, value, config.scene)
     } | priors
-    return json.dumps(shaping | {GIVEN: hashlib.sha256(picture).hexdigest()[:16]}, sort_keys=True)
+    return json.dumps(shaping | {GIVEN: _sum(picture)}, sort_keys=True)
+
+
+def _sum(given: bytes) -> str:
+    return hashlib.sha256(given).hexdigest()[:16]
+
+
+def of_another_picture(config: Config) -> bool:
+    """Whether the run in the configuration's folder was made of a picture, and of another one. One that started from
+    another run's asset cannot be told, nor one without a checkpoint."""
+    try:
+        made = json.loads(load_meta(config.run_folder / FILE)["fingerprint"])
+        own = load(["--config", str(config.run_folder / "config.yaml")])[0]
+    except (UserError, ValueError, KeyError):
+        return False
+    return bool(own.input and not own.init and made.get(GIVEN) != _sum(Path(config.input).read_bytes()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from gs_propeller.app.asset import Viewer, check_seed, scene_of, slots_at_once, travellers
 from gs_propeller.app.config import Config
@@ -13,7 +14,17 @@ from gs_propeller.app.elevation import note_of, noted, placed
 from gs_propeller.app.events import NOBODY, Audience, CutOut
 from gs_propeller.app.fingerprint import given_bytes
 from gs_propeller.app.guides import Priors, fetch_priors, keep, load_priors, notes, picture_of
-from gs_propeller.app.job import Asset, distilling, finished, jobs_of, saved, solved, solved_before, work_off
+from gs_propeller.app.job import (
+    Asset,
+    distilling,
+    finished,
+    jobs_of,
+    result_files,
+    saved,
+    solved,
+    solved_before,
+    work_off,
+)
 from gs_propeller.app.kinds.choice import kind_of
 from gs_propeller.app.log import quiet_libraries, said_if_long
 from gs_propeller.app.plan import stages_of
@@ -35,7 +46,21 @@ def checked(config: Config) -> None:
     group_size(config, rank_count(config), len(jobs))
     if len(jobs) == 1:
         picture_of(jobs[0])
+        spared(jobs[0])
     fetch_priors(config)
+
+
+def spared(config: Config) -> None:
+    """Raises UserError where the run would write over its own input picture."""
+    own = [
+        *result_files(config).values(),
+        *(config.run_folder / f"{config.run_name}{x}.png" for x in ("", "_input")),
+    ]
+    if config.input and Path(config.input).resolve() in [file.resolve() for file in own]:
+        raise UserError(
+            f"input={config.input} would be written over by its own run in {config.run_folder}; give another outdir= "
+            "or name="
+        )
 
 
 def _checked_plan(config: Config) -> None:
@@ -115,15 +140,17 @@ def _one(
 ) -> Asset | None:
     """One asset on this group of ranks, stage by stage; None where it was there already."""
     picture = picture_of(config)
+    spared(config)
     if picture is not None:
         audience.tell(CutOut(picture))
     for note in notes(config, picture, priors):
         audience.note(note)
     with checkpoint.lock(config.run_folder):
-        if picture is not None:
-            save_picture(config.run_folder / f"{config.run_name}_input.png", picture)
         config = placed(config, picture, priors, audience.note)
         stages = stages_of(config)
+        solved_before(stages[0])  # another picture's run is refused before a file of it is written over
+        if picture is not None:
+            save_picture(config.run_folder / f"{config.run_name}_input.png", picture)
         if jobs > 1 and finished(stages[-1]):
             print(f"{config.run_name}: done before, in {config.run_folder}")
             return None

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from gs_propeller.app.asset import Logged, Viewer, begun, problem, textured_mesh
-from gs_propeller.app.config import Config, to_yaml
+from gs_propeller.app.config import Config, load, to_yaml
 from gs_propeller.app.events import Audience, FilesWritten, How, PassDone, StageBegun, StageEnded
-from gs_propeller.app.fingerprint import fingerprint, given_bytes
+from gs_propeller.app.fingerprint import FILES, fingerprint, given_bytes
 from gs_propeller.app.guides import find_priors
 from gs_propeller.app.kinds.choice import kind_of
 from gs_propeller.app.log import Metrics
+from gs_propeller.app.plan import stages_of
 from gs_propeller.base.errors import Interrupted, UserError
 from gs_propeller.base.files import atomic, save_tensors
 from gs_propeller.base.media import contact_sheet, turntable
@@ -142,6 +143,12 @@ def distilling(config: Config, ranks: Ranks, scene: Distilled, given: bytes) -> 
     )
 
 
+def snapshots(folder: Path) -> dict[int, Path]:
+    """A run's, by the updates done."""
+    files = (folder / "snapshots").glob("[0-9]*.safetensors")
+    return {int(file.stem): file for file in sorted(files)}
+
+
 class Snapshots:
     """Parameters on the way, evenly spread over the run, as FOLDER/snapshots/STEP.safetensors; those past `done`, where
     a run goes on from, are another's and go."""
@@ -149,10 +156,10 @@ class Snapshots:
     def __init__(self, folder: Path, count: int, done: int, steps: int) -> None:
         self.folder, self.count, self.steps = folder / "snapshots", count, steps
         self.kept = done * count // steps
-        for file in self.folder.glob("*.safetensors"):
-            if (
-                file.name.startswith(".") or int(file.stem) > done
-            ):  # the first: of a kill while it was written
+        for torn in self.folder.glob(".*.safetensors"):  # of a kill while it was written
+            torn.unlink()
+        for step, file in snapshots(folder).items():
+            if step > done:
                 file.unlink()
 
     def pass_by(self, step: int, params: Any) -> None:
@@ -213,7 +220,7 @@ def solved(
                 saved_s = time.monotonic()
             if stop.asked:
                 raise Interrupted(
-                    f"stopped at step {stage.done(now.start)}; the same command goes on from there"
+                    f"stopped at step {stage.done(now.start)}; {_again(config)} goes on from there"
                 )
             if audience.stop.is_set() and now.start < settings.steps:
                 raise Enough
@@ -230,7 +237,7 @@ def solved(
     if how == "stopped":
         audience.note(
             f"stopped at step {stage.done(window.start)} of {steps}, as was asked: the files are of that moment, and "
-            "the same command goes on from there"
+            f"{_again(config)} goes on from there"
         )
     if metrics.skipped:
         audience.note(
@@ -242,10 +249,29 @@ def solved(
     return window, spent_s
 
 
+def _again(config: Config) -> str:
+    return "the same command" if config.resume else "the same command without resume=false"
+
+
 def finished(config: Config) -> bool:
-    """Whether the folder holds this very job's asset already. Raises UserError for another job's checkpoint."""
-    last, mesh = config.run_folder / checkpoint.FILE, config.run_folder / f"{config.run_name}.glb"
-    return solved_before(config) and mesh.exists() and mesh.stat().st_mtime >= last.stat().st_mtime
+    """Whether the folder holds this very job's asset already, every file of it, by the same options. Raises UserError
+    for another job's checkpoint."""
+    options, last = config.run_folder / Stage.options, config.run_folder / checkpoint.FILE
+    if not (solved_before(config) and options.is_file()):
+        return False
+    marks = [fingerprint(c, b"", also=FILES) for c in (config, load(["--config", str(options)])[0])]
+    made_s = [file.stat().st_mtime if file.is_file() else 0.0 for file in result_files(config).values()]
+    return marks[0] == marks[1] and min(made_s) >= last.stat().st_mtime
+
+
+def result_files(config: Config) -> dict[str, Path]:
+    """Every file of an asset, by its kind."""
+    folder, name = config.run_folder, config.run_name
+    kinds = ["obj", "glb", *(["mp4"] if config.turntable_frames else [])]
+    if stages_of(config)[-1].scene == "gaussians":
+        kinds = ["ply", *([config.compressed] if config.compressed != "none" else []), *kinds]
+    files = {kind: folder / f"{name}.{kind}" for kind in kinds}
+    return files | {"png": folder / f"{name}_sheet.png"}  # NAME.png is the texture of NAME.obj
 
 
 def solved_before(config: Config) -> bool:
@@ -268,26 +294,24 @@ def saved(
     """Mesh, texture and every file of the asset. shown: its state as splat, sheet and film have it; the mesh is that of
     the run's last state, which is smoother and whose texture has the picture itself."""
     begun_s = time.monotonic()
-    folder, name = config.run_folder, config.run_name
-    viewer = Viewer(shown.params, config)
-    files = {kind: folder / f"{name}.{kind}" for kind in ("obj", "glb", "png")}
-    files["png"] = folder / f"{name}_sheet.png"  # NAME.png is the texture of NAME.obj
+    name, viewer = config.run_name, Viewer(shown.params, config)
+    files = result_files(config)
     if isinstance(viewer.params, Gaussians):
-        files = {"ply": folder / f"{name}.ply"} | files
         save_ply(files["ply"], viewer.params)
         if config.compressed != "none":
-            files[config.compressed] = folder / f"{name}.{config.compressed}"
             save_compressed(files[config.compressed], viewer.params)
     textured = textured_mesh(Viewer(window.states[0].params, config), picture)
     save_obj(files["obj"], textured)
     save_glb(files["glb"], textured)
     contact_sheet(files["png"], viewer.turntable(8, config.turntable_size))
     if config.turntable_frames:
-        files["mp4"] = folder / f"{name}.mp4"
         turntable(files["mp4"], viewer.turntable(config.turntable_frames, config.turntable_size), config.fps)
     mesh_s = time.monotonic() - begun_s
     facts = [
-        ("steps", f"{window.start} in {window.passes} passes, {window.evaluations} evaluations"),
+        (
+            "steps",
+            f"{window.states[0].step} in {window.passes} passes, {window.evaluations} evaluations",
+        ),
         (kind_of(config).size, f"{len(viewer.params)}"),
         ("mesh", f"{len(textured.mesh.faces)} faces"),
         (

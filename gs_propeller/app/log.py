@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gs_propeller.app.config import help_text
@@ -231,7 +232,7 @@ def summary(title: str, rows: Sequence[tuple[str, str]], stream: Any = sys.stdou
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     Console(file=stream).print(table)
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from gs_propeller.app.asset import Logged, orbit_camera, reference_of
 from gs_propeller.app.config import Config, load
-from gs_propeller.app.fingerprint import SECOND_STAGE, fingerprint
+from gs_propeller.app.fingerprint import SECOND_STAGE, fingerprint, of_another_picture
 from gs_propeller.app.guides import Priors, picture_of, told
 from gs_propeller.app.job import Stage
 from gs_propeller.base.camera import Cameras, relative_cameras
@@ -59,6 +59,11 @@ def started(config: Config) -> tuple[Textured, Frame, tuple[str, ...]]:
         raise UserError(
             f"{file} would be overwritten by what is made of it; name=NAME or outdir=FOLDER keeps both"
         )
+    if not config.mesh and config.input and of_another_picture(config):
+        raise UserError(
+            f"the mesh in {config.run_folder} is of another picture than {config.input}; outdir= or name= say which "
+            "run is meant, and mesh=FILE refines any mesh by this picture"
+        )
     textured, notes = read_mesh(file, config.texture_size)
     frame = placed(textured, reference_of(config, picture), str(file)) if config.mesh else Frame()
     return frame.into(textured), frame, notes
@@ -73,7 +78,8 @@ def refined_before(config: Config) -> bool:
     if not (config.resume and options.is_file() and result.is_file() and mesh.is_file()):
         return False
     marks = [fingerprint(c, b"", also=SECOND_STAGE) for c in (config, load(["--config", str(options)])[0])]
-    return marks[0] == marks[1] and result.stat().st_mtime >= mesh.stat().st_mtime
+    newest = max(mesh.stat().st_mtime, options.stat().st_mtime)  # options are written before the work
+    return marks[0] == marks[1] and result.stat().st_mtime >= newest
 
 
 def refinement(config: Config, textured: Textured, picture: Picture | None, priors: Priors) -> Refinement:

@@ -73,4 +73,6 @@ def _opened(path: str | Path) -> Iterator[Any]:
         with safe_open(path, "pt") as file:
             yield file
     except (OSError, RuntimeError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); start anew with resume=false") from error
+        raise UserError(
+            f"{path} cannot be read ({error}); take it away, or, of the run itself, start anew with resume=false"
+        ) from error

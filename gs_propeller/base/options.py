@@ -56,6 +56,16 @@ def within(record: Any) -> None:
             raise UserError(f"{f.name}={value} is not one of {', '.join(meta['choices'])}")
 
 
+def _writable(name: str, text: str) -> None:
+    """Raises UserError for a text that a configuration file cannot hold."""
+    if "${" in text:
+        raise UserError(
+            f"{name}={text}: '${{' stands for another option in a configuration file; leave it out"
+        )
+    if not text.isprintable() and any(0xD800 <= ord(letter) < 0xE000 for letter in text):
+        raise UserError(f"{name}={text!a} is not UTF-8; rename it")
+
+
 @dataclass(frozen=True)
 class Section:
     """A record of options. Raises UserError for a value out of range or not among the choices, naming it."""
@@ -65,6 +75,8 @@ class Section:
             value = getattr(self, f.name)
             if f.metadata.get("path") and value.startswith("~"):
                 object.__setattr__(self, f.name, os.path.expanduser(value))
+            if isinstance(value, str):
+                _writable(f.name, value)
         within(self)
 
     def ordered(self, low: str, high: str) -> None:

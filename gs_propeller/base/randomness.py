@@ -51,7 +51,7 @@ def normals(seed: int, ids: Tensor) -> Tensor:
     key = splitmix64(ids ^ splitmix64(torch.full_like(ids, seed)))
     counters = torch.arange(4, device=ids.device) * GOLDEN
     bits = _shift_right(splitmix64(key[:, None] + counters), 11)  # [N, 4], 53 bits
-    uniform = (bits.double() + 0.5) * 2.0**-53  # in (0, 1): its logarithm is finite
+    uniform = (bits.double() + 0.5) * 2.0**-53  # in (0, 1]: its logarithm is finite
     radius = (-2.0 * uniform[:, 0::2].log()).sqrt()  # Box-Muller on two pairs
     angle = 2.0 * math.pi * uniform[:, 1::2]
     return torch.cat([radius * angle.cos(), (radius * angle.sin())[:, :1]], 1)

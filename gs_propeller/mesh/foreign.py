@@ -6,32 +6,25 @@ Nv vertices, Nf faces, T texels along a side. Colours are sRGB in 0..1; glTF's f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from io import BytesIO
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import trimesh
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from trimesh.resolvers import FilePathResolver
 
 from gs_propeller.base.camera import Cameras
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.grey import eight_bit
-from gs_propeller.mesh.gltf import in_plain_words
-from gs_propeller.mesh.mtl import pictures_of
+from gs_propeller.mesh.formats.parts import Array, Part, decoded, encoded, parts_of
 from gs_propeller.mesh.raster import rasterize
 from gs_propeller.mesh.surface import Mesh
 from gs_propeller.mesh.texture import Reference, Textured, filled, texel_surface, unwrap
 
-Array = NDArray[Any]
 GREY = 0.7  # of a surface that says no colour
-SLACK = 1e-3  # so far outside 0..1 a texture coordinate is still rounding
 MOST_TEXELS = 4096  # side of a texture that is taken as it is
 UNIT = (0.5, 1.6)  # longest side of an asset of ours; the cameras look at about so much, world units
 OFF_CENTRE = 0.3  # world units
@@ -45,28 +38,6 @@ SHARED = (
 )
 NO_TEXELS = 1e-3  # a face of fewer has none
 FAR = 1000.0  # of its size from the origin: there, 32 bits leave a mesh a few thousand places along a side
-
-
-@dataclass(frozen=True)
-class Part:
-    """A piece of one material: vertices [n, 3], faces [m, 3], uvs [n, 2], image, factor [3] (linear), and the colours
-    of vertices [n, 3] or of faces [m, 3] (both sRGB); None where it has none."""
-
-    vertices: Array
-    faces: Array
-    uvs: Array | None = None
-    image: Image.Image | None = None
-    factor: Array | None = None
-    vertex_colours: Array | None = None
-    face_colours: Array | None = None
-
-    @property
-    def plain(self) -> bool:
-        """Whether its image is its colours, once over."""
-        if self.image is None or self.uvs is None or self.vertex_colours is not None:
-            return False
-        inside = (self.uvs > -SLACK).all() and (self.uvs < 1 + SLACK).all()
-        return bool(inside) and (self.factor is None or bool((self.factor > 0.99).all()))
 
 
 def load_mesh(path: str | Path, texture_size: int = 1024) -> Textured:
@@ -86,7 +57,7 @@ def read_mesh(path: str | Path, texture_size: int = 1024) -> tuple[Textured, tup
             f"no mesh {path}; run main_propeller.py first, or give mesh=FILE.glb, .obj, .ply or .stl"
         )
     try:
-        parts, notes = _parts(Path(path))
+        parts, notes = parts_of(Path(path))
     except UserError:
         raise
     except Exception as error:  # a reader of many formats, each with errors of its own
@@ -131,126 +102,6 @@ def _near_origin(parts: Sequence[Part]) -> tuple[list[Part], bool]:
     far = bool(np.abs(low + high).max() / 2 > FAR * (high - low).max())
     shift = (low + high) / 2 if far else np.zeros(3)
     return [replace(part, vertices=(part.vertices - shift).astype(np.float32)) for part in parts], far
-
-
-def _parts(path: Path) -> tuple[list[Part], list[str]]:
-    """(what has faces, in the world's coordinates, 64 bits; what of its look is not read, a line each). Raises what
-    trimesh does, UserError, and ValueError where there are no faces."""
-    linear = path.suffix.lower() in (".glb", ".gltf")
-    pictures, notes = pictures_of(path) if path.suffix.lower() == ".obj" else (None, [])
-    if linear:
-        plain = BytesIO(in_plain_words(path))
-        loaded = trimesh.load(plain, file_type="glb", process=False, resolver=FilePathResolver(str(path)))
-    else:
-        loaded = trimesh.load(path, process=False)
-    pieces = _pieces(loaded)
-    parts = [_part(piece, at, linear, pictures) for piece, at in pieces
-             if isinstance(piece, trimesh.Trimesh) and len(piece.faces)]  # fmt: skip
-    if not parts:
-        if any(isinstance(piece, trimesh.PointCloud) for piece, _ in pieces):
-            raise ValueError("it has points and no faces; of a splat, give the .glb beside it")
-        raise ValueError("it has no faces")
-    for part in parts:
-        if not np.isfinite(part.vertices).all():
-            raise ValueError("some of its vertices are not finite")
-        if part.uvs is not None and not np.isfinite(part.uvs).all():
-            raise ValueError("some of its texture coordinates are not finite")
-    if left_out := sorted({what for piece, _ in pieces for what in _left_out(piece)}):
-        notes.append(f"of {path} is left out: {', '.join(left_out)}")
-    return parts, notes
-
-
-def _pieces(loaded: Any) -> list[tuple[Any, Array]]:
-    """(geometry, its place in the world [4, 4]) of all that a file shows. trimesh's own dump would lose the colours of
-    vertices beside a material."""
-    if not isinstance(loaded, trimesh.Scene):
-        return [(loaded, np.eye(4))]
-    found = (loaded.graph[node] for node in loaded.graph.nodes_geometry)
-    return [(loaded.geometry[name], np.asarray(at, np.float64)) for at, name in found]
-
-
-def _left_out(piece: Any) -> list[str]:
-    """What of a piece's look the second stage does not keep."""
-    material = getattr(getattr(piece, "visual", None), "material", None)
-    found = []
-    if getattr(material, "alphaMode", None) in ("MASK", "BLEND"):
-        found.append("transparency")
-    if (getattr(material, "metallicFactor", 0) or 0) > 0.5 or getattr(
-        material, "metallicRoughnessTexture", None
-    ):
-        found.append("metal")
-    if getattr(material, "emissiveTexture", None):
-        found.append("glow")
-    return found
-
-
-def _part(piece: trimesh.Trimesh, at: Array, linear: bool, pictures: dict[str, Path] | None) -> Part:
-    """at [4, 4]: its place in the world; pictures: of an .obj's materials, by name, all that count of these."""
-    visual, material = piece.visual, getattr(piece.visual, "material", None)
-    vertices, faces = np.array(piece.vertices, dtype=np.float64), np.array(piece.faces, dtype=np.int64)
-    if faces.max() >= len(vertices) or faces.min() < 0:
-        raise ValueError("a face names a vertex that is not there")
-    if not np.array_equal(at, np.eye(4)):
-        vertices = vertices @ at[:3, :3].T + at[:3, 3]
-        faces = (
-            faces[:, ::-1].copy() if np.linalg.det(at[:3, :3]) < 0 else faces
-        )  # a mirror turns them inside out
-    found = Part(vertices, faces)
-    painted = getattr(visual, "vertex_attributes", {}).get("color")
-    if painted is None:
-        painted = piece.vertex_attributes.get("color")  # of an .obj
-    colours = None if painted is None else _colours(painted)
-    if material is None:
-        kind = getattr(visual, "kind", None)
-        if kind == "face":
-            shades = _colours(visual.face_colors)
-            return replace(found, face_colours=_encoded(shades) if linear else shades)
-        if kind == "vertex" and colours is None:
-            colours = _colours(visual.vertex_colors)
-    if colours is not None:
-        found = replace(found, vertex_colours=_encoded(colours) if linear else colours)
-    if material is None:
-        return found
-    uvs, image = getattr(visual, "uv", None), getattr(material, "baseColorTexture", None)
-    image = getattr(material, "image", None) if image is None else image
-    if pictures is not None:  # where there is none, trimesh makes one up
-        named = pictures.get(getattr(material, "name", None) or "")
-        image = None if named is None else Image.open(named)
-    factor = getattr(material, "baseColorFactor", None)
-    if not hasattr(material, "baseColorFactor") and image is None and _says_colour(material):
-        factor = material.diffuse  # of an .obj: beside a picture, whatever the exporter left there
-    if factor is not None:
-        factor = _colours(np.asarray(factor)[None])[0]
-        factor = factor if linear else _decoded(factor)
-    return replace(
-        found,
-        uvs=None if uvs is None else np.array(uvs, dtype=np.float32),
-        image=image if uvs is not None else None,
-        factor=factor,
-    )
-
-
-def _says_colour(material: Any) -> bool:
-    """Whether an .obj's material has a colour of its own: where it has none, trimesh makes one up."""
-    return any(key in getattr(material, "kwargs", {}) for key in ("kd", "Kd"))
-
-
-def _colours(values: Any) -> Array:
-    """[n, 3] in 0..1 of bytes, 16-bit numbers or floats."""
-    values = np.asarray(values)
-    scale = float(np.iinfo(values.dtype).max) if values.dtype.kind in "ui" else 1.0
-    return (values[:, :3] / scale).astype(np.float32)
-
-
-def _encoded(linear: Array) -> Array:
-    """sRGB of linear light."""
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clip(1e-9) ** (1 / 2.4) - 0.055).clip(
-        0, 1
-    )
-
-
-def _decoded(srgb: Array) -> Array:
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
 
 def _square(image: Image.Image) -> Array:
@@ -298,17 +149,17 @@ def _shown(part: Part, face: Array, barycentric: Array, size: int) -> Array:
 
     factors = [] if part.factor is None else [part.factor]
     if part.image is not None and part.uvs is not None:
-        factors.append(_decoded(_sampled(part.image, between(part.uvs), size)))
+        factors.append(decoded(_sampled(part.image, between(part.uvs), size)))
     if part.vertex_colours is not None:
-        factors.append(_decoded(between(part.vertex_colours)))
+        factors.append(decoded(between(part.vertex_colours)))
     if part.face_colours is not None:
-        factors.append(_decoded(part.face_colours[face]))
+        factors.append(decoded(part.face_colours[face]))
     if not factors:
         return np.full((len(face), 3), GREY, np.float32)
     linear = np.ones((len(face), 3))
     for factor in factors:
         linear = linear * factor
-    return _encoded(linear).astype(np.float32)
+    return encoded(linear).astype(np.float32)
 
 
 def _sampled(image: Image.Image, uv: Array, size: int) -> Array:

@@ -19,9 +19,12 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.grey import deep_grey, is_deep
+from gs_propeller.base.paths import is_file, is_folder
 
 MOST_PIXELS = 100_000_000
 WORK_PX = 2048  # longest side that is kept: an object of a fifth of it still has the pixels that the fit uses
+# No others: for some Pillow starts programs, as Ghostscript for EPS.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "HEIF", "AVIF", "PPM", "TGA")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 Array = NDArray[np.float32]
@@ -49,10 +52,10 @@ def size_of(path: Path) -> tuple[int, int]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Raises UserError for what is no picture, whenever that is found."""
-    if path.is_dir():
+    if is_folder(path):
         raise UserError(f"{path} is a folder; give input= one picture")
-    if not path.is_file():
-        around = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    if not is_file(path):
+        around = [p.name for p in path.parent.iterdir()] if is_folder(path.parent) else []
         near = difflib.get_close_matches(path.name, around, 1, 0.5)
         raise UserError(f"no picture {path}" + (f"; did you mean {path.parent / near[0]}?" if near else ""))
     try:
@@ -60,7 +63,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             _allow_heif(path)
             # by a file object: of a name, Pillow maps uncompressed TIFFs with their sides already turned by EXIF
-            with path.open("rb") as file, Image.open(file) as opened:
+            Image.init()
+            formats = [name for name in FORMATS if name in Image.OPEN]
+            with path.open("rb") as file, Image.open(file, formats=formats) as opened:
                 yield opened
     except UserError:
         raise

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.files import atomic
+from gs_propeller.base.paths import is_folder, is_there
 from gs_propeller.pictures.cutout import LEAST_PX, Box, cut_out, framed, is_cut_out, outside, strengthened
 from gs_propeller.pictures.photo import read_rgba
 
@@ -53,10 +54,10 @@ def picture_files(text: str) -> list[str]:
 
     Raises UserError for a folder or pattern without pictures.
     """
-    if Path(text).is_dir():
+    if is_folder(text):
         found = [path for path in _visible(text) if path.suffix.lower() in SUFFIXES]
         where = f"folder {text}"
-    elif any(letter in text for letter in "*?[") and not Path(text).exists():
+    elif any(letter in text for letter in "*?[") and not is_there(text):
         found = [Path(path) for path in sorted(glob(text)) if Path(path).is_file()]
         where = f"pattern {text}"
     else:
@@ -68,7 +69,7 @@ def picture_files(text: str) -> list[str]:
 
 def passed_over(text: str) -> list[str]:
     """Names of the files in the folder that input= means, if it means one, that are not taken for pictures."""
-    if not Path(text).is_dir():
+    if not is_folder(text):
         return []
     return [path.name for path in _visible(text) if path.is_file() and path.suffix.lower() not in SUFFIXES]
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
+from gs_propeller.base.paths import is_there
 from gs_propeller.places import install
 
 DOORS = {
@@ -82,7 +83,7 @@ def spelt_out(words: Sequence[str]) -> list[str]:
     """The arguments as main_propeller.py takes them: a picture or sentence that stands first becomes its option, and
     where no configuration is named, the one that suits it is. Raises UserError for a first word that is neither."""
     given = list(words)
-    if given and not given[0].startswith("-") and (Path(given[0]).exists() or not OPTION.match(given[0])):
+    if given and not given[0].startswith("-") and (is_there(given[0]) or not OPTION.match(given[0])):
         given[0] = _meant(given[0])
     if not any(word == "--config" or word.startswith("--config=") for word in given):
         for option, config in SUITS.items():
@@ -96,13 +97,11 @@ def _meant(word: str) -> str:
     from gs_propeller.base.errors import UserError
     from gs_propeller.pictures.picture import SUFFIXES
 
-    if (
-        Path(word).exists()
-        or Path(word).suffix.lower() in SUFFIXES
-        or any(letter in word for letter in "*?[")
-    ):
+    spaced = " " in word.strip()
+    pattern = not spaced and any(letter in word for letter in "*?[")  # a question ends in one, and has spaces
+    if is_there(word) or Path(word).suffix.lower() in SUFFIXES or pattern:
         return f"input={word}"
-    if " " in word.strip():
+    if spaced:
         return f"prompt={word}"
     near = difflib.get_close_matches(word, DOORS, 1, 0.6)
     hint = f"did you mean `propeller {near[0]}`?" if near else f"a sentence of one word is prompt={word}"

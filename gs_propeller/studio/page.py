@@ -300,6 +300,7 @@ class Page:
         )  # fmt: skip
         estimate.change(lambda on: gr.Slider(visible=not on), estimate, elevation, api_visibility="private")
         picture.select(self.corner, [picture, first_corner], [first_corner, box], api_visibility="private")
+        picture.change(lambda: (None, ""), None, [first_corner, box], api_visibility="private")
         shown.click(lambda row: (row[0], ""), shown, [picture, prompt], api_visibility="private")
         said.click(lambda row: (None, row[0]), said, [picture, prompt], api_visibility="private")
         common: dict[str, Any] = {

@@ -6,6 +6,7 @@ S, a picture's side in pixels.
 from __future__ import annotations
 
 import queue
+import re
 import shutil
 import threading
 import time
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from gs_propeller.app.events import Event, Listener, PassDone
 
 TURN_DEG = 15.0  # from one picture to the next
+OURS = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")  # what fresh_folder calls its folders
 KEPT = 30  # runs in the page's folder; older ones go
 INSIDE = ("checkpoint", ".lock")  # what goes on with a run is no part of what is downloaded
 
@@ -78,18 +80,20 @@ def followed(
 
 
 def fresh_folder(outdir: Path) -> Path:
-    """A folder of its own for a run; of all in outdir the KEPT latest stay."""
+    """A folder of its own for a run; of those that it made in outdir the KEPT latest stay, and all that others made."""
     folder = outdir / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:6]}"
     folder.mkdir(parents=True)
-    for old in sorted(path for path in outdir.iterdir() if path.is_dir())[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+    own = sorted(path for path in outdir.iterdir() if path.is_dir() and OURS.fullmatch(path.name))
+    for old in own[:-KEPT]:
+        if old != folder:
+            shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
 def latest_mesh(folder: Path, name: str) -> Path | None:
-    """The run's mesh as it is now, the refined one where there is one."""
-    meshes = [folder / f"{name}{kind}.glb" for kind in ("_refined", "")]
-    return next((mesh for mesh in meshes if mesh.is_file()), None)
+    """The run's mesh that was written last: the refined one, unless the run was made anew since."""
+    meshes = [mesh for kind in ("", "_refined") if (mesh := folder / f"{name}{kind}.glb").is_file()]
+    return max(meshes, key=lambda mesh: mesh.stat().st_mtime, default=None)
 
 
 def zipped(folder: Path) -> Path:

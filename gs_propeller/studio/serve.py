@@ -19,6 +19,7 @@ from gs_propeller.app.config import Config, load, updated
 from gs_propeller.app.events import Event
 from gs_propeller.base.errors import UserError
 from gs_propeller.places import install
+from gs_propeller.studio.address import address
 from gs_propeller.studio.queue import PICTURE, Make, Queue
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from gs_propeller.app.job import Asset
 
 PORT = 8017
+PATIENCE_S = 5  # after Ctrl-C, with clients that wait for an asset
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if lacking:
             raise UserError(f"propeller serve needs {', '.join(lacking)}: {install('app')}")
+        address([f"host={asked.host}", f"port={asked.port}"], PORT)
         make = maker(asked.options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -55,17 +58,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from gs_propeller.studio.server import Limits, build
 
-    own = _loopback(asked.host)
+    own, shown = _loopback(asked.host), f"[{asked.host}]" if ":" in asked.host else asked.host
     if not own:
         print(
             f"note: whoever reaches {asked.host} can have assets made here, unasked for a name",
             file=sys.stderr,
         )
-    hosts = Limits.hosts if own else ("*",)
+    # of "[::1]:8017" the middleware sees what stands before the first colon; no name begins so
+    hosts = (*Limits.hosts, shown.split(":")[0]) if own else ("*",)
     limits = Limits(int(asked.most_mb * 1e6), int(asked.most_mpx * 1e6), hosts=hosts)
     app = build(Queue(make, asked.waiting, asked.limit_s), limits)
-    print(f"assets at http://{asked.host}:{asked.port}/generate, how at /docs; Ctrl-C ends it", flush=True)
-    uvicorn.run(app, host=asked.host, port=asked.port, log_level="warning", limit_concurrency=128)
+    print(f"assets at http://{shown}:{asked.port}/generate, how at /docs; Ctrl-C ends it", flush=True)
+    uvicorn.run(
+        app, host=asked.host, port=asked.port, log_level="warning", limit_concurrency=128,
+        timeout_graceful_shutdown=PATIENCE_S,
+    )  # fmt: skip
     return 0
 
 

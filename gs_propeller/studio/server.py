@@ -43,7 +43,7 @@ class Limits:
     picture_bytes: int = 20_000_000
     pixels: int = 40_000_000
     around_bytes: int = 64_000
-    hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "::1")
+    hosts: tuple[str, ...] = ("127.0.0.1", "localhost")
 
 
 class Wish(BaseModel):

@@ -21,6 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from gs_propeller.app.asset import Viewer
 from gs_propeller.app.config import Config, load
+from gs_propeller.app.job import snapshots
 from gs_propeller.base.camera import Cameras
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.files import load_meta, load_tensors
@@ -66,19 +67,20 @@ class Run:
     """What a run's folder holds now. Raises UserError where that is no run's."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).resolve()  # of "." too there is a name
         options = self.folder / "config.yaml"
         if not options.is_file():
             raise UserError(f"{folder} is no run's folder: there is no config.yaml in it")
         self.config: Config = load(["--config", str(options)])[0]
-        self.last, self.splat = self.folder / checkpoint.FILE, self.folder / f"{self.folder.name}.ply"
+        self.name = self.config.run_name  # of its files, wherever the folder has been put
+        self.last, self.splat = self.folder / checkpoint.FILE, self.folder / f"{self.name}.ply"
 
     def states(self) -> dict[int, Path]:
         """Where the parameters are, by updates done: snapshots, and last the asset's splat, or while there is none of
         it yet the checkpoint; of Gaussians alone."""
         if self.config.scene != "gaussians":
             return {}
-        found = {int(file.stem): file for file in sorted((self.folder / "snapshots").glob("*.safetensors"))}
+        found = snapshots(self.folder)
         if self.last.is_file():
             done = load_meta(self.last)["start"] * self.config.updates_per_evaluation
             saved = self.splat.is_file() and self.splat.stat().st_mtime >= self.last.stat().st_mtime
@@ -94,11 +96,11 @@ class Run:
 
     def mesh(self) -> Path | None:
         """The latest there is."""
-        return latest_mesh(self.folder, self.folder.name)
+        return latest_mesh(self.folder, self.name)
 
     def picture(self) -> np.ndarray | None:
         """[S, S, 3] over white: what the program saw."""
-        file = self.folder / f"{self.folder.name}_input.png"
+        file = self.folder / f"{self.name}_input.png"
         if not file.is_file():
             return None
         with Image.open(file) as opened:

@@ -1,8 +1,8 @@
 """Coloured meshes beside the procedural objects: read from a folder of models, recoloured, textured, lit.
 
 M points, F faces, T texture side in pixels. World: y up, front +z, as objects.py. The folder is not part of the
-project: MODELS names it, ../shared/data/models where that is not set; its README says what an .npz holds. Where it is
-missing there are no meshes, and the training stream is made of the procedural families alone.
+project: POCKET_MODELS names it, ../shared/data/models where that is not set; its README says what an .npz holds. Where
+it is missing there are no meshes, and the training stream is made of the procedural families alone.
 """
 
 from __future__ import annotations

@@ -268,7 +268,7 @@ def main() -> None:
         "--vae", type=float, default=0.15, help="share of the minutes that trains the VAE; 0: none"
     )
     parser.add_argument(
-        "--shards", type=int, default=1200, help="shards drawn at most, all of them kept in memory"
+        "--shards", type=int, default=1200, help="shards drawn at most; the newest are kept in memory"
     )
     given = vars(parser.parse_args())
     given.pop("export")

@@ -19,7 +19,9 @@ from torch import Tensor
 from gs_propeller.base.randomness import keyed_generator
 from gs_propeller.scenes.gaussians.lineage import founders
 
-ANCESTORS = 4  # generations kept in a lineage; iterates further apart cannot be compared, and a guess is refused
+ANCESTORS = (
+    4  # generations kept in a lineage; iterates further apart cannot be compared, and a guess is refused
+)
 SH_C0 = 0.28209479177387814  # Y_00, the constant spherical harmonic
 
 

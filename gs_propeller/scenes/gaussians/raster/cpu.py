@@ -1,6 +1,6 @@
 """The CPU rasteriser: two autograd functions over compiled kernels, threads, bounded memory.
 
-N Gaussians, V views; a splat is one Gaussian in one view (raster_cpu_project). Kernels run
+N Gaussians, V views; a splat is one Gaussian in one view (cpu_project). Kernels run
 in parts (base/threads.py). Every sum lies within one part or is taken in a fixed order, and nothing is
 compiled with fast-math: the bits do not depend on the number of threads.
 """
@@ -222,7 +222,7 @@ def _pulled_back(
 
 
 def splat(gaussians: Gaussians, groups: Sequence[Group]) -> tuple[Tensor, ...]:
-    """Projection alone: of all groups means2d, then splats, radii and reach, as in raster_cpu_project."""
+    """Projection alone: of all groups means2d, then splats, radii and reach, as in cpu_project."""
     return _Project.apply(_Eyes.of(groups), *(tensor for _, tensor in gaussians.items()))  # type: ignore[no-any-return]
 
 

@@ -76,7 +76,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--text", action="store_true", help="the text prior")
-    parser.add_argument("--objects", type=int, default=3)
+    parser.add_argument("--objects", type=int, default=3, help="or sentences, of which there are 6")
     parser.add_argument(
         "--out", type=Path, help="folder to write to; the shipped prior's where none is given"
     )

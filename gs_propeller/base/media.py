@@ -13,6 +13,18 @@ from torch.nn import functional as F
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.files import atomic
 
+# What players take a film for that does not say: written and said, greens stay what they are at any size.
+BT709 = [
+    "-vf",
+    "scale=out_color_matrix=bt709",
+    "-colorspace",
+    "bt709",
+    "-color_primaries",
+    "bt709",
+    "-color_trc",
+    "bt709",
+]
+
 
 def _bytes(images: Tensor) -> np.ndarray:
     return (images.clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy() * 255 + 0.5).astype(np.uint8)
@@ -45,7 +57,7 @@ def _encode(path: Path, frames: np.ndarray, fps: int) -> None:
     try:
         with imageio.get_writer(
             path, format="FFMPEG", fps=fps, codec="libx264", quality=8, pixelformat="yuv420p", macro_block_size=2,
-            ffmpeg_log_level="quiet",
+            ffmpeg_log_level="quiet", output_params=BT709,
         ) as writer:  # fmt: skip
             for frame in frames:
                 writer.append_data(frame)  # type: ignore[attr-defined]

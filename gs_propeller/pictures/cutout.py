@@ -114,7 +114,8 @@ def cut_out(
         cut = remove(Image.fromarray((rgb * 255).astype(np.uint8)))
         alpha, note = (
             np.asarray(cut, dtype=np.float32)[..., 3] / 255.0,
-            f"{path}: background removed by rembg",
+            f"{path}: background removed by rembg"
+            + ("; cutout_threshold= is GrabCut's" if threshold != 1 else ""),
         )
     else:
         alpha = _grab_cut(rgb, path, clear, threshold)

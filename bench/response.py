@@ -30,11 +30,10 @@ from guidance.pocket.data import VALIDATION_SEED, held_out
 
 LEVELS = 11
 PLACES, APART = (10, 40, 80), 8  # steps of a run where renders are taken, and how far apart
-SENTENCES = (
-    "a purple cone on a grey cube",
-    "a white table with blue legs",
-    "a spotted green ball",
-)  # judged nowhere
+SENTENCES = (  # judged nowhere
+    "a purple cone on a grey cube", "a white table with blue legs", "a spotted green ball", "a black bottle",
+    "a yellow house with a red roof", "a brown horse",
+)  # fmt: skip
 
 
 def pairs(config: Config) -> Iterator[tuple[Setup, Draw, Tensor, Tensor]]:

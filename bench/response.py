@@ -32,7 +32,7 @@ LEVELS = 11
 PLACES, APART = (10, 40, 80), 8  # steps of a run where renders are taken, and how far apart
 SENTENCES = (  # judged nowhere
     "a purple cone on a grey cube", "a white table with blue legs", "a spotted green ball", "a black bottle",
-    "a yellow house with a red roof", "a brown horse",
+    "a blue house with a white roof", "a brown horse",
 )  # fmt: skip
 
 

@@ -389,3 +389,25 @@ def test_grey_of_sixteen_bits_is_a_texture(tmp_path: Path) -> None:
     plane.visual = TextureVisuals(UV, PBRMaterial(baseColorTexture=deep))
     plane.export(tmp_path / "a.glb")
     assert _near(_seen(load_mesh(tmp_path / "a.glb"), 0, 0), (100, 100, 100))
+
+
+def test_a_gltf_with_files_of_its_own(tmp_path: Path) -> None:
+    plane = _plane()
+    plane.visual = TextureVisuals(UV, PBRMaterial(baseColorTexture=_halves()))
+    for name, data in trimesh.Scene(plane).export(file_type="gltf").items():
+        (tmp_path / name).write_bytes(data)
+    path = tmp_path / "model.gltf"
+    header = json.loads(path.read_text())
+    header["images"] = [{"uri": "its%20skin.png"}]
+    path.write_text(json.dumps(header))
+    with pytest.raises(UserError, match=r"its colours in .*its skin\.png, which is not there"):
+        load_mesh(path)
+    _halves().save(tmp_path / "its skin.png")
+    textured = load_mesh(path, 64)
+    assert _near(_seen(textured, -0.25, 0), RED) and _near(_seen(textured, 0.25, 0), BLUE)
+    (tmp_path / "its skin.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="colours that cannot be read"):
+        load_mesh(path)
+    (tmp_path / header["buffers"][0]["uri"]).unlink()
+    with pytest.raises(UserError, match="its numbers in"):
+        load_mesh(path)

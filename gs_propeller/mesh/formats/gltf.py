@@ -11,12 +11,14 @@ import base64
 import json
 import math
 import struct
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from gs_propeller.base.errors import UserError
 
@@ -32,7 +34,7 @@ MAGIC, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
 
 
 def in_plain_words(path: Path) -> bytes:
-    """A .glb of a .glb or .gltf; pictures in files of their own stay there. Raises UserError for what trimesh would
+    """A .glb of a .glb or .gltf, with all that it keeps in files of its own. Raises UserError for what trimesh would
     leave out, ValueError, KeyError, IndexError or struct.error where the file is broken."""
     header, inside = _opened(path)
     lost = [name for name in LOST if name in header.get("extensionsUsed", [])]
@@ -47,6 +49,11 @@ def in_plain_words(path: Path) -> bytes:
     for texture in header.get("textures", []):
         if WEBP in texture.get("extensions", {}):
             texture["source"] = texture["extensions"][WEBP]["source"]
+    for image in header.get("images", []):
+        if "uri" in image:
+            image["bufferView"] = data.view(data.beside(image.pop("uri"), "its colours"))
+    for material in header.get("materials", []):
+        _check_readable(material, header, data)
     header["buffers"] = [{"byteLength": len(data.bytes)}]
     return _closed(header, bytes(data.bytes))
 
@@ -93,23 +100,28 @@ class _Data:
         starts = []
         for buffer in header.get("buffers", []):
             starts.append(len(self.bytes))
-            self.bytes += self._buffer(buffer.get("uri"), inside)
+            self.bytes += self.beside(buffer["uri"], "its numbers") if "uri" in buffer else inside
             self.bytes += bytes(-len(self.bytes) % 4)
         for view in header.get("bufferViews", []):
             view["byteOffset"] = view.get("byteOffset", 0) + starts[view["buffer"]]
             view["buffer"] = 0
 
-    def _buffer(self, uri: str | None, inside: bytes) -> bytes:
-        if uri is None:
-            return inside
+    def beside(self, uri: str, what: str) -> bytes:
+        """What a file or the uri itself holds. Raises UserError where it is not there, saying what that is."""
         if uri.startswith("data:"):
             return base64.b64decode(uri.split(",", 1)[1])
-        beside = self.path.parent / unquote(uri)
-        if not beside.is_file():
-            raise UserError(
-                f"{self.path} keeps its numbers in {beside}, which is not there; put it beside the mesh"
-            )
-        return beside.read_bytes()
+        file = self.path.parent / unquote(uri).replace("\\", "/")
+        if not file.is_file():
+            raise UserError(f"{self.path} keeps {what} in {file}, which is not there; put it beside the mesh")
+        return file.read_bytes()
+
+    def view(self, raw: bytes) -> int:
+        """The number of a new view of these bytes."""
+        views = self.header.setdefault("bufferViews", [])
+        self.bytes += bytes(-len(self.bytes) % 4)
+        views.append({"buffer": 0, "byteOffset": len(self.bytes), "byteLength": len(raw)})
+        self.bytes += raw
+        return len(views) - 1
 
     def numbers(self, accessor: Json) -> Array:
         """[n, w] float32 of one accessor."""
@@ -125,15 +137,12 @@ class _Data:
 
     def add(self, values: Array) -> int:
         """The number of a new accessor of float32 [n, w]."""
-        views, accessors = self.header["bufferViews"], self.header["accessors"]
-        raw = np.ascontiguousarray(values, "<f4").tobytes()
-        views.append({"buffer": 0, "byteOffset": len(self.bytes), "byteLength": len(raw)})
-        self.bytes += raw
+        accessors, view = self.header["accessors"], self.view(np.ascontiguousarray(values, "<f4").tobytes())
         kind = next(name for name, width in WIDTHS.items() if width == values.shape[1])
         shape = {"componentType": FLOAT, "count": len(values), "type": kind}
         if kind == "VEC3":  # positions want their box
             shape |= {"min": values.min(0).tolist(), "max": values.max(0).tolist()}
-        accessors.append({"bufferView": len(views) - 1, **shape})
+        accessors.append({"bufferView": view, **shape})
         return len(accessors) - 1
 
 
@@ -165,6 +174,20 @@ def _looked_up(primitive: Json, header: Json) -> Json:
     material = header["materials"][primitive["material"]]
     found = material.get("pbrMetallicRoughness", {}).get("baseColorTexture", {})
     return found  # type: ignore[no-any-return]
+
+
+def _check_readable(material: Json, header: Json, data: _Data) -> None:
+    """Raises UserError where the picture of a material's colours cannot be read."""
+    said = material.get("pbrMetallicRoughness", {}).get("baseColorTexture")
+    if said is None:
+        return
+    view = header["bufferViews"][header["images"][header["textures"][said["index"]]["source"]]["bufferView"]]
+    begin = view["byteOffset"]
+    try:
+        with Image.open(BytesIO(data.bytes[begin : begin + view["byteLength"]])):
+            pass
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"{data.path} has a picture of its colours that cannot be read: {error}") from error
 
 
 def _transformed(uvs: Array, moved: Json) -> Array:

@@ -14,7 +14,6 @@ import numpy as np
 import trimesh
 from numpy.typing import NDArray
 from PIL import Image
-from trimesh.resolvers import FilePathResolver
 
 from gs_propeller.mesh.formats.gltf import in_plain_words
 from gs_propeller.mesh.formats.mtl import pictures_of
@@ -52,7 +51,7 @@ def parts_of(path: Path) -> tuple[list[Part], list[str]]:
     pictures, notes = pictures_of(path) if path.suffix.lower() == ".obj" else (None, [])
     if linear:
         plain = BytesIO(in_plain_words(path))
-        loaded = trimesh.load(plain, file_type="glb", process=False, resolver=FilePathResolver(str(path)))
+        loaded = trimesh.load(plain, file_type="glb", process=False)
     else:
         loaded = trimesh.load(path, process=False)
     pieces = _pieces(loaded)

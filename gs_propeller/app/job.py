@@ -259,7 +259,11 @@ def finished(config: Config) -> bool:
     options, last = config.run_folder / Stage.options, config.run_folder / checkpoint.FILE
     if not (solved_before(config) and options.is_file()):
         return False
-    marks = [fingerprint(c, b"", also=FILES) for c in (config, load(["--config", str(options)])[0])]
+    try:
+        own = load(["--config", str(options)])[0]
+    except UserError:  # of a version with other options
+        return False
+    marks = [fingerprint(c, b"", also=FILES) for c in (config, own)]
     made_s = [file.stat().st_mtime if file.is_file() else 0.0 for file in result_files(config).values()]
     return marks[0] == marks[1] and min(made_s) >= last.stat().st_mtime
 

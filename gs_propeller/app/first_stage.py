@@ -12,7 +12,7 @@ from gs_propeller.app.config import Config
 from gs_propeller.app.devices import device_of, group_size, rank_count, scene_device
 from gs_propeller.app.elevation import note_of, noted, placed
 from gs_propeller.app.events import NOBODY, Audience, CutOut
-from gs_propeller.app.fingerprint import given_bytes
+from gs_propeller.app.fingerprint import fingerprint, given_bytes
 from gs_propeller.app.guides import Priors, fetch_priors, keep, load_priors, notes, picture_of
 from gs_propeller.app.job import (
     Asset,
@@ -148,7 +148,9 @@ def _one(
     with checkpoint.lock(config.run_folder):
         config = placed(config, picture, priors, audience.note)
         stages = stages_of(config)
-        solved_before(stages[0])  # another picture's run is refused before a file of it is written over
+        if config.resume:  # another picture's run is refused before a file of it is written over
+            first = stages[0]
+            checkpoint.check(first.run_folder / checkpoint.FILE, fingerprint(first, given_bytes(first)))
         if picture is not None:
             save_picture(config.run_folder / f"{config.run_name}_input.png", picture)
         if jobs > 1 and finished(stages[-1]):

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from gs_propeller.base.errors import UserError
-from gs_propeller.base.files import load_tensors, save_tensors
+from gs_propeller.base.files import load_meta, load_tensors, save_tensors
 from gs_propeller.base.locks import locked
 from gs_propeller.solver.picard import Window
 
@@ -53,14 +53,24 @@ def restore(path: Path, mark: str, read: Callable[[dict[str, Tensor]], S]) -> tu
     if not path.exists():
         return None
     tensors, meta = load_tensors(path)
-    if (other := differing(str(meta.get("fingerprint")), mark)) is not None:
-        raise UserError(
-            f"{path} belongs to {other}; add resume=false to start anew, or name=... for a folder of its own"
-        )
+    _refuse_another(path, meta, mark)
     states = tuple(read(_group(tensors, i)) for i in range(meta["states"]))
     return Window(states, meta["start"], meta["threshold"], meta["passes"], meta["evaluations"]), meta[
         "elapsed_s"
     ]
+
+
+def check(path: Path, mark: str) -> None:
+    """Raises UserError, as restore, for a checkpoint of another mark; none of its tensors is read."""
+    if path.exists():
+        _refuse_another(path, load_meta(path), mark)
+
+
+def _refuse_another(path: Path, meta: dict[str, Any], mark: str) -> None:
+    if (other := differing(str(meta.get("fingerprint")), mark)) is not None:
+        raise UserError(
+            f"{path} belongs to {other}; add resume=false to start anew, or name=... for a folder of its own"
+        )
 
 
 def _group(tensors: dict[str, Tensor], i: int) -> dict[str, Tensor]:

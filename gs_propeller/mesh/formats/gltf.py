@@ -171,15 +171,19 @@ def _looked_up(primitive: Json, header: Json) -> Json:
     """How the base colour's texture is said to be looked up; empty where there is none."""
     if "material" not in primitive:
         return {}
-    material = header["materials"][primitive["material"]]
+    return _colours_of(header["materials"][primitive["material"]])
+
+
+def _colours_of(material: Json) -> Json:
+    """What a material says of its base colour's texture; empty where it has none."""
     found = material.get("pbrMetallicRoughness", {}).get("baseColorTexture", {})
     return found  # type: ignore[no-any-return]
 
 
 def _check_readable(material: Json, header: Json, data: _Data) -> None:
     """Raises UserError where the picture of a material's colours cannot be read."""
-    said = material.get("pbrMetallicRoughness", {}).get("baseColorTexture")
-    if said is None:
+    said = _colours_of(material)
+    if not said:
         return
     view = header["bufferViews"][header["images"][header["textures"][said["index"]]["source"]]["bufferView"]]
     begin = view["byteOffset"]

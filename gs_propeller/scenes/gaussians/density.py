@@ -157,7 +157,11 @@ def unproj(old: State, like: State, seed: int) -> Gaussians:
     went on further its nearest relative stands in as it is, since a split has no inverse; where old
     pruned the Gaussian nothing is known of it, and the row is like's own.
     """
-    index, births = relate(like.lineage, old.lineage)
+    return _lifted(old, like, *relate(like.lineage, old.lineage), seed)
+
+
+def _lifted(old: State, like: State, index: Tensor, births: Tensor, seed: int) -> Gaussians:
+    """unproj, of what `relate` says of like and old."""
     lifted = Gaussians.unpack(old.params.pack()[index.clamp(min=0)])
     for generation in range(like.lineage.shape[1] - 2, -1, -1):
         own, birth = like.lineage[:, generation].unbind(1)
@@ -199,10 +203,10 @@ def _older(new: State, old: State, seed: int) -> tuple[Gaussians, float]:
     rows than pruning explains have no relative, since their lineages do not reach back so many births."""
     if _same_rows(new.lineage, old.lineage):
         return old.params, 0.0
-    alone = match(new.lineage, old.lineage) < 0
-    forgotten = alone & (new.lineage[:, -1, 0] != NOBODY)
+    index, births = relate(new.lineage, old.lineage)
+    forgotten = (index < 0) & (new.lineage[:, -1, 0] != NOBODY)
     far = int(forgotten.sum()) > MOST_FORGOTTEN * len(forgotten)
-    return unproj(old, new, seed), math.inf if far else sys.float_info.min
+    return _lifted(old, new, index, births, seed), math.inf if far else sys.float_info.min
 
 
 def _same_rows(one: Tensor, other: Tensor) -> bool:

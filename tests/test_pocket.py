@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from gs_propeller.base.camera import orbit, relative_cameras
 from guidance import POCKET, POCKET_TEXT
 from guidance.pocket import data, meshes, stream, train, train_vae, training, translate
 from guidance.pocket.cat import cat, picture
-from guidance.pocket.families import FAMILIES, UNTRAINED, make
+from guidance.pocket.families import FAMILIES, FURTHER, UNTRAINED, make
 from guidance.pocket.objects import PALETTE, Part, Thing, euler
 from guidance.pocket.render import FILL, FOV_Y_RAD, RADIUS, framed, on_white, surface, views
 from guidance.pocket.score import fixed_sample
@@ -85,7 +86,7 @@ def test_patterns_show_both_colours(pattern: int) -> None:
 
 @pytest.mark.slow
 def test_inside_agrees_with_the_surface() -> None:
-    for thing in (cat(), *(make(f, 5) for f in FAMILIES | UNTRAINED)):
+    for thing in (cat(), *(make(f, 5) for f in FAMILIES | UNTRAINED | FURTHER)):
         placed = framed(thing, 0.2, 0.1)
         shape = surface(placed)
         points = shape.vertices.astype(np.float64)
@@ -106,7 +107,7 @@ def test_the_shipped_picture_is_the_cat() -> None:
 
 @pytest.mark.slow
 def test_framing_centres_and_fills() -> None:
-    for seed, family in enumerate(FAMILIES | UNTRAINED):
+    for seed, family in enumerate(FAMILIES | UNTRAINED | FURTHER):
         thing = framed(make(family, seed), 0.4, 0.2)
         alpha = views(thing, orbit([0.4], [0.2], RADIUS, FOV_Y_RAD), 256)[0, 3] > 0.5
         rows, cols = torch.nonzero(alpha, as_tuple=True)
@@ -128,15 +129,15 @@ def test_objects_are_functions_of_family_and_seed() -> None:
 
 @pytest.mark.slow
 def test_families_kept_from_training_are_in_no_shard() -> None:
-    names = {data.member(7, i)[0].family for i in range(3 * len(FAMILIES))}
-    assert names == set(FAMILIES)
+    names = {data.member(7, i)[0].family for i in range(6 * len(FAMILIES))}
+    assert names == set(FAMILIES) | set(FURTHER)
     assert not names & set(UNTRAINED)
     assert {thing.family for thing, _ in data.held_out(5, families=UNTRAINED)} == set(UNTRAINED)
 
 
 @pytest.mark.slow
 def test_every_family_makes_members_that_differ_and_are_described() -> None:
-    for family in FAMILIES | UNTRAINED:
+    for family in FAMILIES | UNTRAINED | FURTHER:
         captions = {make(family, seed).caption for seed in range(6)}
         assert len(captions) > 3
         assert all(any(word in caption for word in PALETTE) for caption in captions)
@@ -294,6 +295,22 @@ def test_shards_drawn_ahead_are_the_stream(tmp_path: Path) -> None:
         kept, few = stream.cached_shard(tmp_path, number), data.shard(number, 3)
         assert torch.equal(kept.images, few.images)
         assert torch.equal(kept.poses, few.poses)
+
+
+def test_a_training_reads_what_its_workers_drew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn_at_once(draw: Callable[[int], None], workers: int) -> stream.Ahead:
+        draw(58)
+        return stream.Ahead(draw, 0)
+
+    few = data.shard(58, 1)
+    monkeypatch.setattr(stream, "shard", lambda number, beside=False: few)
+    monkeypatch.setattr(train, "Ahead", drawn_at_once)
+    monkeypatch.setattr(train, "descend", lambda *_: None)
+    monkeypatch.setattr(train, "plot", lambda *_: None)
+    vae = train.AutoencoderKL.from_pretrained(POCKET / "vae", torch_dtype=torch.float32)
+    train.train_unet(training.Options(tmp_path, minutes=0.0), vae, training.Log(tmp_path / "log.jsonl"))
+    monkeypatch.setattr(stream, "shard", None)  # what is there is not drawn again
+    assert torch.equal(stream.encoded_shard(tmp_path, vae, 58).known, few.images[:, 0])
 
 
 def test_shipped_weights_are_the_recorded_ones() -> None:

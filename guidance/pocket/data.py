@@ -1,5 +1,5 @@
 """The training stream: objects by seed, each with the view it is known by and the views to be guessed. Two of three
-are meshes of the models' folder where there is one, the others procedural.
+are meshes of the models' folder where there is one, the others procedural; first a quarter is of families.FURTHER.
 
 B objects in a shard, V views of each (view 0 is the known one), half of the objects mirrored. A shard is a pure
 function of its number, so a stream resumes by counting. Validation and test objects have their own seeds.
@@ -93,6 +93,11 @@ def member(number: int, index: int, beside: bool = False) -> tuple[Shown, Pose]:
     three is a model, half of these textured."""
     names, models = list(FAMILIES), meshes.keys(meshes.TRAIN)
     seed = TRAIN_SEED + number * OBJECTS + index
+    drawn = np.random.default_rng([seed, 83]).random()
+    for family, share in laws.FURTHER.items():
+        drawn -= share
+        if drawn < 0:
+            return posed(family, seed)
     if models and (seed % 3 == 1 or (seed % 3 == 2 and not beside)):
         key = models[int(np.random.default_rng([seed, 82]).integers(len(models)))]
         return posed_model(key, seed, textured=0.5 if beside else laws.TEXTURED)

@@ -10,6 +10,9 @@ import math
 LIGHT_HEIGHT = 0.3, 0.95
 AMBIENT = 0.55, 0.8
 
+# Share of all objects that each of families.FURTHER has.
+FURTHER = {"doll": 0.2, "frame": 0.05}
+
 # Shapes of models.
 STRETCH = 0.06  # deviation of the logarithm, for each axis
 DEFORMED = 0.6  # share that is bent out of shape:

@@ -129,7 +129,7 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log, stream: Path | No
     alphas = build_scheduler().alphas_cumprod.to(device)
     scale = vae.config.scaling_factor
     place = stream or options.out
-    ahead = Ahead(partial(keep_shard, place), options.workers)
+    ahead = Ahead(partial(keep_shard, place / "shards"), options.workers)
 
     def forget(number: int) -> None:
         latents_file(place, number).unlink(missing_ok=True)

@@ -56,6 +56,8 @@ def test_types() -> None:
         ("tail=front", "one of copy, momentum, got 'front'"),
         ("t_min=0.99", "t_min=0.99 is above t_max"),
         ("position_lr_init=0", "must be above 0"),
+        ("eps=1e-60", "below its least value, 1e-30"),  # nought in float32
+        ("grid_eps=1e-60", "below its least value, 1e-30"),
         ("qqqqqqqqqq=1", "--help lists"),
         ("cutout_box=1,0,0,1", "is not left,top,right,bottom"),
         ("cutout_box=a,b", "is not left,top,right,bottom"),

@@ -287,6 +287,12 @@ def test_what_only_gaussians_have_is_refused(picture: str, capsys: pytest.Captur
     assert "compressed=spz holds Gaussians and scene=field has none" in capsys.readouterr().err
 
 
+def test_losses_of_a_picture_of_one_pixel_are_numbers() -> None:
+    scene = toy_field.scene(render_size=1)
+    _, losses = scene.update(scene.first(), scene.compute([scene.first().params], [0])[0])
+    assert all(torch.isfinite(torch.as_tensor(loss)).all() for loss in losses) and len(losses) > 2
+
+
 def test_bad_grids_are_named() -> None:
     with pytest.raises(UserError, match=r"grid_cells=20 cannot be halved 3 times; .* a multiple of 8"):
         Config(grid_cells=20, grid_levels=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import tempfile
 from dataclasses import replace
@@ -26,7 +27,7 @@ from gs_propeller.mesh.surface import from_trimesh
 from gs_propeller.mesh.texture import Textured, unwrap
 from gs_propeller.scenes.gaussians.compressed import check_installed, save_compressed
 from gs_propeller.scenes.gaussians.ply import Y_DOWN, half_turn, load_ply, save_ply
-from gs_propeller.scenes.gaussians.state import Gaussians
+from gs_propeller.scenes.gaussians.state import Gaussians, init_ball
 from tests import raster_twin
 
 
@@ -148,6 +149,21 @@ def test_a_compressor_that_is_missing_is_named_before_any_work(monkeypatch: pyte
             check_installed(kind)
 
 
+def test_a_program_of_a_path_from_here_writes_sog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "splat-transform"
+    program.parent.mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"bin{os.pathsep}{os.environ['PATH']}")
+    scene = init_ball(4, 0.5, 0, 0).params
+    program.write_text("#!/no/such/shell\n")
+    program.chmod(0o755)
+    with pytest.raises(UserError, match=r"splat-transform cannot be started .*compressed=none"):
+        save_compressed(tmp_path / "a.sog", scene)
+    program.write_text('#!/bin/sh\nfor last; do :; done; echo written > "$last"\n')
+    save_compressed(tmp_path / "a.sog", scene)
+    assert (tmp_path / "a.sog").read_text() == "written\n"
+
+
 def test_plys_that_are_no_splats(tmp_path: Path) -> None:
     trimesh.creation.box().export(tmp_path / "box.ply")
     (tmp_path / "junk.ply").write_text("junk")
@@ -155,6 +171,17 @@ def test_plys_that_are_no_splats(tmp_path: Path) -> None:
     for name in ("box.ply", "junk.ply", "ascii.ply", "none.ply"):
         with pytest.raises(UserError, match=r"not a Gaussian splat"):
             load_ply(tmp_path / name)
+    save_ply(tmp_path / "ours.ply", init_ball(4, 0.5, 1, 0).params)
+    ours = (tmp_path / "ours.ply").read_bytes()
+    for what, said in (
+        (b"property uchar red\nend_header", "'uchar red' is no float"),
+        (b"property double a\nend_header", "'double a' is no float"),
+        (b"property float f_rest_9\nend_header", "10 properties f_rest_"),
+    ):
+        head, body = ours.split(b"end_header\n")
+        (tmp_path / "other.ply").write_bytes(head + what + b"\n" + body + bytes(32))
+        with pytest.raises(UserError, match=said):
+            load_ply(tmp_path / "other.ply")
 
 
 @pytest.mark.parametrize("kind", ["obj", "glb"])

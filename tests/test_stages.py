@@ -19,6 +19,8 @@ from gs_propeller.app.plan import phases_of, stages_of
 from gs_propeller.base.errors import UserError
 from gs_propeller.distil.phases import Phases
 from gs_propeller.mesh.surface import solid
+from gs_propeller.scenes.fields.scene import look_of
+from gs_propeller.scenes.fields.seeding import held
 from gs_propeller.scenes.volume import Volume, corners, distances, light
 from gs_propeller.solver import checkpoint
 from gs_propeller.solver.picard import Window
@@ -266,3 +268,65 @@ def test_a_field_is_handed_on_without_the_holes_of_its_thin_walls() -> None:
     lit = light(straight, cell, -10, 60)
     assert float(lit[5, 5, 10]) == pytest.approx(math.exp(-0.5 * 3.0 * cell), rel=1e-6)
     assert float(lit[5, 5, 11]) == 1.0  # from the other side
+
+
+def test_a_cup_is_handed_on_open_whatever_the_input_s_elevation() -> None:
+    """Novel views look into it from 35 to 75 degrees above the horizon; told as such, or from an input's of 45."""
+    x, y, z = corners(SIDE, 1.0).unbind(-1)
+    cup = (x.abs() <= 0.55) & (z.abs() <= 0.55) & (y.abs() <= 0.5)
+    cup &= ~((x.abs() <= 0.4) & (z.abs() <= 0.4) & (y >= -0.3))
+    grid = torch.zeros(SIDE, SIDE, SIDE, 4)
+    grid[..., 0] = torch.where(cup, 25.0, -8.0)
+    found = []
+    for elevation, low, high in ((0.0, 35.0, 75.0), (45.0, -10.0, 30.0)):
+        config = config_of("field", elevation=elevation, min_elevation=low, max_elevation=high)
+        kind, s = kind_of(config), config.sections
+        params = held(grid, s.field, look_of(s.field, s.sdf, "field", 1.0), 4).params
+        found.append(kind.volume(config, params, lambda mesh: 0.0).distance)
+    assert torch.equal(*found)
+
+
+def test_gaussians_close_what_a_cube_cuts() -> None:
+    sdf, splat = config_of("sdf", grid_extent=0.4), config_of("gaussians", num_points=3000)
+    params = kind_of(sdf).started(sdf.sections, ball()).params
+    volume = kind_of(sdf).volume(sdf, params, fitting(Viewer(params, sdf)))
+    viewer = Viewer(kind_of(splat).started(splat.sections, volume).params, splat)
+    alpha = viewer.views(viewer.cameras([0.0, 90.0], [0.0, 0.0]), 48)[1]
+    assert float(alpha[:, 0, 20:28, 20:28].mean()) > 0.95
+
+
+def test_distances_where_all_is_inside() -> None:
+    found = distances(torch.full((9, 9, 9), 5.0), 1.0, 0.1)
+    assert torch.allclose(found, found.flip(0, 1, 2), atol=1e-6)
+    assert -0.5 < float(found.min()) < float(found.max()) < 0
+
+
+def test_gaussians_go_on_with_the_harmonics_that_are_asked_for() -> None:
+    few, many = config_of("gaussians", sh_degree=0), config_of("gaussians", sh_degree=2)
+    state = kind_of(few).started(few.sections, ball())
+    more = kind_of(many).again(few, state.params, many.sections)
+    assert more.params.sh_degree == more.exp_avg.sh_degree == 2
+    assert torch.equal(more.params.sh_dc, state.params.sh_dc)
+    assert kind_of(few).again(many, more.params, few.sections).params.sh_degree == 0
+
+
+@pytest.mark.parametrize("cells", [16, 32, 64])
+def test_corners_that_stand_elsewhere_are_handed_on_as_a_surface(cells: int) -> None:
+    """A ball whose corners are all pushed outwards: as a volume and on other grids it is as large as it was."""
+    was = config_of("tetrahedra", grid_levels=1)
+    state = kind_of(was).started(was.sections, ball())
+    grid = state.params.levels[-1]
+    at = corners(len(grid), 1.0)
+    grid[..., 4:] = 3.0 * at / at.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+    fit = fitting(Viewer(state.params, was))
+
+    def radius(config: Config, params: Any) -> float:
+        return float(kind_of(config).mesh(config, params, fit).vertices.norm(dim=1).mean())
+
+    wanted = radius(was, state.params)
+    here = config_of("tetrahedra", grid_levels=1, grid_cells=cells)
+    again = kind_of(here).again(was, state.params, here.sections)
+    assert radius(here, again.params) == pytest.approx(wanted, abs=0.05 * 2 / 32)
+    volume = kind_of(was).volume(was, state.params, fit)
+    started = kind_of(here).started(here.sections, volume)
+    assert radius(here, started.params) == pytest.approx(wanted, abs=0.05 * 2 / 32)

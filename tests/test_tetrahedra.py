@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -292,3 +293,16 @@ def test_the_mesh_is_the_surface_without_what_floats_or_hides() -> None:
     empty = Grids((torch.full((9, 9, 9, 7), 5.0),))
     assert extract_tets(empty, BALL).trimesh().is_watertight
     assert np.isfinite(mesh.vertices).all()
+
+
+def test_the_picture_is_compared_with_colours_whatever_the_priors_are_shown() -> None:
+    found = []
+    for shows in ("colours", "normals"):
+        scene = toy_field.scene(scene="tetrahedra", shows=shows, lambda_sds=0.0)
+        state = replace(scene.first(), step=7)
+        found.append(scene.update(state, scene.compute([state.params], [7])[0]))
+    (one, ours), (two, theirs) = found
+    assert torch.equal(ours, theirs)
+    assert float(two.exp_avg.levels[-1][..., 1:4].abs().max()) > 0
+    for a, b in zip(one.exp_avg.levels, two.exp_avg.levels, strict=True):
+        assert torch.equal(a, b)

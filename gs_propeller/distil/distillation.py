@@ -92,8 +92,11 @@ class Distillation(ABC):
         """The state of step 0."""
 
     @abstractmethod
-    def rendered(self, leaves: Any, groups: Sequence[Group], update: int) -> Sequence[Any]:
-        """A View of each group, at an update's place in the run; differentiable."""
+    def rendered(
+        self, leaves: Any, groups: Sequence[Group], update: int, known: bool = False
+    ) -> Sequence[Any]:
+        """A View of each group, at an update's place in the run; differentiable. known: the last group is the input's
+        view, compared with a picture."""
 
     @abstractmethod
     def regularised(self, seen: Seen, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -263,7 +266,7 @@ class Distillation(ABC):
         if self.known is not None:
             white = torch.ones(3, device=device)
             groups.append((known_camera(self.views).to(device), self.knowing.reference_size, white))
-        found = iter(self.rendered(leaves, groups, min(state.step, self.updates - 1)))
+        found = iter(self.rendered(leaves, groups, min(state.step, self.updates - 1), self.known is not None))
         novel = next(found) if self.pictures and step is not None else None
         known = next(found) if self.known is not None else None
         kept[:] = [state, step, Seen(leaves, novel, known, self._share(state.step))]

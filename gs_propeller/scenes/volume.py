@@ -102,7 +102,8 @@ def distances(density: Tensor, level: float, cell: float) -> Tensor:
     inside = d > level
     if not inside.any():
         return torch.full(d.shape, cell * len(d))
-    apart = distance_transform_edt(~inside) - distance_transform_edt(inside)
+    within = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1, 1:-1]  # outside the cube is nothing
+    apart = distance_transform_edt(~inside) - within
     apart -= 0.5 * np.sign(apart)  # counted from a voxel of the other side; the surface lies half way
     slope = np.sqrt(sum(np.square(g) for g in np.gradient(d)))
     near = (level - d) / np.maximum(slope, 1e-9)

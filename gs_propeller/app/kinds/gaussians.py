@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from gs_propeller.app.config import Config, Sections
 from gs_propeller.app.kinds.kind import PINHOLE, Kind, Silhouettes
@@ -53,7 +55,8 @@ def _started(s: Sections, volume: Volume) -> State:
 
 
 def _again(config: Config, params: Gaussians, s: Sections) -> State:
-    return start(params)
+    rest = (s.ball.sh_degree + 1) ** 2 - 1 - params.sh_rest.shape[1]
+    return start(replace(params, sh_rest=F.pad(params.sh_rest, (0, 0, 0, rest))))  # cut where it is less
 
 
 GAUSSIANS = Kind(

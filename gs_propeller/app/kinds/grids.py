@@ -21,6 +21,7 @@ from gs_propeller.scenes.fields.scene import FieldScene, look_of
 from gs_propeller.scenes.fields.state import CHANNELS, FieldState, Grids, Slope
 from gs_propeller.scenes.tetrahedra import scene as tetrahedra
 from gs_propeller.scenes.tetrahedra.extract import extract_tets
+from gs_propeller.scenes.tetrahedra.march import straightened
 from gs_propeller.scenes.tetrahedra.scene import TetScene
 from gs_propeller.scenes.volume import Volume, distances, light
 
@@ -59,15 +60,22 @@ def _tet_mesh(config: Config, params: Grids, silhouettes: Silhouettes) -> Mesh:
     return extract_tets(params, _last_look(config.sections), config.mesh_faces)
 
 
+def _plain(grid: Tensor) -> Tensor:
+    """Without the corners' shifts, where there are any."""
+    return straightened(grid) if grid.shape[-1] == tetrahedra.CHANNELS else grid
+
+
 def _volume(config: Config, params: Grids, silhouettes: Silhouettes) -> Volume:
     look = _last_look(config.sections)
     grid = composed(params, look)
     if look.sdf:
+        grid = _plain(grid)
         distance = grid[..., 0].contiguous()
     else:
         cell = 2 * look.extent / params.cells
         density, level = density_of_field(params, look, params.cells + 1, silhouettes)
-        dark = 1 - light(torch.from_numpy(density), cell, config.min_elevation, config.max_elevation)
+        lowest, highest = (config.elevation + x for x in (config.min_elevation, config.max_elevation))
+        dark = 1 - light(torch.from_numpy(density), cell, lowest, highest)
         inside = np.maximum(density / level, dark.numpy() / DARK)
         distance = distances(torch.from_numpy(solid(inside, 1.0, PINHOLE)), 1.0, cell)
     return Volume(distance, grid[..., 1:4].sigmoid(), look.extent)
@@ -78,7 +86,7 @@ def _started(channels: int) -> Any:
 
 
 def _again(config: Config, params: Grids, s: Sections) -> FieldState:
-    return seeding.again(params, _last_look(config.sections), s.field, _last_look(s))
+    return seeding.again(params, _last_look(config.sections), s.field, _last_look(s), _plain)
 
 
 FIELDS = Kind(

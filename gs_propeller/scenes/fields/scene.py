@@ -54,7 +54,9 @@ class FieldScene(Distillation):
     def first(self, device: torch.device | str = "cpu") -> FieldState:
         return first_state(self.field.grid_cells, self.field.grid_levels, device)
 
-    def rendered(self, leaves: Grids, groups: Sequence[Group], update: int) -> list[FieldView]:
+    def rendered(
+        self, leaves: Grids, groups: Sequence[Group], update: int, known: bool = False
+    ) -> list[FieldView]:
         return render(leaves, self.look(update), groups, self.shaping.normals)
 
     def regularised(self, seen: Seen, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -72,7 +74,7 @@ class FieldScene(Distillation):
         """Losses on a render, by name."""
         losses, s, alpha = dict[str, Tensor](), self.shaping, view.alpha
         if s.lambda_normal_smooth and view.normal is not None:
-            across, down = (view.normal.diff(dim=dim).square().mean() for dim in (3, 2))
+            across, down = (_mean(view.normal.diff(dim=dim).square()) for dim in (3, 2))
             losses["normal_smooth"] = s.lambda_normal_smooth * (across + down)
         if s.lambda_orient and view.away is not None:
             hit = (alpha.detach() > 0).sum().clamp_min(1)
@@ -143,3 +145,8 @@ class FieldScene(Distillation):
             error = math.sqrt(total / count)
             worst = error if math.isnan(error) else max(worst, error)
         return worst
+
+
+def _mean(values: Tensor) -> Tensor:
+    """[] their mean; nought of none, as the differences along the side of one pixel are."""
+    return values.mean() if values.numel() else values.sum()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -28,10 +30,12 @@ def held(grid: Tensor, field: FieldSettings, look: Look, channels: int) -> Field
 
 
 @torch.no_grad()
-def again(grids: Grids, was: Look, field: FieldSettings, look: Look) -> FieldState:
-    """Grids of the same kind to start from, on the settings' own."""
+def again(
+    grids: Grids, was: Look, field: FieldSettings, look: Look, plain: Callable[[Tensor], Tensor]
+) -> FieldState:
+    """Grids of the same kind to start from, on the settings' own; plain(grid): what other corners are told of one."""
     now = held(
-        regridded(composed(grids, was), was.extent, field.grid_cells, field.grid_extent), field, look,
+        regridded(plain(composed(grids, was)), was.extent, field.grid_cells, field.grid_extent), field, look,
         grids.levels[0].shape[-1],
     )  # fmt: skip
     same = [level.shape for level in now.params.levels] == [

@@ -26,7 +26,7 @@ class FieldSettings(Section):
     grid_lr_share: float = option(0.1, "of these rates that is left at the last step, log-linear; the systems: 1", "",
                                   1e-6, 1)
     grid_beta_2: float = option(0.99, "decay of Adam's second moment; of the first 0.9", "", 0, 0.999999)
-    grid_eps: float = option(1e-8, "Adam's epsilon; a cell that hardly counts then hardly moves", above=0.0)
+    grid_eps: float = option(1e-8, "Adam's epsilon; a cell that hardly counts then hardly moves", "", 1e-30)
     # fmt: on
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import tempfile
@@ -53,12 +54,17 @@ def _save_spz(path: Path, gaussians: Gaussians) -> None:
 def _save_sog(path: Path, gaussians: Gaussians) -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_ply(Path(folder) / "a.ply", gaussians)
-        command = [str(shutil.which("splat-transform")), "-q", "-w", "-g", "cpu", "a.ply", "a.sog"]
+        program = os.path.abspath(str(shutil.which("splat-transform")))  # PATH may name it from here
+        command = [program, "-q", "-w", "-g", "cpu", "a.ply", "a.sog"]
         try:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LONGEST_S)
         except subprocess.TimeoutExpired as error:
             raise UserError(
                 f"splat-transform took longer than {LONGEST_S:.0f} s; compressed=none leaves it out"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"splat-transform cannot be started ({error}); compressed=none leaves it out"
             ) from error
         if done.returncode or not (Path(folder) / "a.sog").is_file():
             said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]

@@ -80,7 +80,11 @@ def load_ply(path: str | Path) -> Gaussians:
         if "format binary_little_endian 1.0" not in lines:
             raise ValueError("not binary little endian")
         count = next(int(line.split()[2]) for line in lines if line.startswith("element vertex"))
-        names = [line.split()[2] for line in lines if line.startswith("property float")]
+        named = [line.split()[1:] for line in lines if line.startswith("property ")]
+        odd = [" ".join(words) for words in named if words[0] not in ("float", "float32")]
+        if odd:
+            raise ValueError(f"its property {odd[0]!r} is no float, as all of a splat's are")
+        names = [words[-1] for words in named]
         table = torch.from_numpy(np.frombuffer(body, "<f4", count * len(names)).reshape(count, -1).copy())
         column = {name: table[:, i] for i, name in enumerate(names)}
 
@@ -88,6 +92,8 @@ def load_ply(path: str | Path) -> Gaussians:
             return torch.stack([column[key] for key in keys], 1)
 
         rest = sum(name.startswith("f_rest_") for name in names)
+        if rest % 3:
+            raise ValueError(f"it has {rest} properties f_rest_, which is no multiple of 3")
         sh_rest = take(*(f"f_rest_{i}" for i in range(rest))) if rest else torch.zeros(count, 0)
         loaded = Gaussians(
             take("x", "y", "z"),

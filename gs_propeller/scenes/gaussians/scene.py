@@ -46,7 +46,9 @@ class GaussianScene(Distillation):
         ball = self.ball
         return init_ball(ball.num_points, ball.init_radius, ball.sh_degree, self.seed, device)
 
-    def rendered(self, leaves: Gaussians, groups: Sequence[Group], update: int) -> list[Rendered]:
+    def rendered(
+        self, leaves: Gaussians, groups: Sequence[Group], update: int, known: bool = False
+    ) -> list[Rendered]:
         return render_groups(leaves, groups, backend=self.backend)
 
     def regularised(self, seen: Seen, losses: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
+from torch.nn import functional as F
 
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.randomness import keyed_generator
@@ -32,6 +33,7 @@ def colours(gaussians: Gaussians, points: Tensor) -> Tensor:
 
 def started(volume: Volume, ball: BallSettings, seed: int) -> State:
     """Round Gaussians scattered over a volume's surface, with its colours. Raises UserError where it has none."""
+    volume = _closed(volume)
     cell, generator = volume.cell, keyed_generator(seed, 0, "scattered")
     middle = sum(
         volume.distance[x : x - 1 or None, y : y - 1 or None, z : z - 1 or None]
@@ -53,3 +55,10 @@ def started(volume: Volume, ball: BallSettings, seed: int) -> State:
     opacities = torch.full((ball.num_points,), OPACITY).logit()
     rest = torch.zeros(ball.num_points, (ball.sh_degree + 1) ** 2 - 1, 3)
     return start(Gaussians(points, spacing.log()[:, None].repeat(1, 3), quats, opacities, own, rest))
+
+
+def _closed(volume: Volume) -> Volume:
+    """With a layer of nothing round it, so that what its cube cuts has a surface there."""
+    distance = F.pad(volume.distance, (1,) * 6, value=volume.cell)
+    colour = F.pad(volume.colour.permute(3, 0, 1, 2)[None], (1,) * 6, mode="replicate")[0].permute(1, 2, 3, 0)
+    return Volume(distance, colour, volume.extent + volume.cell)

@@ -37,7 +37,7 @@ class AdamSettings(Section):
                              "DreamGaussian: 1", "", 0.0001, 1)
     beta_1: float = option(0.9, "decay of Adam's first moment", "", 0, 0.9999)
     beta_2: float = option(0.999, "and of its second", "", 0, 0.999999)
-    eps: float = option(1e-15, "Adam's epsilon", above=0.0)
+    eps: float = option(1e-15, "Adam's epsilon", "", 1e-30)
     # fmt: on
 
     @property

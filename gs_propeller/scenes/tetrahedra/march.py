@@ -157,6 +157,14 @@ def connected_torch(inside: Tensor) -> tuple[Tensor, Tensor]:
     return _ends(found, side), faces
 
 
+def straightened(grid: Tensor) -> Tensor:
+    """grid [R, R, R, 7] -> [R, R, R, 4]: distances, to first order, and colours of the same surface on corners that
+    stand at their own places."""
+    slopes = torch.stack(torch.gradient(grid[..., 0]), -1)  # a cell for unit
+    moved = (slopes * BEND * grid[..., 4:].tanh()).sum(-1, keepdim=True)
+    return torch.cat([grid[..., :1] - moved, grid[..., 1:4]], -1)
+
+
 def _ends(edges: Tensor, side: int) -> Tensor:
     """[Nv, 2] corners of edges by number."""
     start, way = edges // 8, edges % 8

@@ -41,15 +41,18 @@ class TetView:
     edges: Edges
 
 
-def render(grids: Grids, look: Look, groups: Sequence[Group], shows: str = "colours") -> list[TetView]:
-    """Each group of views, differentiable in the grids; one surface for all."""
+def render(grids: Grids, look: Look, groups: Sequence[Group], shows: Sequence[str] = ()) -> list[TetView]:
+    """Each group of views, differentiable in the grids; one surface for all. shows: of each, colours where none."""
     if not groups:
         return []
     surface = marched(composed(grids, look), look.extent)
     edges = edges_of(surface.faces)
-    values = surface.colours.sigmoid() if shows == "colours" else 0.5 + 0.5 * normals(surface)
+    drawn = {"colours": lambda: surface.colours.sigmoid(), "normals": lambda: 0.5 + 0.5 * normals(surface)}
+    shown = list(shows) or ["colours"] * len(groups)
+    looks = {what: drawn[what]() for what in set(shown)}
     views = []
-    for cameras, size, background in groups:
+    for (cameras, size, background), what in zip(groups, shown, strict=True):
+        values = looks[what]
         out = draw(surface.vertices, values, surface.faces, edges, cameras, size)
         backdrop = background.detach().to(out).expand(len(cameras), 3)[:, :, None, None]
         alpha = out[:, 3:]
@@ -98,8 +101,14 @@ class TetScene(FieldScene):
     def first(self, device: torch.device | str = "cpu") -> FieldState:
         return first_state(self.field.grid_cells, self.field.grid_levels, device, CHANNELS)
 
-    def rendered(self, leaves: Grids, groups: Sequence[Group], update: int) -> list[TetView]:  # type: ignore[override]
-        return render(leaves, self.look(update), groups, self.tets.shows)
+    def rendered(  # type: ignore[override]
+        self, leaves: Grids, groups: Sequence[Group], update: int, known: bool = False
+    ) -> list[TetView]:
+        """The priors see what `shows` says; the input's view is compared with a picture, so by its colours."""
+        shows = [self.tets.shows] * len(groups)
+        if known:
+            shows[-1] = "colours"
+        return render(leaves, self.look(update), groups, shows)
 
     def regularised(self, seen: Seen, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         return losses if seen.novel is None else losses | self._folds(seen.novel)

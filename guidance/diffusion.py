@@ -22,23 +22,31 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gs_propeller.base.errors import UserError
-from guidance.folder import local_folder, network
+from guidance.folder import Family, local_folder, network
 
 RESPONSE = "response.json"  # of a prior's folder: what bench/response.py measured
+PREDICTIONS = ("epsilon", "v_prediction")
 SHORT_BYTES = 8 * 2**30  # GPU memory below which attention is sliced, if it would be held whole
 
 
 class LatentDiffusion(ABC):
-    """A frozen UNet with its VAE and noise levels. A prior adds what its UNet is told: `embed` and `output`."""
+    """A frozen UNet with its VAE and noise levels. A prior adds what its UNet is told: `embed` and `output`.
 
+    family: what its folder should be, for the errors. beside: pictures whose latents the UNet reads beside the noisy
+    ones. token_size: the numbers of a token that it attends to, where `load` says so.
+    """
+
+    family: Family
+    beside = 0
+    token_size: int | None = None
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     scheduler: DDIMScheduler
 
-    def __init__(self, folder: str | Path, kind: str, device: torch.device | str, dtype: torch.dtype):
-        """Loads every part that `load` names from a folder or hub id; kind: what the folder should be, for the error.
+    def __init__(self, folder: str | Path, device: torch.device | str, dtype: torch.dtype):
+        """Loads every part that `load` names from a folder or hub id.
 
-        Raises UserError when a part is missing, naming it.
+        Raises UserError when a part is missing or does not fit the others, naming it.
         """
         self.device, self.dtype = torch.device(device), dtype
         source = str(folder)
@@ -48,21 +56,41 @@ class LatentDiffusion(ABC):
             self.vae = network(AutoencoderKL, place, "vae", dtype)
             self.scheduler = DDIMScheduler.from_pretrained(str(place / "scheduler"))
             others = self.load(str(place))
+            self._check_parts_fit()
+            self.response = _response(place / RESPONSE)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
-                f"prior {source!r} cannot be loaded ({reason}); give a {kind} folder in diffusers format or a hub "
-                "id, or prior=pocket"
+                f"prior {source!r} cannot be loaded ({reason}); give a {self.family.name} folder in diffusers format "
+                f"or a hub id, or {self.family.option}=pocket"
             ) from error
         for module in (self.unet, self.vae, *others):
             module.to(self.device).eval().requires_grad_(False)
         # convolutions are written for this order, on CUDA in half precision and on a CPU, where it saves a tenth
         self.unet.to(memory_format=torch.channels_last)
         self.vae.to(memory_format=torch.channels_last)
-        response = place / RESPONSE
-        self.response: list[float] = json.loads(response.read_text())["share"] if response.is_file() else []
         self.alphas = self.scheduler.alphas_cumprod.to(self.device)
         self.levels = len(self.alphas)
+
+    def _check_parts_fit(self) -> None:
+        """Raises ValueError for parts of different models, or of one that these formulas are not for."""
+        unet, kind = self.unet.config, self.scheduler.config.prediction_type
+        if kind not in PREDICTIONS:
+            raise ValueError(
+                f"its scheduler says prediction_type={kind}; {' and '.join(PREDICTIONS)} are known"
+            )
+        if unet.addition_embed_type is not None:
+            raise ValueError(
+                f"its unet wants more than tokens, addition_embed_type={unet.addition_embed_type}"
+            )
+        wanted = (1 + self.beside) * int(self.vae.config.latent_channels)
+        if unet.in_channels != wanted:
+            raise ValueError(f"its unet reads {unet.in_channels} channels where {wanted} are given")
+        size = unet.cross_attention_dim
+        if self.token_size is not None and isinstance(size, int) and size != self.token_size:
+            raise ValueError(
+                f"its unet attends to tokens of {size} numbers, and the encoder's have {self.token_size}"
+            )
 
     def tune(self, compiled: bool = False, attention_slicing: str = "auto") -> None:
         """Trades of time and memory. compiled: UNet and the VAE's encoder by torch.compile, minutes at their first call
@@ -265,3 +293,13 @@ def resized(images: Tensor, side: int, mode: str) -> Tensor:
         return images
     smaller = images.shape[-1] > side
     return F.interpolate(images, (side, side), mode=mode, align_corners=False, antialias=smaller)
+
+
+def _response(path: Path) -> list[float]:
+    """Its shares, none where there is no file. Raises ValueError."""
+    if not path.is_file():
+        return []
+    try:
+        return [float(share) for share in json.loads(path.read_text(encoding="utf-8"))["share"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path.name} is not as bench.response writes it") from error

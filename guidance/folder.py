@@ -33,7 +33,8 @@ WEIGHTS = re.compile(
 )
 Announce = Callable[[str], None]  # takes a line: which prior auto took
 UNUSED = ("safety_checker",)  # of Stable Diffusion folders
-WEIGHTLESS = ("scheduler", "feature_extractor", "tokenizer")
+TOKENIZER = "tokenizer"
+WEIGHTLESS = ("scheduler", "feature_extractor", TOKENIZER)
 
 
 class Family(NamedTuple):
@@ -214,7 +215,16 @@ def parts_of(folder: Path) -> list[str]:
 def missing(folder: Path, parts: Iterable[str] = ZERO123.parts) -> list[str]:
     """What a folder lacks, by part."""
     lacking = [part for part in parts if not _whole(folder / part)]
+    lacking += [TOKENIZER] if "text_encoder" in parts and unread_of(folder / TOKENIZER) else []
     return lacking if (folder / "scheduler" / "scheduler_config.json").is_file() else [*lacking, "scheduler"]
+
+
+def unread_of(tokenizer: Path) -> str:
+    """The file that a tokenizer's folder lacks, "" where it is whole. Without it, it would be read as one of no words,
+    to which all sentences are alike."""
+    if (tokenizer / "tokenizer.json").is_file():
+        return ""
+    return next((name for name in ("vocab.json", "merges.txt") if not (tokenizer / name).is_file()), "")
 
 
 def _whole(part: Path) -> bool:
@@ -228,7 +238,8 @@ def _whole(part: Path) -> bool:
 def network(kind: Any, folder: Path, part: str, dtype: torch.dtype, key: str = "torch_dtype") -> Any:
     """A part read by its class's from_pretrained, whose argument for the type is called key.
 
-    Raises OSError, naming the part, where there are no weights or they cannot be read without running code.
+    Raises OSError, naming the part, where there are no weights, some of them are not in its file, or they cannot be
+    read without running code.
     """
     place = folder / part
     names = [file.name for file in place.iterdir()] if place.is_dir() else []
@@ -237,9 +248,16 @@ def network(kind: Any, folder: Path, part: str, dtype: torch.dtype, key: str = "
         raise OSError(f"{part} has no weights")
     arguments = {"variant": weights.variant, "use_safetensors": weights.safe, key: dtype}
     try:
-        return kind.from_pretrained(str(place), local_files_only=True, **arguments)
+        read, about = kind.from_pretrained(
+            str(place), local_files_only=True, output_loading_info=True, **arguments
+        )
     except Exception as error:  # a pickle that wants to run something comes under many names
         raise OSError(f"{part}: {_line(error)}") from error
+    if about["missing_keys"]:  # which would be drawn at random
+        first, *others = sorted(about["missing_keys"])
+        more = f" and {len(others)} others" if others else ""
+        raise OSError(f"{part}: its file lacks the weights {first}{more}")
+    return read
 
 
 @cache

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from guidance.diffusion import LatentDiffusion
-from guidance.folder import network
+from guidance.folder import TEXT, TOKENIZER, network, unread_of
 
 WORDS = "words.txt"  # what a prior with a small vocabulary was trained with, a word a line
 
@@ -78,6 +78,8 @@ class Prompted:
 class StableDiffusion(LatentDiffusion):
     """The frozen prior. Its two working methods are `embed` and `sds_grad`; `refine` serves the second stage."""
 
+    family = TEXT
+
     def __init__(
         self, folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ):
@@ -85,11 +87,14 @@ class StableDiffusion(LatentDiffusion):
 
         Raises UserError when a part is missing, naming it.
         """
-        super().__init__(folder, "Stable Diffusion", device, dtype)
+        super().__init__(folder, device, dtype)
 
     def load(self, source: str) -> list[nn.Module]:
-        self.tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
+        if lacking := unread_of(Path(source) / TOKENIZER):
+            raise OSError(f"{TOKENIZER} has no {lacking}")
+        self.tokenizer = CLIPTokenizer.from_pretrained(source, subfolder=TOKENIZER)
         self.encoder = network(CLIPTextModel, Path(source), "text_encoder", self.dtype, "dtype")
+        self.token_size = int(self.encoder.config.hidden_size)
         words = Path(source) / WORDS
         self.words = words.read_text(encoding="utf-8").split() if words.exists() else []
         self.length = int(self.encoder.config.max_position_embeddings)
@@ -116,7 +121,7 @@ class StableDiffusion(LatentDiffusion):
 
         if not too_long(sentence):
             return sentence, ""
-        words = [found.start() for found in re.finditer(r"\s+", sentence)]
+        words = [found.start() for found in re.finditer(r"(?<=\S)\s+", sentence)]
         last = bisect_left(words, True, key=over) - 1
         end = words[last] if last >= 0 else bisect_left(range(len(sentence)), True, key=over) - 1
         return sentence[:end].rstrip(" ,;"), sentence[end:].strip()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
 from guidance.diffusion import LatentDiffusion, resized
-from guidance.folder import network
+from guidance.folder import ZERO123, network
 
 STABLE_NAME = re.compile(r"stable[-_]?zero[-_]?(123|1-?to-?3)", re.IGNORECASE)
 
@@ -82,6 +82,8 @@ class Conditioning:
 class Zero123(LatentDiffusion):
     """The frozen prior. Its two working methods are `embed` and `sds_grad`; `refine` serves the second stage."""
 
+    family, beside = ZERO123, 1
+
     def __init__(
         self,
         folder: str | Path,
@@ -95,12 +97,13 @@ class Zero123(LatentDiffusion):
         called, see `is_stable`. Raises UserError when a part is missing, naming it.
         """
         self.camera_code = camera_code
-        super().__init__(folder, "Zero-1-to-3", device, dtype)
+        super().__init__(folder, device, dtype)
 
     def load(self, source: str) -> list[nn.Module]:
         folder = Path(source)
         self.encoder = network(CLIPVisionModelWithProjection, folder, "image_encoder", self.dtype, "dtype")
         self.projection = network(CameraProjection, folder, "clip_camera_projection", self.dtype)
+        self.token_size = int(self.encoder.config.projection_dim)
         self.mean, self.std = _normalisation(folder, self.device)
         self.stable = self.camera_code == "stable" or (self.camera_code == "auto" and is_stable(folder))
         return [self.encoder, self.projection]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 
 from bench.mesh import seen
 from gs_propeller.base.camera import orbit
-from guidance.pocket import captions, data, laws, meshes, model_captions, text_stream, textures
+from guidance import POCKET
+from guidance.pocket import captions, data, laws, meshes, model_captions, text_stream, textures, train
 from guidance.pocket.families import make
 from guidance.pocket.meshes import ColouredMesh
 from guidance.pocket.objects import PALETTE
@@ -299,7 +301,9 @@ def test_what_is_seen_of_a_mesh_is_its_outside() -> None:
 
 
 @pytest.mark.slow
-def test_the_text_stream_tells_of_models_where_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_text_stream_tells_of_models_where_asked(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three of four objects, in the words that a tokenizer for them knows; the stream without them is untouched."""
     plain = [text_stream.told(2, i) for i in range(6)]
     assert [text for _, text in plain] == [make(*text_stream.member(2, i)).caption for i in range(6)]
@@ -317,3 +321,8 @@ def test_the_text_stream_tells_of_models_where_asked(folder: Path, monkeypatch: 
     assert told == [caption for _, caption in both[:2]]
     assert images.shape == (2, text_stream.VIEWS, 3, 64, 64)
     assert torch.equal(angles, text_stream.drawn(2, 2)[1])
+    vae = train.AutoencoderKL.from_pretrained(POCKET / "vae", torch_dtype=torch.float32)
+    monkeypatch.setattr(text_stream, "drawn", partial(text_stream.drawn, objects=2))
+    kept = text_stream.described(tmp_path, vae, 2, models=True)
+    again = text_stream.described(tmp_path, vae, 2)  # what is kept stays what it is called
+    assert kept.captions == again.captions == told and torch.equal(kept.latents, again.latents)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -12,7 +14,18 @@ import torch
 from torch import nn
 
 from gs_propeller.base.errors import UserError
-from guidance.pocket import model, muon, score_vae, train, train_vae, training, translate
+from guidance.pocket import (
+    model,
+    muon,
+    score_vae,
+    train,
+    train_cuda,
+    train_text,
+    train_text_cuda,
+    train_vae,
+    training,
+    translate,
+)
 from guidance.pocket.model import build_unet, build_vae
 
 
@@ -253,3 +266,38 @@ def test_the_built_networks_fit_together() -> None:
     channels = vae.config.latent_channels
     assert (unet.config.in_channels, unet.config.out_channels) == (2 * channels, channels)
     assert json.loads(vae.to_json_string())["sample_size"] == 64
+
+
+@pytest.mark.parametrize(
+    ("program", "given", "said"),
+    [
+        (train_vae, ["--export", "x"], "unrecognized arguments: --export x"),
+        (train_vae, ["--batch", "8"], "unrecognized arguments: --batch 8"),
+        (train_cuda, ["--export", "x"], "unrecognized arguments: --export x"),
+        (train_text_cuda, ["--until", "9"], "unrecognized arguments: --until 9"),
+        (train, ["--start", "nowhere"], "nowhere is no trained prior's folder: it has no training.json"),
+        (train, ["--branch", "nowhere"], "nowhere is no training's folder: it has no unet.safetensors"),
+        (train, [], "make one, `python -m guidance.pocket.train_vae"),
+        (train, ["--export", "x"], "is no training's folder: it has no unet.safetensors"),
+        (train_text, ["--export", "x"], "is no training's folder: it has no unet.safetensors"),
+    ],
+)  # fmt: skip
+def test_what_a_training_cannot_do_is_said_in_a_line(
+    program: ModuleType, given: list[str], said: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", "--out", "run", *given])
+    monkeypatch.setattr(program, "tokenizer_of", lambda *_: None, raising=False)
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+    assert ended.value.code == 2 and said in capsys.readouterr().err.replace("\n", "")
+
+
+def test_a_training_that_has_nothing_to_do_says_so(tmp_path: Path) -> None:
+    options = training.Options(tmp_path, minutes=1.0, until=2000)
+    begins, log = training.Run(step=12900, first_step=12900), training.Log(tmp_path / "log.jsonl")
+    layer = nn.Linear(1, 1)
+    rest = begins, lambda step: torch.zeros(()), log
+    with pytest.raises(UserError, match="the last step is to be 2000, and the run begins at 12900"):
+        training.descend(options, layer, layer, torch.optim.AdamW(layer.parameters()), *rest)

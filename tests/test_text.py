@@ -17,7 +17,7 @@ from transformers import CLIPTokenizer
 
 from bench import published
 from gs_propeller.app.config import Config
-from gs_propeller.app.guides import Priors, load_priors, notes
+from gs_propeller.app.guides import Priors, find_priors, load_priors, notes
 from gs_propeller.base.camera import relative_cameras
 from gs_propeller.base.errors import UserError
 from guidance import POCKET_TEXT, find_text_prior
@@ -443,7 +443,7 @@ def test_a_cached_text_prior_is_found(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_long_sentence_is_cut_and_never_the_view(folder: Path) -> None:
     for prior in (StableDiffusion(folder), StableDiffusion(POCKET_TEXT)):
         long = " ".join(["a red cube on a blue cylinder,"] * 20)
-        for sentence in (long, "x" * 500, "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 200):
+        for sentence in (long, "x" * 500, "\N{CJK UNIFIED IDEOGRAPH-4E00}" * 200, " " + "x" * 500):
             kept, cut = prior.fitted(sentence, Directions().endings)
             assert 0 < len(kept) < len(sentence) and cut and sentence.endswith(cut)
             assert sentence.startswith(kept)
@@ -460,6 +460,13 @@ def test_a_long_sentence_is_cut_and_never_the_view(folder: Path) -> None:
         assert prior.fitted("a red cube", Directions().endings) == ("a red cube", "")
 
 
+@pytest.mark.parametrize("prompt", [" ", "\n", "...", "?!", "\x00"])
+def test_a_sentence_that_says_nothing_is_refused(prompt: str) -> None:
+    with pytest.raises(UserError, match="says nothing: it has no letter, digit or emoji"):
+        find_priors(Config(prompt=prompt))
+    assert find_priors(Config(prompt="\U0001f431", text_prior="pocket"))[1]
+
+
 def test_words_of_any_script_are_named() -> None:
     prior, russian = StableDiffusion(POCKET_TEXT), "\u043a\u0440\u0430\u0441\u043d\u044b\u0439"
     hindi = "\u0939\u093f\u0928\u094d\u0926\u0940"
@@ -467,3 +474,7 @@ def test_words_of_any_script_are_named() -> None:
     assert said == [russian, hindi, "na\u00efve", "3d", "\N{SNOWMAN}"]
     lines = notes(Config(prompt=f"a {russian} " + "cube " * 99), None, Priors(None, prior))
     assert russian in lines[0] and "leaves out: cube" in lines[1]
+    told = Config(prompt="a cube", negative_prompt=f"a {russian}")
+    assert russian in "".join(notes(told, None, Priors(None, prior)))
+    told = Config(input="cat.png", negative_prompt="fog")
+    assert notes(told, None, Priors(None, None)) == ["negative_prompt is left out: it goes with a prompt"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -47,6 +48,8 @@ def find_priors(config: Config, announce: Say | None = None) -> tuple[str | None
     ones auto took. Raises UserError."""
     if not config.input and not config.prompt:
         raise UserError("nothing to make an asset of: give input=PICTURE or prompt=SENTENCE")
+    if config.prompt and not any(unicodedata.category(letter)[0] in "LNS" for letter in config.prompt):
+        raise UserError(f"prompt={config.prompt!r} says nothing: it has no letter, digit or emoji")
     return (
         find_prior(config.prior, announce) if config.input else None,
         find_text_prior(config.text_prior, announce) if config.prompt else None,
@@ -153,7 +156,10 @@ def told(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide
 def notes(config: Config, picture: Picture | None, priors: Priors) -> list[str]:
     """What the user should know of the input, a line each."""
     lines = list(picture.notes) if picture is not None else []
-    unseen = priors.text.unseen(config.prompt) if priors.text is not None else []
+    told = " ".join([config.prompt, config.negative_prompt])
+    unseen = priors.text.unseen(told) if priors.text is not None else []
+    if priors.text is None and config.negative_prompt:
+        lines.append("negative_prompt is left out: it goes with a prompt")
     if priors.text is not None and unseen:
         shown = []
         for word in unseen:

@@ -293,21 +293,14 @@ def _worn(rng: np.random.Generator, worn: str, r: Array, hair: Paint) -> list[Pa
         return [blob((0, 0.6 * r[1], 0), r * [brim, 0.07, brim], stuff, eps=CYLINDER), cover]
     if worn in ("ears", "horns"):
         size, apart = rng.uniform(0.25, 0.5), rng.uniform(0.45, 0.75)
-        tall, shape = (size * rng.uniform(1, 2.2), {"eps": CONE, "taper": -0.9})
+        tall, eps, taper = size * rng.uniform(1, 2.2), CONE, -0.9
         if worn == "ears" and rng.random() < 0.35:
-            shape = {}
+            eps, taper = (1.0, 1.0), 0.0
         parts = []
         for s in (-1, 1):
             at = (s * apart * r[0], (0.8 + 0.5 * tall) * r[1], 0)
-            parts.append(
-                blob(
-                    at,
-                    r * [size, tall, size * 0.6],
-                    stuff,
-                    turn=euler(roll=-s * rng.uniform(0.1, 0.6)),
-                    **shape,
-                )
-            )  # type: ignore[arg-type]
+            radii, turn = r * [size, tall, size * 0.6], euler(roll=-s * rng.uniform(0.1, 0.6))
+            parts.append(blob(at, radii, stuff, eps=eps, taper=taper, turn=turn))
         return parts
     if worn == "helmet":
         return [blob((0, 0.3 * r[1], -0.05 * r[2]), r * [1.12, 0.9, 1.1], stuff, eps=(0.7, 1))]

@@ -116,8 +116,8 @@ def keep_drawn(folder: Path, number: int, models: bool = False) -> Path:
     """The file of shard `number`'s pictures, drawn once and kept in the folder until their latents are there."""
     path = folder / "shards" / f"shard{number:04d}.safetensors"
     if not path.exists() and not latents_file(folder, number).exists():
-        images, where, _ = drawn(number, models=models)
-        save(path, {"images": images, "angles": where})
+        images, where, captions = drawn(number, models=models)
+        save(path, {"images": images, "angles": where, "captions": written(captions)})
     return path
 
 
@@ -133,11 +133,16 @@ def described(folder: Path, vae: AutoencoderKL, number: int, models: bool = Fals
         tensors = load_file(pictures)
         images = tensors["images"]
         latents = encode(vae, images.flatten(0, 1)).unflatten(0, images.shape[:2])
-        save(path, {"latents": latents, "angles": tensors["angles"]})
+        save(path, {"latents": latents} | {k: tensors[k] for k in ("angles", "captions")})
         pictures.unlink()
     tensors = load_file(path)
-    captions = [told(number, i, models)[1] for i in range(len(tensors["latents"]))]
+    captions = bytes(tensors["captions"].tolist()).decode().split("\n")
     return Described(tensors["latents"], tensors["angles"], captions)
+
+
+def written(captions: list[str]) -> Tensor:
+    """[bytes] uint8: they stay with the pictures that they are of, whatever a later call draws."""
+    return torch.tensor(list("\n".join(captions).encode()), dtype=torch.uint8)
 
 
 def draw(

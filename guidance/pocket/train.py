@@ -51,10 +51,12 @@ from guidance.pocket.training import (
     averaged,
     branched,
     descend,
+    faults_of,
     keyed,
     noised,
     record,
     resumed,
+    run_folder,
     timesteps,
 )
 from guidance.pocket.translate import deepened, translated
@@ -227,24 +229,25 @@ def export(options: Options, folder: Path) -> dict[str, str]:
 def main() -> None:
     parser = arguments(__doc__, "build/pocket", batch=128, lr=6e-4)
     parser.add_argument(
-        "--branch", type=Path, help="a run's folder, whose checkpoint is cooled down in --out"
+        "--branch", type=run_folder, help="a run's folder, whose checkpoint is cooled down in --out"
     )
     parser.add_argument("--cooling", type=int, default=300, help="steps that a branch takes")
     given = vars(parser.parse_args())
     folder, branch, cooling = given.pop("export"), given.pop("branch"), given.pop("cooling")
     options = Options(**given)
-    if folder:
-        print(json.dumps(export(options, folder), indent=2))
-        return
-    torch.set_num_threads(options.threads)
-    say_if_missing("procedural objects alone")
-    if branch:
-        branched(branch, options.out, cooling)
-        shutil.copytree(branch / "vae", options.out / "vae", dirs_exist_ok=True)
-    log = Log(options.out / "log.jsonl")
-    if options.start is not None and not log.path.exists():
-        log.path.write_text((options.start / "training.jsonl").read_text())
-    train_unet(options, vae_of(options), log, branch)
+    with faults_of(parser):
+        if folder:
+            print(json.dumps(export(options, folder), indent=2))
+            return
+        torch.set_num_threads(options.threads)
+        say_if_missing("procedural objects alone")
+        if branch:
+            branched(branch, options.out, cooling)
+            shutil.copytree(branch / "vae", options.out / "vae", dirs_exist_ok=True)
+        log = Log(options.out / "log.jsonl")
+        if options.start is not None and not log.path.exists():
+            log.path.write_text((options.start / "training.jsonl").read_text())
+        train_unet(options, vae_of(options), log, branch)
 
 
 if __name__ == "__main__":

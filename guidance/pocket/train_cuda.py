@@ -262,7 +262,14 @@ def train_unet(
 
 def main() -> None:
     parser = arguments(
-        __doc__, "build/pocket-cuda", batch=1024, lr=1e-3, device="cuda", workers=16, minutes=9.0
+        __doc__,
+        "build/pocket-cuda",
+        ("until", "export"),
+        batch=1024,
+        lr=1e-3,
+        device="cuda",
+        workers=16,
+        minutes=9.0,
     )
     parser.add_argument(
         "--vae", type=float, default=0.15, help="share of the minutes that trains the VAE; 0: none"
@@ -271,7 +278,6 @@ def main() -> None:
         "--shards", type=int, default=1200, help="shards drawn at most; the newest are kept in memory"
     )
     given = vars(parser.parse_args())
-    given.pop("export")
     vae_share, count = given.pop("vae"), given.pop("shards")
     options = Options(**given)
     if without_a_gpu(options):

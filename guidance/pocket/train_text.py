@@ -42,15 +42,17 @@ from guidance.pocket.training import (
     arguments,
     autocast,
     averaged,
+    checkpoint_of,
     checksums,
     descend,
+    faults_of,
     keyed,
     noised,
     record,
     resumed,
     timesteps,
 )
-from guidance.stable_diffusion import StableDiffusion
+from guidance.stable_diffusion import WORDS, StableDiffusion
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 ENCODER = "text_encoder/model.safetensors"
@@ -87,7 +89,7 @@ def train(options: Options, log: Log, models: bool = False) -> None:
 
 def tokenizer_of(out: Path, models: bool) -> CLIPTokenizer:
     """The run's, made where there is none; models: with the words of their names."""
-    if not (out / "tokenizer").exists():
+    if not (out / WORDS).exists():  # written last
         save_tokenizer(out / "tokenizer", out, models)
     return CLIPTokenizer.from_pretrained(out / "tokenizer")
 
@@ -157,6 +159,7 @@ def carried(known: Tensor, old: CLIPTokenizer, new: CLIPTokenizer, fresh: Tensor
 
 def export(options: Options, folder: Path) -> dict[str, str]:
     """Writes the averaged weights as a prior's folder, half precision; returns each file's SHA-256."""
+    checkpoint_of(options.out)
     tokenizer = CLIPTokenizer.from_pretrained(options.out / "tokenizer")
     average = built(tokenizer, AutoencoderKL.from_pretrained(options.out / "vae"))
     run = averaged(options, average)
@@ -167,7 +170,7 @@ def export(options: Options, folder: Path) -> dict[str, str]:
     average.text_encoder.save_pretrained(folder / "text_encoder")
     save_vae(options.out, folder)
     shutil.copytree(options.out / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
-    shutil.copy(options.out / "words.txt", folder / "words.txt")
+    shutil.copy(options.out / WORDS, folder / WORDS)
     build_scheduler().save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "StableDiffusionPipeline",
@@ -181,7 +184,7 @@ def export(options: Options, folder: Path) -> dict[str, str]:
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     sample = fixed_sample(StableDiffusion(folder)).flatten().tolist()
-    words = set((folder / "words.txt").read_text().split())
+    words = set((folder / WORDS).read_text().split())
     models = len(keys(TRAIN)) if set(vocabulary(called(TRAIN))) <= words else 0
     return record(options, run, folder, models=models, fixed_sample=[round(v, 3) for v in sample])
 
@@ -194,13 +197,14 @@ def main() -> None:
     given = vars(parser.parse_args())
     folder, models = given.pop("export"), given.pop("models")
     options = Options(**given)
-    if folder:
-        print(json.dumps(export(options, folder), indent=2))
-        return
-    torch.set_num_threads(options.threads)
-    if models:
-        say_if_missing("procedural objects alone")
-    train(options, Log(options.out / "log.jsonl"), models)
+    with faults_of(parser):
+        if folder:
+            print(json.dumps(export(options, folder), indent=2))
+            return
+        torch.set_num_threads(options.threads)
+        if models:
+            say_if_missing("procedural objects alone")
+        train(options, Log(options.out / "log.jsonl"), models)
 
 
 if __name__ == "__main__":

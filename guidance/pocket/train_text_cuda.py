@@ -127,13 +127,19 @@ def train(options: Options, ends_s: float, first: int, drawn: list[Future[None]]
 
 def main() -> None:
     parser = arguments(
-        __doc__, "build/text-cuda", batch=1024, lr=1e-3, device="cuda", workers=16, minutes=5.0
+        __doc__,
+        "build/text-cuda",
+        ("until", "export"),
+        batch=1024,
+        lr=1e-3,
+        device="cuda",
+        workers=16,
+        minutes=5.0,
     )
     parser.add_argument(
         "--shards", type=int, default=600, help="shards drawn at most, all of them kept in memory"
     )
     given = vars(parser.parse_args())
-    given.pop("export")
     count = given.pop("shards")
     options = Options(**given)
     if without_a_gpu(options):

@@ -241,8 +241,8 @@ def even_out(vae: AutoencoderKL, renders: Tensor, few: int, scale: float) -> Non
 
 
 def main() -> None:
-    given = vars(arguments(__doc__, "build/pocket", minutes=15.0).parse_args())
-    given.pop("export")
+    without = "until", "batch", "lr", "workers", "device", "export"
+    given = vars(arguments(__doc__, "build/pocket", without, minutes=15.0).parse_args())
     options = Options(**given)
     torch.set_num_threads(options.threads)
     train_vae(options, options.start or POCKET, Log(options.out / "log.jsonl"))

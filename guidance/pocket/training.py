@@ -10,9 +10,9 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from gs_propeller.base.errors import UserError
 from guidance.pocket.stream import SHARDS_FIRST, in_bf16, newest_shard, save
 
 LOG_EVERY = 100
@@ -52,35 +53,57 @@ class Options:
     device: str = "cpu"
 
 
-def arguments(description: str, out: str, **defaults: Any) -> argparse.ArgumentParser:
-    """The command line of Options; defaults override those."""
-    values = {
-        f: getattr(Options, f)
-        for f in ("until", "start", "seed", "batch", "lr", "threads", "workers", "device")
+def arguments(
+    description: str, out: str, without: Iterable[str] = (), **defaults: Any
+) -> argparse.ArgumentParser:
+    """The command line of Options, and --export; defaults override those. without: options that it does not have."""
+    values = {f.name: f.default for f in fields(Options)} | {
+        "minutes": 60.0,
+        "out": Path(out),
+        "export": None,
     }
-    minutes = defaults.pop("minutes", 60.0)
-    values |= defaults
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=Path(out), help="folder of checkpoints and shards")
-    parser.add_argument(
-        "--minutes", type=float, default=minutes, help="time for this call; a later one goes on"
-    )
-    parser.add_argument("--until", type=int, default=values["until"], help="the training's last step")
-    parser.add_argument(
-        "--start", type=Path, default=values["start"], help="a prior's folder that a new training starts from"
-    )
-    parser.add_argument("--seed", type=int, default=values["seed"])
-    parser.add_argument("--batch", type=int, default=values["batch"])
-    parser.add_argument("--lr", type=float, default=values["lr"], help="highest learning rate")
-    parser.add_argument("--threads", type=int, default=values["threads"], help="CPU threads")
-    parser.add_argument(
-        "--workers", type=int, default=values["workers"], help="processes that draw objects ahead"
-    )
-    parser.add_argument("--device", default=values["device"])
-    parser.add_argument("--export", type=Path, help="only write the averaged weights to this folder")
+    for name, kind, remark in (
+        ("out", Path, "folder of checkpoints and shards"),
+        ("minutes", float, "time for this call; a later one goes on"),
+        ("until", int, "the training's last step"),
+        ("start", prior_folder, "a prior's folder that a new training starts from"),
+        ("seed", int, None),
+        ("batch", int, None),
+        ("lr", float, "highest learning rate"),
+        ("threads", int, "CPU threads"),
+        ("workers", int, "processes that draw objects ahead"),
+        ("device", str, None),
+        ("export", Path, "only write the averaged weights to this folder"),
+    ):
+        if name not in without:
+            parser.add_argument(f"--{name}", type=kind, default=(values | defaults)[name], help=remark)
     return parser
+
+
+def prior_folder(name: str) -> Path:
+    """A prior's folder as a command's argument."""
+    if not (Path(name) / "training.json").is_file():
+        raise argparse.ArgumentTypeError(f"{name} is no trained prior's folder: it has no training.json")
+    return Path(name)
+
+
+def run_folder(name: str) -> Path:
+    """A training's folder as a command's argument."""
+    if not (Path(name) / CHECKPOINT).is_file():
+        raise argparse.ArgumentTypeError(f"{name} is no training's folder: it has no {CHECKPOINT}")
+    return Path(name)
+
+
+@contextmanager
+def faults_of(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """What a user can mend ends the command in a line."""
+    try:
+        yield
+    except UserError as error:
+        parser.error(str(error))
 
 
 def keyed(seed: int, step: int) -> torch.Generator:
@@ -155,6 +178,10 @@ def descend(
     began = saved = last = time.time()
     total, counted, step = 0.0, 0, run.step
     until, cooling = run.until or options.until, run.cooling or COOL_DOWN_STEPS
+    if step > until or step == until == run.first_step:
+        raise UserError(
+            f"there is nothing to train: the last step is to be {until}, and the run begins at {step}"
+        )
     while time.time() - began < options.minutes * 60 and step < until:
         loss = loss_of(step)
         lr = options.lr * learning_share(step, run.first_step, until, cooling)
@@ -260,9 +287,16 @@ def branched(source: Path, out: Path, cooling: int) -> None:
     (out / "log.jsonl").write_text((source / "log.jsonl").read_text())
 
 
+def checkpoint_of(out: Path) -> Path:
+    """The file of a training that has begun. Raises UserError."""
+    if not (out / CHECKPOINT).is_file():
+        raise UserError(f"{out} is no training's folder: it has no {CHECKPOINT}")
+    return out / CHECKPOINT
+
+
 def averaged(options: Options, average: nn.Module) -> Run:
-    """The checkpoint's averaged weights into `average`; returns where the training stood."""
-    tensors = load_file(options.out / CHECKPOINT)
+    """The checkpoint's averaged weights into `average`; returns where the training stood. Raises UserError."""
+    tensors = load_file(checkpoint_of(options.out))
     average.load_state_dict(under("average", tensors))
     return Run(**{k: int(v) for k, v in under("run", tensors).items()})
 

@@ -311,6 +311,8 @@ def test_a_training_reads_what_its_workers_drew(tmp_path: Path, monkeypatch: pyt
     train.train_unet(training.Options(tmp_path, minutes=0.0), vae, training.Log(tmp_path / "log.jsonl"))
     monkeypatch.setattr(stream, "shard", None)  # what is there is not drawn again
     assert torch.equal(stream.encoded_shard(tmp_path, vae, 58).known, few.images[:, 0])
+    train.train_unet(training.Options(tmp_path, minutes=0.0), vae, training.Log(tmp_path / "log.jsonl"))
+    assert not list(tmp_path.glob("**/shards/*"))
 
 
 def test_shipped_weights_are_the_recorded_ones() -> None:

@@ -136,6 +136,12 @@ def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def keep_encodable(folder: Path, number: int) -> None:
+    """What encoded_shard needs of shard `number` is in the folder when this returns."""
+    if not latents_file(folder, number).exists():
+        cached_shard(folder / "shards", number)
+
+
 @dataclass(frozen=True)
 class Encoded:
     """known [B, 3, S, S] uint8; latents [B, V, C, L, L]; poses [B, V, 4]."""

@@ -35,7 +35,7 @@ from guidance.pocket.stream import (
     Pool,
     draw,
     encoded_shard,
-    keep_shard,
+    keep_encodable,
     latents_file,
     newest_shard,
 )
@@ -131,7 +131,7 @@ def train_unet(options: Options, vae: AutoencoderKL, log: Log, stream: Path | No
     alphas = build_scheduler().alphas_cumprod.to(device)
     scale = vae.config.scaling_factor
     place = stream or options.out
-    ahead = Ahead(partial(keep_shard, place / "shards"), options.workers)
+    ahead = Ahead(partial(keep_encodable, place), options.workers)
 
     def forget(number: int) -> None:
         latents_file(place, number).unlink(missing_ok=True)

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from gs_propeller.base.camera import orbit, relative_cameras
+from gs_propeller.base.errors import UserError
 from guidance import POCKET, POCKET_TEXT
 from guidance.pocket import data, meshes, stream, train, train_vae, training, translate
 from guidance.pocket.cat import cat, picture
@@ -251,6 +252,17 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert record["sha256"] == sums
     assert record["steps"] == last
     assert record["samples"] == 4 * last
+
+    between = replace(options, start=POCKET)
+    train.export(between, tmp_path / "half", 0.5)
+    file = train.FILES["unet"]
+    ends = [train.load_file(place / file) for place in (POCKET, tmp_path / "prior", tmp_path / "half")]
+    key = "conv_out.weight"
+    old, new, half = (tensors[key].float() for tensors in ends)
+    assert torch.allclose(half, (old + new) / 2, atol=2e-3)
+    assert json.loads((tmp_path / "half" / "training.json").read_text())["share"] == 0.5
+    with pytest.raises(UserError, match="name its folder"):
+        train.export(options, tmp_path / "half", 0.5)
 
     onward = training.Options(
         tmp_path / "more", minutes=1.0, batch=4, start=tmp_path / "prior", until=last + 1

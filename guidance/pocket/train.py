@@ -13,6 +13,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -52,6 +53,7 @@ from guidance.pocket.training import (
     branched,
     descend,
     faults_of,
+    follow,
     keyed,
     noised,
     record,
@@ -168,18 +170,10 @@ def restored(
         return found
     run, came_from = Run(), None
     if options.start is not None:
-        made = json.loads((options.start / "training.json").read_text())
-        step = int(made["steps"])
-        run = Run(
-            step, int(made.get("samples", step * made["batch"])), step, newest_shard(step) - SHARDS_FIRST
-        )
-        for name, file in FILES.items():
-            weights = {k: v.float() for k, v in load_file(options.start / file).items()}
-            if name == "unet":
-                weights = translated(weights, options.start / "vae", vae, run.first_shard)
-            if name == "image_encoder":
-                weights = deepened(weights, model.image_encoder)
-            model.get_submodule(name).load_state_dict(weights)
+        step = int(json.loads((options.start / "training.json").read_text())["steps"])
+        run = replace(run, step=step, first_step=step, first_shard=newest_shard(step) - SHARDS_FIRST)
+        made = started(model, options.start, vae, run.first_shard)
+        run = replace(run, samples=int(made.get("samples", step * made["batch"])))
         if first_shard is not None:
             run = replace(run, first_shard=first_shard)
         came_from = made["sha256"][FILES["unet"]]
@@ -191,10 +185,34 @@ def restored(
     return run
 
 
-def export(options: Options, folder: Path) -> dict[str, str]:
-    """Writes the averaged weights as a prior's folder, half precision; returns each file's SHA-256."""
+def started(model: Denoiser, folder: Path, vae: AutoencoderKL, shard: int) -> dict[str, Any]:
+    """A prior's weights into the model, for the latents of `vae`; returns its training.json. shard: whose pictures show
+    how its own VAE's latents lie among those."""
+    for name, file in FILES.items():
+        weights = {k: v.float() for k, v in load_file(folder / file).items()}
+        if name == "unet":
+            weights = translated(weights, folder / "vae", vae, shard)
+        if name == "image_encoder":
+            weights = deepened(weights, model.image_encoder)
+        model.get_submodule(name).load_state_dict(weights)
+    made: dict[str, Any] = json.loads((folder / "training.json").read_text())
+    return made
+
+
+def export(options: Options, folder: Path, share: float = 1.0) -> dict[str, str]:
+    """Writes the averaged weights as a prior's folder, half precision; returns each file's SHA-256. share: of the way
+    from those of options.start, which keeps more of what they knew (Wortsman et al. 2022, robust fine-tuning)."""
     average = Denoiser()
     run = averaged(options, average)
+    blended = {}
+    if share < 1.0:
+        if options.start is None:
+            raise UserError("a share of the way is one from --start's weights: name its folder")
+        before = Denoiser()
+        made = started(before, options.start, vae_of(options), run.first_shard)
+        blended = {"share": share, "from_unet_sha256": made["sha256"][FILES["unet"]]}
+        follow(before, average, share)
+        average = before
     average.half().eval()
     save_vae(options.out, folder)
     average.unet.save_pretrained(folder / "unet")
@@ -221,6 +239,7 @@ def export(options: Options, folder: Path) -> dict[str, str]:
         run,
         folder,
         models=len(keys(TRAIN)),
+        **blended,
         held_out=score(Zero123(folder), steps=2),
         fixed_sample=[round(v, 3) for v in sample],
     )
@@ -232,12 +251,15 @@ def main() -> None:
         "--branch", type=run_folder, help="a run's folder, whose checkpoint is cooled down in --out"
     )
     parser.add_argument("--cooling", type=int, default=300, help="steps that a branch takes")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="of the way from --start's weights that --export goes"
+    )
     given = vars(parser.parse_args())
-    folder, branch, cooling = given.pop("export"), given.pop("branch"), given.pop("cooling")
+    folder, branch, cooling, share = (given.pop(x) for x in ("export", "branch", "cooling", "share"))
     options = Options(**given)
     with faults_of(parser):
         if folder:
-            print(json.dumps(export(options, folder), indent=2))
+            print(json.dumps(export(options, folder, share), indent=2))
             return
         torch.set_num_threads(options.threads)
         say_if_missing("procedural objects alone")

@@ -23,6 +23,7 @@ from bench.truth import Case
 from gs_propeller.app.config import Config, load, updated
 from gs_propeller.base.randomness import keyed_generator
 from gs_propeller.distil.draw import Draw
+from gs_propeller.distil.pull import Guide
 from gs_propeller.solver.picard import advance, init
 from guidance.diffusion import RESPONSE
 from guidance.folder import find_prior, find_text_prior
@@ -59,15 +60,19 @@ def measured(configs: list[Config]) -> list[float]:
             for k in range(LEVELS):
                 t = torch.full((len(earlier),), round(k / (LEVELS - 1) * (guide.prior.levels - 1)))
                 noise = torch.randn(drawn.noise[0].shape, generator=keyed_generator(k, 0, "response"))
-                before, after = (
-                    guide.prior.sds_grad(
-                        x, guide.conditioning, drawn.codes, t, noise, guide.guidance_scale, "clean", "pixel"
-                    )[0].double()
-                    for x in (earlier, later)
-                )
+                before, after = (answered(guide, x, drawn, t, noise).double() for x in (earlier, later))
                 total[k, 0] += ((after - before) * change).sum()
                 total[k, 1] += change.square().sum()
     return [round(float(x), 4) for x in (1 - total[:, 0] / total[:, 1]).clamp(0, 1)]
+
+
+def answered(guide: Guide, images: Tensor, drawn: Draw, t: Tensor, noise: Tensor) -> Tensor:
+    """[V, 3, S, S]: the pull on a step's renders, each asked for in its variant of the picture."""
+    told, codes, variant = guide.conditioning, drawn.codes, drawn.variant
+    if guide.variants:
+        told, images, codes = variant.asked(told, images, codes)
+    pull = guide.prior.sds_grad(images, told, codes, t, noise, guide.guidance_scale, "clean", "pixel")[0]
+    return variant.undone(pull) if guide.variants else pull
 
 
 def main() -> None:

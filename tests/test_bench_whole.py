@@ -1,4 +1,4 @@
-"""bench/whole.py: a bench of whole assets that was interrupted goes on, and its sheet has every object."""
+"""A bench of whole assets that was interrupted goes on, and its sheet has every object; the response is measured."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench import whole
+from bench import response, whole
 from bench.kept import Figures
+from bench.solving import configured
 from bench.truth import Case
+from gs_propeller.app.config import load, updated
+from guidance.pocket.data import VALIDATION_SEED, posed
 
 
 @pytest.fixture
@@ -66,3 +69,18 @@ def test_other_settings_or_a_lost_sheet_are_measured_again(asked: argparse.Names
     asked.pairs = ["steps=4"]
     whole.measured("asset", other, asked, cat=False)
     assert len(other.seen) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of", ["picture", "sentence"])
+def test_the_response_falls_with_the_noise(of: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("PLACES", (1,)), ("APART", 1), ("LEVELS", 3)):
+        monkeypatch.setattr(response, name, value)
+    few = {"num_points": 200, "steps": 9}
+    if of == "picture":  # seen in its variants
+        config = configured(Case("solids", *posed("solids", VALIDATION_SEED)), few)
+    else:
+        text = load(["--config", "configs/text.yaml"])[0]
+        config = updated(text, {"prompt": "a red cube", "device": "cpu", "text_prior": "pocket", **few})
+    found = response.measured([config])
+    assert found[0] > 0.5 > found[-1] and len(found) == 3

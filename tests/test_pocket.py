@@ -309,6 +309,7 @@ def test_shards_drawn_ahead_are_the_stream(tmp_path: Path) -> None:
         assert torch.equal(kept.poses, few.poses)
 
 
+@pytest.mark.slow
 def test_a_training_reads_what_its_workers_drew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def drawn_at_once(draw: Callable[[int], None], workers: int) -> stream.Ahead:
         draw(58)

@@ -56,6 +56,7 @@ def test_a_tokenizer_without_its_files_is_missing(text: Path, gone: str) -> None
         StableDiffusion(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "part"),
     [
@@ -75,6 +76,7 @@ def test_weights_that_a_file_lacks_are_not_made_up(
         (Zero123 if kind == "view" else StableDiffusion)(place)
 
 
+@pytest.mark.slow
 def test_parts_of_other_models_are_named(view: Path, text: Path) -> None:
     assert missing(view, ZERO123.parts) == missing(text, TEXT.parts) == []
     scheduler = text / "scheduler" / "scheduler_config.json"

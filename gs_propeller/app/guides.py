@@ -156,8 +156,8 @@ def told(config: Config, picture: Picture | None, priors: Priors) -> tuple[Guide
 def notes(config: Config, picture: Picture | None, priors: Priors) -> list[str]:
     """What the user should know of the input, a line each."""
     lines = list(picture.notes) if picture is not None else []
-    told = " ".join([config.prompt, config.negative_prompt])
-    unseen = priors.text.unseen(told) if priors.text is not None else []
+    sentences = " ".join([config.prompt, config.negative_prompt])
+    unseen = priors.text.unseen(sentences) if priors.text is not None else []
     if priors.text is None and config.negative_prompt:
         lines.append("negative_prompt is left out: it goes with a prompt")
     if priors.text is not None and unseen:

@@ -26,7 +26,7 @@ FAMILIES: dict[str, Family] = {
     )
 }  # fmt: skip
 # Trained on as well; what is reported on trained families stays what it was.
-FURTHER: dict[str, Family] = {f.__name__: f for f in (people.doll, people.frame)}
+FURTHER: dict[str, Family] = {f.__name__: f for f in (people.doll, shapes.frame)}
 UNTRAINED: dict[str, Family] = {
     f.__name__: f for f in (living.fish, made.boat, made.teapot, made.hammer, made.lamp)
 }

@@ -1,4 +1,4 @@
-"""Families of characters and of open frames, of which a view from the front says little. Results as in living.py.
+"""The family of people, of which a view from the front says little. Results as in living.py.
 
 World: y up, front +z; members stand near y = 0, not yet normalised.
 """
@@ -348,66 +348,3 @@ def _behind(rng: np.random.Generator, hips: float, neck: float, wide: float, dee
             start, [middle, middle + [rng.uniform(-0.2, 0.2), rng.uniform(-0.1, 0.35), -0.1]], 0.04, stuff
         )
     return []
-
-
-def frame(rng: np.random.Generator) -> tuple[str, list[Part]]:
-    """Posts between a floor and a roof, round something: a pavilion, a cage, a well, a lantern's body."""
-    bars, cover, inner = paint(rng, plain=0.8), paint(rng, plain=0.7), paint(rng, plain=0.7)
-    sides, wide = int(rng.choice([4, 4, 6, 8])), rng.uniform(0.22, 0.45)
-    high, thick = rng.uniform(0.2, 0.55), rng.uniform(0.015, 0.05)
-    above = wide * rng.uniform(0.6, 1.3)  # the roof's end of the posts
-    floor = rng.uniform(0.03, 0.12)
-    eps = (0.15, 0.15) if sides == 4 else CYLINDER
-    square = euler(yaw=float(rng.uniform(0, 0.4))) if sides == 4 and rng.random() < 0.3 else np.eye(3)
-    spread = 0.75 if sides == 4 else 0.92
-    parts = [blob((0, floor, 0), (wide, floor, wide), cover, eps=eps, turn=square)]
-    for k in range(sides):
-        angle = 2 * math.pi * (k + 0.5) / sides
-        out = (
-            square
-            @ np.array([math.sin(angle), 0, math.cos(angle)])
-            * (spread * math.sqrt(2) if sides == 4 else spread)
-        )
-        parts += tube(
-            out * wide * 0.9 + [0, floor, 0], [out * above * 0.9 + [0, floor + 2 * high, 0]], thick, bars
-        )
-    roof = rng.uniform(0.08, 0.35)
-    y = 2 * floor + 2 * high * 0.96
-    point = rng.uniform(0.2, 0.9)
-    parts.append(
-        blob(
-            (0, y + roof, 0),
-            (above * rng.uniform(0.7, 0.95), roof, above * 0.85),
-            cover,
-            eps=eps,
-            taper=-point,
-            turn=square,
-        )
-    )
-    if rng.random() < 0.5:
-        knob = rng.uniform(0.04, 0.09)
-        parts.append(blob((0, y + 2 * roof + knob * 0.7, 0), (knob, knob, knob), bars))
-    if rng.random() < 0.7:
-        size = wide * rng.uniform(0.15, 0.5)
-        tall = min(high, size * rng.uniform(0.8, 2.5))
-        parts.append(
-            blob((0, 2 * floor + tall, 0), (size, tall, size), inner, eps=(float(rng.uniform(0.2, 1)), 1.0))
-        )
-    if rng.random() < 0.35:  # panes between the posts
-        pane = paint(rng, plain=1.0)
-        parts.append(
-            blob(
-                (0, 2 * floor + high, 0),
-                (min(wide, above) * 0.85, high, min(wide, above) * 0.85),
-                pane,
-                eps=eps,
-                turn=square,
-            )
-        )
-    if rng.random() < 0.35:  # an arm that holds it to a plate
-        s = float(rng.choice([-1, 1]))
-        plate = np.array([s * wide * rng.uniform(1.4, 1.9), y * rng.uniform(0.5, 0.8), 0])
-        parts.append(blob(plate, (0.05, rng.uniform(0.15, 0.3), 0.1), bars, eps=(0.5, 0.6)))
-        bow = np.array([plate[0] * 0.7, y + roof * rng.uniform(0.6, 1.6), 0])
-        parts += tube(plate, [bow, np.array([0, y + roof, 0])], thick * 1.2, bars)
-    return f"a {bars.name} frame with a {cover.name} roof", parts

@@ -170,10 +170,11 @@ def restored(
         return found
     run, came_from = Run(), None
     if options.start is not None:
-        step = int(json.loads((options.start / "training.json").read_text())["steps"])
-        run = replace(run, step=step, first_step=step, first_shard=newest_shard(step) - SHARDS_FIRST)
-        made = started(model, options.start, vae, run.first_shard)
-        run = replace(run, samples=int(made.get("samples", step * made["batch"])))
+        made = started(model, options.start, vae)
+        step = int(made["steps"])
+        run = Run(
+            step, int(made.get("samples", step * made["batch"])), step, newest_shard(step) - SHARDS_FIRST
+        )
         if first_shard is not None:
             run = replace(run, first_shard=first_shard)
         came_from = made["sha256"][FILES["unet"]]
@@ -185,17 +186,17 @@ def restored(
     return run
 
 
-def started(model: Denoiser, folder: Path, vae: AutoencoderKL, shard: int) -> dict[str, Any]:
-    """A prior's weights into the model, for the latents of `vae`; returns its training.json. shard: whose pictures show
-    how its own VAE's latents lie among those."""
+def started(model: Denoiser, folder: Path, vae: AutoencoderKL) -> dict[str, Any]:
+    """A prior's weights into the model, for the latents of `vae`; returns its training.json."""
+    made: dict[str, Any] = json.loads((folder / "training.json").read_text())
+    shown = newest_shard(int(made["steps"])) - SHARDS_FIRST  # the shard that both VAEs are compared by
     for name, file in FILES.items():
         weights = {k: v.float() for k, v in load_file(folder / file).items()}
         if name == "unet":
-            weights = translated(weights, folder / "vae", vae, shard)
+            weights = translated(weights, folder / "vae", vae, shown)
         if name == "image_encoder":
             weights = deepened(weights, model.image_encoder)
         model.get_submodule(name).load_state_dict(weights)
-    made: dict[str, Any] = json.loads((folder / "training.json").read_text())
     return made
 
 
@@ -209,7 +210,7 @@ def export(options: Options, folder: Path, share: float = 1.0) -> dict[str, str]
         if options.start is None:
             raise UserError("a share of the way is one from --start's weights: name its folder")
         before = Denoiser()
-        made = started(before, options.start, vae_of(options), run.first_shard)
+        made = started(before, options.start, vae_of(options))
         blended = {"share": share, "from_unet_sha256": made["sha256"][FILES["unet"]]}
         follow(before, average, share)
         average = before

@@ -11,6 +11,7 @@ B batch, N objects, V views, C latent channels, L latent side, S picture side in
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import multiprocessing
@@ -261,16 +262,7 @@ def train_unet(
 
 
 def main() -> None:
-    parser = arguments(
-        __doc__,
-        "build/pocket-cuda",
-        ("until", "export"),
-        batch=1024,
-        lr=1e-3,
-        device="cuda",
-        workers=16,
-        minutes=9.0,
-    )
+    parser = gpu_arguments(__doc__, "build/pocket-cuda", 9.0)
     parser.add_argument(
         "--vae", type=float, default=0.15, help="share of the minutes that trains the VAE; 0: none"
     )
@@ -308,6 +300,12 @@ def main() -> None:
         trained.start()
     train_unet(options, ends_s, place, first, drawn, lambda: trained.pid is not None and trained.is_alive())
     pool.shutdown(wait=False, cancel_futures=True)
+
+
+def gpu_arguments(description: str, out: str, minutes: float) -> argparse.ArgumentParser:
+    """The command line of a training by the clock, which ends when it is over and is exported by its CPU twin."""
+    given = {"batch": 1024, "lr": 1e-3, "device": "cuda", "workers": 16, "minutes": minutes}
+    return arguments(description, out, ("until", "export"), **given)
 
 
 def without_a_gpu(options: Options) -> bool:

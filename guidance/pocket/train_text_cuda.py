@@ -42,9 +42,9 @@ from guidance.pocket.muon import Muon
 from guidance.pocket.stream import humbly, save
 from guidance.pocket.text_stream import OBJECTS, VIEWS, drawn, sentence
 from guidance.pocket.train import vae_of
-from guidance.pocket.train_cuda import newest, without_a_gpu
+from guidance.pocket.train_cuda import gpu_arguments, newest, without_a_gpu
 from guidance.pocket.train_text import begun, built, loss_of, pieces, tokenizer_of
-from guidance.pocket.training import DROP, Log, Options, arguments, resumed
+from guidance.pocket.training import DROP, Log, Options, resumed
 from guidance.stable_diffusion import Directions
 
 WORDINGS = 4  # of each view, drawn once
@@ -126,16 +126,7 @@ def train(options: Options, ends_s: float, first: int, drawn: list[Future[None]]
 
 
 def main() -> None:
-    parser = arguments(
-        __doc__,
-        "build/text-cuda",
-        ("until", "export"),
-        batch=1024,
-        lr=1e-3,
-        device="cuda",
-        workers=16,
-        minutes=5.0,
-    )
+    parser = gpu_arguments(__doc__, "build/text-cuda", 5.0)
     parser.add_argument(
         "--shards", type=int, default=600, help="shards drawn at most, all of them kept in memory"
     )

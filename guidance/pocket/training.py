@@ -92,9 +92,10 @@ def prior_folder(name: str) -> Path:
 
 def run_folder(name: str) -> Path:
     """A training's folder as a command's argument."""
-    if not (Path(name) / CHECKPOINT).is_file():
-        raise argparse.ArgumentTypeError(f"{name} is no training's folder: it has no {CHECKPOINT}")
-    return Path(name)
+    try:
+        return checkpoint_of(Path(name)).parent
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 @contextmanager

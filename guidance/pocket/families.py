@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from guidance.pocket import laws, living, made, people, scenes, shapes
+from guidance.pocket import daily, laws, living, made, people, pets, scenes, shapes
 from guidance.pocket.objects import Part, Thing
 
 Family = Callable[[np.random.Generator], tuple[str, list[Part]]]
@@ -26,7 +26,9 @@ FAMILIES: dict[str, Family] = {
     )
 }  # fmt: skip
 # Trained on as well; what is reported on trained families stays what it was.
-FURTHER: dict[str, Family] = {f.__name__: f for f in (people.doll, shapes.frame)}
+FURTHER: dict[str, Family] = {
+    f.__name__: f for f in (people.doll, shapes.frame, pets.pet, daily.meal, daily.shoe, daily.bag)
+}
 UNTRAINED: dict[str, Family] = {
     f.__name__: f for f in (living.fish, made.boat, made.teapot, made.hammer, made.lamp)
 }
@@ -38,6 +40,7 @@ GROWN = {
     "fish": 0.03,
     "teapot": 0.03,
     "doll": 0.015,
+    "pet": 0.02,
 }  # at most, world units
 
 

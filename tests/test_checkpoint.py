@@ -97,6 +97,8 @@ def test_a_run_of_more_steps_goes_on(tmp_path: Path) -> None:
     ):  # the seventh update had an evaluation of its own, for three
         short, long = (fingerprint(Config(steps=n, updates_per_evaluation=3), b"") for n in (steps, 9))
         assert (checkpoint.differing(short, long) is None) == goes_on
+    said = "a run with steps=7 (here 9; it goes on from a multiple of updates_per_evaluation=3 alone)"
+    assert checkpoint.differing(short, long) == said
 
 
 def test_in_a_thread_signals_stay_with_the_program() -> None:

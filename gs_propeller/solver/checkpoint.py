@@ -6,6 +6,7 @@ A checkpoint holds all that evolves: every state of the window, its place, thres
 from __future__ import annotations
 
 import json
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -91,18 +92,19 @@ def differing(before: str, mark: str) -> str | None:
     try:
         old, new = json.loads(before), json.loads(mark)
         keys = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+        grown = [key for key in keys if key in GROWING and old.get(key, math.inf) < new.get(key, 0)]
+        torn = {key: GROWING[key] for key in grown if old[key] % new.get(GROWING[key], 1)}
     except (ValueError, TypeError, AttributeError):
         return "other options or another picture"  # not a mark of today's
-    if all(
-        key in GROWING
-        and key in old
-        and old[key] < new.get(key, 0)
-        and old[key] % new.get(GROWING[key], 1) == 0
-        for key in keys
-    ):
+    if grown == keys and not torn:
         return None
     default = "default"  # what a mark does not name
-    said = [f"{key}={old.get(key, default)} (here {new.get(key, default)})" for key in keys if " " not in key]
+    why = {key: f"; it goes on from a multiple of {every}={new[every]} alone" for key, every in torn.items()}
+    said = [
+        f"{key}={old.get(key, default)} (here {new.get(key, default)}{why.get(key, '')})"
+        for key in keys
+        if " " not in key
+    ]
     said += [f"another file as {key}" for key in keys if " " in key]
     return "a run with " + ", ".join(said)
 

@@ -85,6 +85,16 @@ def test_shipped_plans(name: str, where: str) -> None:
     assert config.window == (7 if where else 0)  # the paper's tables 3 and 4
 
 
+def test_an_option_that_every_stage_has_its_own_of_is_refused() -> None:
+    words = ["--config", str(ROOT / "configs" / "magic3d.yaml"), "prompt=a"]
+    with pytest.raises(
+        UserError, match=r"steps=60 would change nothing: .*magic3d.yaml have their own, 210, 90; copy"
+    ):
+        load([*words, "steps=60"])
+    assert [stage.render_size for stage in stages_of(load([*words, "render_size=80"])[0])] == [80, 96]
+    assert [stage.steps for stage in stages_of(load([*words, "steps=60", "stages=[{steps: 3}]"])[0])] == [3]
+
+
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [

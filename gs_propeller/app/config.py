@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import YAMLError, safe_load
 
 from gs_propeller.app.settings import (
     CutSettings,
@@ -203,7 +203,8 @@ class Flags:
 def load(argv: Sequence[str]) -> tuple[Config, Flags]:
     """The configuration that the arguments describe: `--config FILE [key=value ...] [--dry-run] [--help]`.
 
-    Raises UserError: no --config, no such file, an unknown key (with the nearest one), a wrong type or value.
+    Raises UserError: no --config, no such file, an unknown key (with the nearest one), a wrong type or value, an option
+    that every stage of the file has its own of.
     """
     path, pairs, dry_run = "", [], False
     words = list(argv)
@@ -228,7 +229,23 @@ def load(argv: Sequence[str]) -> tuple[Config, Flags]:
     if not is_file(path) and is_file(HERE / path):
         path = str(HERE / path)  # from any working folder
     config = updated(Config(), _read_yaml(path), f" (in {path})")
+    _not_in_vain(config.stages, dict(pairs), path)
     return updated(config, dict(pairs)), Flags(dry_run)
+
+
+def _not_in_vain(stages: str, pairs: dict[str, str], path: str) -> None:
+    """Raises UserError for an option that every stage of the file has a value of its own for."""
+    try:
+        entries = [] if "stages" in pairs else safe_load(stages)
+    except YAMLError:
+        return  # said by plan.py, as is whatever else is wrong with them
+    for name, value in pairs.items() if isinstance(entries, list) else ():
+        own = [str(entry[name]) for entry in entries if isinstance(entry, dict) and name in entry]
+        if own and len(own) == len(entries):
+            raise UserError(
+                f"{name}={value} would change nothing: the stages of {path} have their own, {', '.join(own)}; copy "
+                "that file and change it there"
+            )
 
 
 def _meant(word: str, pairs: list[list[str]]) -> str:

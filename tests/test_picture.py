@@ -140,7 +140,7 @@ def _bad(tmp_path: Path, kind: str) -> Path:
     ("kind", "said"),
     [
         ("missing", "no picture"),
-        ("text", "not a picture that can be read"),
+        ("text", "not a picture that can be read: PNG, JPEG, WebP, BMP and TIFF are"),
         ("torn", "not a picture that can be read"),
         ("empty alpha", "transparent everywhere"),
         ("one pixel", "1 x 1 px"),

@@ -107,10 +107,11 @@ def test_a_picture_or_a_sentence_goes_to_the_maker(server: str, maker: Maker) ->
     [
         ({}, 422, "give image=, a picture's file, or prompt=, a sentence"),
         ({"prompt": "  "}, 422, "give image=, a picture's file, or prompt=, a sentence"),
-        ({"image": b"no picture"}, 422, "picture is not a picture that can be read: "),
+        ({"image": b"no picture"}, 422, "picture is not a picture that can be read: PNG, JPEG, "),
         ({"image": "/etc/passwd"}, 422, "image: "),
         ({"prompt": "a", "input": "/etc/passwd"}, 422, "input is no option; there are image, prompt, "),
         ({"prompt": "a", "outdir": "/tmp"}, 422, "outdir is no option; there are image, "),
+        ({"prompt": "a", "elevation": 95}, 422, "elevation: Input should be 'auto'; elevation: Input should be less "),
         ({"prompt": "a", "steps": "many"}, 422, "steps: Input should be a valid integer"),
         ({"prompt": "a", "steps": 10**6}, 422, "steps: Input should be less than or equal to 2000"),
         ({"image": bytes(150_000)}, 413, "the picture has 150000 bytes; at most 100000 are taken"),

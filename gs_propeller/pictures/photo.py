@@ -69,7 +69,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                 yield opened
     except UserError:
         raise
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except UnidentifiedImageError as error:  # whose text names a Python object, not the file
+        raise UserError(
+            f"{path} is not a picture that can be read: PNG, JPEG, WebP, BMP and TIFF are, whatever their names end in"
+        ) from error
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path} is not a picture that can be read: {error}") from error
 
 

@@ -191,7 +191,9 @@ async def _taken(image: UploadFile, file: Path, limits: Limits) -> None:
 
 
 def _line(error: Any) -> str:
-    name = ".".join(str(part) for part in error["loc"] if part != "body") or "the request"
+    name = next(
+        (str(part) for part in error["loc"] if part != "body"), "the request"
+    )  # deeper: which type it is not
     if error["type"] == "extra_forbidden":
         return f"{name} is no option; there are {', '.join(Wish.model_fields)}"
     return f"{name}: {error['msg']}"

@@ -89,7 +89,7 @@ def refined(config: Config, textured: Textured, by_torch: bool = False) -> Refin
     finally:
         refine.render = render
     counts = window.start, window.passes, window.evaluations
-    return Refined(task.result(window.states[0]), *counts, window.threshold, seconds)
+    return Refined(task.finished(window.states[0]), *counts, window.threshold, seconds)
 
 
 @torch.no_grad()

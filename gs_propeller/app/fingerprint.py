@@ -31,8 +31,9 @@ SECOND_STAGE = (
     "geo_lr",
     "lambda_smooth",
     "lambda_normal",
+    "recolour",
 )
-CLOSING = ("closing_updates",)  # shapes the splat of a run, not the run
+CLOSING = ("closing_updates", "recolour")  # shape the splat of a run, not the run
 FILES = (
     "mesh_resolution",
     "mesh_faces",

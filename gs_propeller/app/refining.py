@@ -124,6 +124,7 @@ def refinement(config: Config, textured: Textured, picture: Picture | None, prio
         s.refine,
         2 * prior.size_px,
         s.scene.nonfinite == "skip",
+        0.0 if config.mesh else s.known.recolour,  # a mesh of another's keeps what colours it has
     )
 
 

@@ -98,7 +98,7 @@ def _one(
         window, seconds = solved(config, stage, ranks.device, audience)
         if alone:
             ranks.close()  # the others need not wait for the files
-        refined = task.result(window.states[0])
+        refined = task.finished(window.states[0])
         files = saved(config, refined, frame)
         if window.start == stage.settings.steps:
             (config.run_folder / stage.checkpoint).unlink(missing_ok=True)  # done: the next call starts anew

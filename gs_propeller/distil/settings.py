@@ -104,6 +104,9 @@ class KnownSettings(Section):
     reference_size: int = option(128, "side at which the input view is fitted", "px", 16, 1024)
     closing_updates: int = option(
         0, "after the last step, that see the input view alone, for the splat; DreamGaussian: 0", "", 0, 100_000)
+    recolour: float = option(
+        0.0, "share of the way that colours which the input view does not show go to that picture's own at their "
+        "height, at a stage's end; Gaussians, and refined textures", "", 0, 1)
     # fmt: on
 
 

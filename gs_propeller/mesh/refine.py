@@ -32,7 +32,7 @@ from gs_propeller.mesh.render import Canvas, render, texels_of
 from gs_propeller.mesh.rows import rows
 from gs_propeller.mesh.settings import RefineSettings
 from gs_propeller.mesh.surface import Mesh
-from gs_propeller.mesh.texture import Reference, Textured
+from gs_propeller.mesh.texture import Reference, Textured, recoloured
 
 BETAS, EPS = (0.9, 0.99), 1e-15
 LOSSES = ("novel", "known")
@@ -113,7 +113,8 @@ class Refinement:
     cameras_of(step): that step's views, of side pixels. targets_of(step, images [V, 3, S, S], strength): the prior's
     multi-step denoising of them, any size. The loss is the mean squared error to the targets, per pixel of the mesh,
     plus that of the known view, if there is one; where geometry is trained, of its mask too, and the regularisers.
-    skips: a step whose target is not finite has no pull towards it, instead of ending the run.
+    skips: a step whose target is not finite has no pull towards it, instead of ending the run. recolour: of the
+    finished texture, share of the way to the known view's palette.
     """
 
     textured: Textured
@@ -123,6 +124,7 @@ class Refinement:
     settings: RefineSettings
     side: int
     skips: bool = False
+    recolour: float = 0.0
 
     @property
     def device(self) -> torch.device:
@@ -321,6 +323,11 @@ class Refinement:
             texture = self.canvas.painted(state.params.coarse, state.params.fine).clamp(0, 1)
             mesh = Mesh(self.vertices(state.params), self.textured.mesh.faces)
             return replace(self.textured, mesh=mesh, texture=texture).to("cpu")
+
+    def finished(self, state: RefineState) -> Textured:
+        """The result of the last state, recoloured."""
+        found = self.result(state)
+        return recoloured(found, self.reference.to("cpu"), self.recolour) if self.reference else found
 
 
 def distance(new: RefineState, old: RefineState) -> float:

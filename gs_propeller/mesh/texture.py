@@ -7,7 +7,7 @@ in OBJ files; texture row 0 is the top. Pictures are over white in 0..1.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gs_propeller.base.camera import Cameras
+from gs_propeller.distil.palette import Palette, shown
 from gs_propeller.mesh.raster import Hits, rasterize
 from gs_propeller.mesh.surface import Mesh, vertex_normals
 
 RenderViews = Callable[[Cameras, int], tuple[Tensor, Tensor]]  # (image over white, alpha)
 SHARPNESS = 4.0  # exponent of the cosine: a view that looks straight on outweighs a slanted one
-FADE = (0.2, 0.6)  # cosines between which the input picture takes over from the rendered views
 DEPTH_SLACK = 0.015  # world units: a surface this far behind what a view sees still counts as seen
 EDGE_PX = 2  # so near to a silhouette or to something in front, a view is trusted less
 EDGE_SLACK = 0.06  # world units: so far behind that something, it is not trusted at all
@@ -154,8 +154,7 @@ def bake(
         if reference is not None and known is not None:
             there, seen, cosine, trust = _seen(point, normal, reference.camera, known)
             there = begin + there
-            ramp = ((cosine - FADE[0]) / (FADE[1] - FADE[0])).clamp(0, 1)
-            share = ramp * ramp * (3 - 2 * ramp) * trust
+            share = shown(cosine) * trust
             share = torch.where(weight[there] > FAINT, share, (share > FAINT).float())
             colour[there] = colour[there].lerp(seen, share[:, None])
             weight[there] += share
@@ -165,6 +164,37 @@ def bake(
     if not bool(painted.all()):
         colour[~painted] = _nearest_in_space(points[painted], colour[painted], points[~painted])
     return Textured(mesh, uvs, uv_faces, filled(rows, colour, texture_size).clamp(0, 1))
+
+
+def recoloured(textured: Textured, reference: Reference, share: float) -> Textured:
+    """With what the input picture does not show pulled to its colours by that share."""
+    palette = Palette.of(reference.image, reference.mask, reference.camera)
+    rows, point, normal = _placed_texels(textured)
+    if palette is None or not share or not len(rows):
+        return textured
+    size = len(textured.texture)
+    colour = textured.texture.reshape(-1, 3)[rows]
+    known = _view_stack(textured.mesh, reference.camera, reference.image, reference.mask)
+    there, _, cosine, trust = _seen(point, normal, reference.camera, known)
+    own = torch.zeros(len(rows))
+    own[there] = shown(cosine) * trust
+    pulled = palette.pulled(colour, point[:, 1])
+    colour = colour + share * (1 - own)[:, None] * (pulled - colour)
+    return replace(textured, texture=filled(rows, colour, size).clamp(0, 1))
+
+
+def _placed_texels(textured: Textured) -> tuple[Tensor, Tensor, Tensor]:
+    """(which texels of [T * T] are covered, their points [M, 3], their normals [M, 3])."""
+    mesh = textured.mesh
+    rows, face, barycentric = texel_surface(textured.uvs, textured.uv_faces, len(textured.texture))
+    normals = vertex_normals(mesh)
+    points, directions = torch.empty(len(rows), 3), torch.empty(len(rows), 3)
+    for begin in range(0, len(rows), CHUNK):
+        part = slice(begin, begin + CHUNK)
+        corner, where = mesh.faces[face[part]], barycentric[part, :, None]
+        points[part] = (mesh.vertices[corner] * where).sum(1)
+        directions[part] = F.normalize((normals[corner] * where).sum(1), dim=1)
+    return rows, points, directions
 
 
 def filled(rows: Tensor, colour: Tensor, size: int) -> Tensor:

@@ -6,14 +6,17 @@ the novel views where these are rendered.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from gs_propeller.distil.distillation import DEAR, Distillation, Group, Seen
+from gs_propeller.distil.distillation import DEAR, Distillation, Group, Seen, leaves_of
+from gs_propeller.distil.draw import camera_of, known_camera
+from gs_propeller.distil.palette import Palette, shown
 from gs_propeller.distil.pull import Pull
 from gs_propeller.scenes.gaussians import density
 from gs_propeller.scenes.gaussians.adam import adam_step
@@ -25,10 +28,11 @@ from gs_propeller.scenes.gaussians.settings import (
     DensifySettings,
     RegulariserSettings,
 )
-from gs_propeller.scenes.gaussians.state import Drift, Evaluation, Gaussians, State, init_ball
+from gs_propeller.scenes.gaussians.state import SH_C0, Drift, Evaluation, Gaussians, State, init_ball
 
 CHEAP = ("rgb", "mask", "opacity", "scale", "haze")
 LOSSES = DEAR + CHEAP
+AROUND, AROUND_PX = 8, 128  # views, the first the input's, that say who paints what
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,35 @@ class GaussianScene(Distillation):
 
     def descended(self, state: State, grads: Gaussians) -> State:
         return adam_step(state, grads, self.adam)
+
+    def finished(self, state: State) -> State:
+        """With its colours pulled to the input picture's, then as any scene's."""
+        share = self.knowing.recolour
+        if self.known is None or not share:
+            return super().finished(state)
+        colours = state.params.sh_dc
+        palette = Palette.of(self.known.image, self.known.mask, known_camera(self.views).to(colours.device))
+        if palette is not None:
+            now = 0.5 + SH_C0 * colours[:, 0]
+            there = palette.pulled(now, state.params.means[:, 1])
+            hidden = 1 - shown(self._seen_share(state.params))
+            moved = colours + (share * hidden[:, None] * (there - now) / SH_C0)[:, None]
+            state = replace(state, params=replace(state.params, sh_dc=moved))
+        return super().finished(state)
+
+    def _seen_share(self, params: Gaussians) -> Tensor:
+        """[N]: what of the input view each Gaussian paints, as a share of what it does of the view that it paints most
+        of among those all round."""
+        leaves, level = leaves_of(params), self.views.elevation_rad
+        angles = torch.arange(AROUND) * (2 * math.pi / AROUND)
+        white = torch.ones(1, 3, device=leaves.means.device)
+        painted = []
+        for angle in angles:
+            camera = camera_of(self.views, angle[None], [level]).to(leaves.means.device)
+            view = render_groups(leaves, [(camera, AROUND_PX, white)], backend=self.backend)[0]
+            (weight,) = torch.autograd.grad(view.image.sum(), leaves.sh_dc)
+            painted.append(weight.abs().sum((1, 2)))
+        return painted[0] / torch.stack(painted).amax(0).clamp_min(1e-9)
 
     def coasted(self, state: State) -> State:
         return density.coast(state, self.adam, self.density, self.seed)

@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+import trimesh
+from PIL import Image
 from torch import Tensor
 
 from gs_propeller.app import elevation as app
 from gs_propeller.app.config import Config, load, to_yaml, updated
+from gs_propeller.app.first_stage import checked
 from gs_propeller.app.plan import phases_of, stages_of
+from gs_propeller.app.refining import started
 from gs_propeller.base.camera import orbit, relative_cameras
 from gs_propeller.base.errors import UserError
 from gs_propeller.distil.settings import ViewSettings
@@ -154,3 +158,28 @@ def test_other_ranks_are_told_the_elevation() -> None:
     assert app.noted(given, app.note_of(given)) == given  # as all ranks were given it
     assert app.assumed(asked).elevation == 0.0 and app.assumed(given) is given
     assert replace(asked.sections.views, elevation=2.0).elevation_rad == pytest.approx(math.radians(2))
+
+
+def test_the_second_stage_sees_the_picture_as_the_first_did(tmp_path: Path) -> None:
+    """A mesh would be bent, without a word, to a picture seen from elsewhere or cut out otherwise."""
+    file = tmp_path / "thing.png"
+    picture = Image.new("RGBA", (64, 64))
+    picture.paste((200, 0, 0, 255), (10, 20, 50, 50))
+    picture.save(file)
+    made = Config(input=str(file), outdir=str(tmp_path), elevation=20.12345, radius=3.0)
+    made.run_folder.mkdir()
+    (made.run_folder / "config.yaml").write_text(to_yaml(made))
+    trimesh.creation.box().export(made.run_folder / "thing.obj")
+    for same in (made, app.assumed(made.but(elevation="auto")), made.but(turntable_size=64)):
+        started(same)
+    started(made.but(radius=2.0, mesh=str(made.run_folder / "thing.obj")))  # finds its place by itself
+    for other in ({"radius": 2.0}, {"elevation": 0.0}, {"fov_y_deg": 30.0}, {"cutout_box": "0,0,1,0.5"}):
+        (name,) = other
+        with pytest.raises(UserError, match=f"was made with {name}="):
+            started(made.but(**other))
+
+
+def test_normals_are_shown_of_tetrahedra_alone() -> None:
+    """Else colours were, without a word."""
+    with pytest.raises(UserError, match="shows=normals is of tetrahedra, and scene=gaussians shows colours"):
+        checked(Config(prompt="a car", shows="normals"))

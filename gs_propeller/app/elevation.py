@@ -42,8 +42,9 @@ def placed(config: Config, picture: Picture | None, priors: Priors, say: Say, ow
 
 
 def assumed(config: Config) -> Config:
-    """For what is looked at before there is a prior to ask: level, where the elevation is to be found out."""
-    return config.but(elevation=0.0) if config.elevation == AUTO else config
+    """For what is looked at before there is a prior to ask: where the elevation is to be found out, that of the run in
+    the folder, else level."""
+    return config.but(elevation=_kept(config) or 0.0) if config.elevation == AUTO else config
 
 
 def note_of(config: Config) -> int:

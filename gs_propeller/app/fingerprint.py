@@ -96,6 +96,10 @@ LATER = frozenset(
     ]
 )
 
+# What says where the input's object is in the second stage's known view: a mesh fits one picture by one of each.
+PLACING = ("elevation", "radius", "fov_y_deg", "cutout", "cutout_box", "cutout_threshold")
+SAME = 2e-3  # elevations that ranks tell each other are rounded to a thousandth of a degree
+
 GIVEN = "the picture or mesh"  # what a mark calls the input's bytes
 
 
@@ -159,3 +163,20 @@ def of_another_picture(config: Config) -> bool:
     except (UserError, ValueError, KeyError):
         return False
     return bool(own.input and not own.init and made.get(GIVEN) != _sum(Path(config.input).read_bytes()))
+
+
+def placed_otherwise(config: Config) -> list[str]:
+    """Options that say where the picture's object is, and which the run in the configuration's folder had otherwise."""
+    options = config.run_folder / "config.yaml"
+    if not options.is_file():
+        return []
+    try:
+        own = load(["--config", str(options)])[0]
+    except UserError:  # of a version with other options
+        return []
+    found = []
+    for name in PLACING if own.input else ():
+        was, here = getattr(own, name), getattr(config, name)
+        if was != here and (isinstance(was, str) or isinstance(here, str) or abs(was - here) > SAME):
+            found.append(f"{name}={was} (here {here})")
+    return found

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from gs_propeller.app.asset import Logged, orbit_camera, reference_of
 from gs_propeller.app.config import Config, load
-from gs_propeller.app.fingerprint import SECOND_STAGE, fingerprint, of_another_picture
+from gs_propeller.app.fingerprint import SECOND_STAGE, fingerprint, of_another_picture, placed_otherwise
 from gs_propeller.app.guides import Priors, picture_of, told
 from gs_propeller.app.job import Stage
 from gs_propeller.base.camera import Cameras, relative_cameras
@@ -63,6 +63,11 @@ def started(config: Config) -> tuple[Textured, Frame, tuple[str, ...]]:
         raise UserError(
             f"the mesh in {config.run_folder} is of another picture than {config.input}; outdir= or name= say which "
             "run is meant, and mesh=FILE refines any mesh by this picture"
+        )
+    if not config.mesh and config.input and (otherwise := placed_otherwise(config)):
+        raise UserError(
+            f"the mesh in {config.run_folder} was made with {', '.join(otherwise)}, and would be bent to a picture "
+            "that it does not fit; give the same here, or make it anew"
         )
     textured, notes = read_mesh(file, config.texture_size)
     frame = placed(textured, reference_of(config, picture), str(file)) if config.mesh else Frame()

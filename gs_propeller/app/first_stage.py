@@ -64,13 +64,20 @@ def spared(config: Config) -> None:
 
 
 def _checked_plan(config: Config) -> None:
-    """Raises UserError for stages, a seed or a copy that cannot be."""
-    scene = stages_of(config)[-1].scene
+    """Raises UserError for stages, what is shown, a seed or a copy that cannot be."""
+    stages = stages_of(config)
+    scene = stages[-1].scene
     if config.compressed != "none" and scene != "gaussians":
         raise UserError(
             f"compressed={config.compressed} holds Gaussians and scene={scene} has none; leave one of them out"
         )
     check_installed(config.compressed)
+    for stage in stages:
+        if stage.scene != "tetrahedra" and stage.shows != "colours":
+            raise UserError(
+                f"shows={stage.shows} is of tetrahedra, and scene={stage.scene} shows colours; give it to a stage of "
+                "scene=tetrahedra, or leave it out"
+            )
     if config.init:
         check_seed(config)
 

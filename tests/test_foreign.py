@@ -267,7 +267,7 @@ def test_a_second_set_of_texture_coordinates(tmp_path: Path) -> None:
     assert _near(_seen(textured, -0.25, 0), RED) and _near(_seen(textured, 0.25, 0), BLUE)
 
 
-@pytest.mark.parametrize("what", ["KHR_draco_mesh_compression", "fans"])
+@pytest.mark.parametrize("what", ["KHR_draco_mesh_compression", "EXT_mesh_gpu_instancing", "fans"])
 def test_what_is_not_read_of_a_gltf_is_named(what: str, tmp_path: Path) -> None:
     path = tmp_path / "a.glb"
     _textured_plane(path)

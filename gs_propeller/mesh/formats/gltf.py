@@ -29,7 +29,8 @@ WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 FLOAT, FANS = 5126, 6
 TRANSFORM, WEBP = "KHR_texture_transform", "EXT_texture_webp"
 PACKED = ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression")
-LOST = (*PACKED, "KHR_texture_basisu")  # extensions of what holds numbers and pictures
+# extensions of what holds numbers and pictures, and of how often a mesh stands there
+LOST = (*PACKED, "KHR_texture_basisu", "EXT_mesh_gpu_instancing")
 MAGIC, JSON_CHUNK, BINARY_CHUNK = 0x46546C67, 0x4E4F534A, 0x004E4942
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import trimesh
 from torch import Tensor
+from torch.nn import functional as F
 
 from gs_propeller.base.camera import Cameras, orbit
 from gs_propeller.mesh.raster import rasterize
@@ -134,3 +135,14 @@ def test_lookup_is_differentiable_in_the_texture(baked: Textured) -> None:
 def test_shapes_are_checked() -> None:
     with pytest.raises(ValueError, match="faces of uvs"):
         Textured(BALL, torch.zeros(3, 2), torch.zeros(1, 3, dtype=torch.int64), torch.zeros(4, 4, 3))
+
+
+def test_a_large_smooth_mesh_is_unwrapped_in_slabs() -> None:
+    """At once, xatlas ends the process by a segmentation fault. Hardly a texel belongs to two faces."""
+    mesh = from_trimesh(trimesh.creation.icosphere(6, 0.5))
+    uvs, faces = unwrap(mesh, 1024)
+    assert faces.shape == mesh.faces.shape and float(uvs.min()) >= 0 and float(uvs.max()) <= 1
+    corners = F.pad(uvs[faces].double() * 1024, (0, 1))
+    areas = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1) / 2
+    held = len(texel_surface(uvs, faces, 1024)[0])
+    assert 0.2 * 1024**2 < float(areas.sum()) < 1.03 * held  # 1.012

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +23,7 @@ from gs_propeller.app.plan import phases_of, stages_of
 from gs_propeller.app.refining import started
 from gs_propeller.base.camera import orbit, relative_cameras
 from gs_propeller.base.errors import UserError
+from gs_propeller.base.files import save_tensors
 from gs_propeller.distil.settings import ViewSettings
 from gs_propeller.pictures.elevation import AROUND, CANDIDATES_DEG, estimated_deg, least, lost, standing
 from gs_propeller.pictures.picture import Picture
@@ -177,6 +180,19 @@ def test_the_second_stage_sees_the_picture_as_the_first_did(tmp_path: Path) -> N
         (name,) = other
         with pytest.raises(UserError, match=f"was made with {name}="):
             started(made.but(**other))
+
+
+def test_a_mesh_of_before_is_not_refined_for_a_run_that_was_broken_off(tmp_path: Path) -> None:
+    made = Config(prompt="a box", outdir=str(tmp_path), name="box", steps=100)
+    made.run_folder.mkdir()
+    (made.run_folder / "config.yaml").write_text(to_yaml(made))
+    mesh, kept = made.run_folder / "box.obj", made.run_folder / "checkpoint.safetensors"
+    trimesh.creation.box().export(mesh)
+    for start, age_s, refused in ((100, 60, False), (40, -60, False), (40, 60, True)):
+        save_tensors(kept, {"a": torch.zeros(1)}, {"start": start})
+        os.utime(kept, (mesh.stat().st_mtime + age_s,) * 2)
+        with pytest.raises(UserError, match="broken off at step 40") if refused else nullcontext():
+            started(made)
 
 
 def test_normals_are_shown_of_tetrahedra_alone() -> None:

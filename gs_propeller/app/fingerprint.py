@@ -180,3 +180,20 @@ def placed_otherwise(config: Config) -> list[str]:
         if was != here and (isinstance(was, str) or isinstance(here, str) or abs(was - here) > SAME):
             found.append(f"{name}={was} (here {here})")
     return found
+
+
+def gone_on_since(config: Config, mesh: Path) -> int:
+    """The step that the run in the configuration's folder has come to, where it began or went on after its mesh was
+    written and has not ended; else 0."""
+    kept, options = config.run_folder / FILE, config.run_folder / "config.yaml"
+    if not (kept.is_file() and options.is_file() and mesh.is_file()):
+        return 0
+    try:
+        done, own = load_meta(kept)["start"], load(["--config", str(options)])[0]
+    except (UserError, ValueError, KeyError):
+        return 0
+    done *= own.updates_per_evaluation
+    later = (
+        kept.stat().st_mtime > mesh.stat().st_mtime + 1
+    )  # seconds: files of one run that were copied together
+    return done if later and not own.stages and done < own.steps else 0

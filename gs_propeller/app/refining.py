@@ -15,7 +15,13 @@ from torch.nn import functional as F
 
 from gs_propeller.app.asset import Logged, orbit_camera, reference_of
 from gs_propeller.app.config import Config, load
-from gs_propeller.app.fingerprint import SECOND_STAGE, fingerprint, of_another_picture, placed_otherwise
+from gs_propeller.app.fingerprint import (
+    SECOND_STAGE,
+    fingerprint,
+    gone_on_since,
+    of_another_picture,
+    placed_otherwise,
+)
 from gs_propeller.app.guides import Priors, picture_of, told
 from gs_propeller.app.job import Stage
 from gs_propeller.base.camera import Cameras, relative_cameras
@@ -68,6 +74,11 @@ def started(config: Config) -> tuple[Textured, Frame, tuple[str, ...]]:
         raise UserError(
             f"the mesh in {config.run_folder} was made with {', '.join(otherwise)}, and would be bent to a picture "
             "that it does not fit; give the same here, or make it anew"
+        )
+    if not config.mesh and (step := gone_on_since(config, file)):
+        raise UserError(
+            f"{file} is older than the run in its folder, which was broken off at step {step}; run the first stage to "
+            "its end, or mesh=FILE refines that mesh"
         )
     textured, notes = read_mesh(file, config.texture_size)
     frame = placed(textured, reference_of(config, picture), str(file)) if config.mesh else Frame()

@@ -20,9 +20,9 @@ from gs_propeller.base.camera import Cameras
 
 COLOUR, HEIGHT = 0.12, 0.1  # deviations of the kernel
 SHIFTS = 2
-MOST = 2000  # pixels that are enough
+MOST = 1000  # pixels that are enough
 INSIDE = 0.99  # of a pixel that shows nothing but the object, as its neighbours do
-BINS, LEVELS = 64, 48  # heights and shades of a channel that are told apart where there are many colours
+BINS, LEVELS = 32, 32  # heights and shades of a channel that are told apart where there are many colours
 CHUNK = 8192
 SEEN = 0.2, 0.6  # how well the picture shows a place: not at all, well
 
@@ -66,10 +66,12 @@ class Palette:
         return (heights - low) / (high - low).clamp_min(1e-6) * BINS
 
     def _shifted(self, colours: Tensor, heights: Tensor) -> Tensor:
-        near = (heights[:, None] - self.heights).square() / (2 * HEIGHT**2)
+        """The mean shift; the kernel's exponent is minus half the squared distance, less what all pixels share."""
+        own = torch.cat([self.colours / COLOUR, self.heights[:, None] / HEIGHT], 1)
+        bias = own.square().sum(1) / 2
         for _ in range(SHIFTS):
-            gaps = torch.cdist(colours, self.colours).square() / (2 * COLOUR**2) + near
-            colours = (-gaps).softmax(1) @ self.colours
+            asked = torch.cat([colours / COLOUR, heights[:, None] / HEIGHT], 1)
+            colours = (asked @ own.T - bias).softmax(1) @ self.colours
         return colours
 
 

@@ -106,7 +106,7 @@ class KnownSettings(Section):
         0, "after the last step, that see the input view alone, for the splat; DreamGaussian: 0", "", 0, 100_000)
     recolour: float = option(
         0.0, "share of the way that colours which the input view does not show go to that picture's own at their "
-        "height, at a stage's end; Gaussians, and refined textures", "", 0, 1)
+        "height, at a stage's end; splats and textures", "", 0, 1)
     # fmt: on
 
 

@@ -31,11 +31,9 @@ EDGE_PX = 2  # so near to a silhouette or to something in front, a view is trust
 EDGE_SLACK = 0.06  # world units: so far behind that something, it is not trusted at all
 FAINT = 1e-4  # a weight under this is none
 USUAL = 0.1, 10.0  # longest side of a mesh that is unwrapped as it is, world units
-WHOLE, SLAB = (
-    40_000,
-    4_000,
-)  # faces that are unwrapped at once: xatlas ended at 81920 of one ball, not at 20480; in
-# slabs of 20 thousand 6 % of that ball's texels were shared, of 4 thousand 1 %
+# Faces that are unwrapped at once, else in slabs: xatlas ended at 81920 of a ball, not at 20480. In slabs of 20
+# thousand 6 % of that ball's texels were shared, of 4 thousand 1 %.
+WHOLE, SLAB = 40_000, 4_000
 CHUNK = 1 << 20  # texels projected at a time: bounds memory at any texture size
 
 

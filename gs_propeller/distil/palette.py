@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from gs_propeller.base.camera import Cameras
 
-COLOUR, HEIGHT = 0.12, 0.1  # deviations of the kernel
-SHIFTS = 2
+COLOUR, HEIGHT = 0.08, 0.1  # deviations of the kernel
+SHIFTS = 1
 MOST = 1000  # pixels that are enough
 INSIDE = 0.99  # of a pixel that shows nothing but the object, as its neighbours do
 BINS, LEVELS = 32, 32  # heights and shades of a channel that are told apart where there are many colours

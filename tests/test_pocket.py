@@ -226,8 +226,8 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     clock = iter(range(10_000))
     monkeypatch.setattr(training.time, "time", lambda: float(next(clock)))
     log = training.Log(tmp_path / "log.jsonl")
-    options = training.Options(tmp_path, minutes=0.6, batch=4, lr=4e-3)
-    train_vae.train_vae(replace(options, minutes=0.25), POCKET_TEXT, log, batch=2)
+    options = training.Options(tmp_path, minutes=0.4, batch=4, lr=4e-3)
+    train_vae.train_vae(replace(options, minutes=0.15), POCKET_TEXT, log, batch=2)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["stage"] == "vae"
     assert np.isfinite(lines[-1]["psnr_db"])

@@ -199,3 +199,8 @@ def test_normals_are_shown_of_tetrahedra_alone() -> None:
     """Else colours were, without a word."""
     with pytest.raises(UserError, match="shows=normals is of tetrahedra, and scene=gaussians shows colours"):
         checked(Config(prompt="a car", shows="normals"))
+
+
+def test_a_mesh_is_for_the_second_stage() -> None:
+    with pytest.raises(UserError, match=r"mesh=a.glb is for main2_mesh.py"):
+        checked(Config(prompt="a car", mesh="a.glb"))

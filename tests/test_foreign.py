@@ -21,7 +21,7 @@ from gs_propeller.base.camera import orbit
 from gs_propeller.base.errors import UserError
 from gs_propeller.mesh.foreign import Frame, load_mesh, placed, read_mesh
 from gs_propeller.mesh.io import save_obj
-from gs_propeller.mesh.surface import from_trimesh
+from gs_propeller.mesh.surface import Mesh, from_trimesh
 from gs_propeller.mesh.texture import Reference, Textured, shade, unwrap
 
 CAMERA = orbit([0.0], [0.0], 2.0, math.radians(49.1))
@@ -411,3 +411,12 @@ def test_a_gltf_with_files_of_its_own(tmp_path: Path) -> None:
     (tmp_path / header["buffers"][0]["uri"]).unlink()
     with pytest.raises(UserError, match="its numbers in"):
         load_mesh(path)
+
+
+def test_a_mesh_without_a_surface_is_named() -> None:
+    line = Textured(
+        Mesh(torch.tensor([[0.0, 0, 0], [1, 1, 0], [2, 2, 0]]), torch.tensor([[0, 1, 2]])),
+        torch.zeros(3, 2), torch.tensor([[0, 1, 2]]), torch.zeros(4, 4, 3),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"line.obj has no surface"):
+        placed(line, None, "line.obj")

@@ -88,11 +88,13 @@ def test_shipped_plans(name: str, where: str) -> None:
 def test_an_option_that_every_stage_has_its_own_of_is_refused() -> None:
     words = ["--config", str(ROOT / "configs" / "magic3d.yaml"), "prompt=a"]
     with pytest.raises(
-        UserError, match=r"steps=60 would change nothing: .*magic3d.yaml have their own, 210, 90; copy"
+        UserError, match=r"steps=60 would change nothing: .*magic3d.yaml have their own, 210, 90; change"
     ):
         load([*words, "steps=60"])
     assert [stage.render_size for stage in stages_of(load([*words, "render_size=80"])[0])] == [80, 96]
-    assert [stage.steps for stage in stages_of(load([*words, "steps=60", "stages=[{steps: 3}]"])[0])] == [3]
+    with pytest.raises(UserError, match="the stages that are given here have their own, 3; change"):
+        load([*words, "steps=60", "stages=[{steps: 3}]"])
+    assert [s.steps for s in stages_of(load([*words, "steps=60", "stages=[{steps: 3}, {}]"])[0])] == [3, 60]
 
 
 @pytest.mark.parametrize(

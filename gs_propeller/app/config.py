@@ -229,22 +229,23 @@ def load(argv: Sequence[str]) -> tuple[Config, Flags]:
     if not is_file(path) and is_file(HERE / path):
         path = str(HERE / path)  # from any working folder
     config = updated(Config(), _read_yaml(path), f" (in {path})")
-    _not_in_vain(config.stages, dict(pairs), path)
+    _not_in_vain({"stages": config.stages} | dict(pairs), dict(pairs), path)
     return updated(config, dict(pairs)), Flags(dry_run)
 
 
-def _not_in_vain(stages: str, pairs: dict[str, str], path: str) -> None:
-    """Raises UserError for an option that every stage of the file has a value of its own for."""
+def _not_in_vain(given: dict[str, str], pairs: dict[str, str], path: str) -> None:
+    """Raises UserError for an option of the command line that every stage has a value of its own for."""
     try:
-        entries = [] if "stages" in pairs else safe_load(stages)
+        entries = safe_load(given["stages"])
     except YAMLError:
         return  # said by plan.py, as is whatever else is wrong with them
+    where = "that are given here" if "stages" in pairs else f"of {path}"
     for name, value in pairs.items() if isinstance(entries, list) else ():
         own = [str(entry[name]) for entry in entries if isinstance(entry, dict) and name in entry]
         if own and len(own) == len(entries):
             raise UserError(
-                f"{name}={value} would change nothing: the stages of {path} have their own, {', '.join(own)}; copy "
-                "that file and change it there"
+                f"{name}={value} would change nothing: the stages {where} have their own, {', '.join(own)}; change it "
+                "there, in a copy of the file or in stages="
             )
 
 

@@ -65,6 +65,11 @@ def spared(config: Config) -> None:
 
 def _checked_plan(config: Config) -> None:
     """Raises UserError for stages, what is shown, a seed or a copy that cannot be."""
+    if config.mesh:
+        raise UserError(
+            f"mesh={config.mesh} is for main2_mesh.py (propeller-mesh), which refines one; this makes one from a "
+            "picture or a sentence"
+        )
     stages = stages_of(config)
     scene = stages[-1].scene
     if config.compressed != "none" and scene != "gaussians":

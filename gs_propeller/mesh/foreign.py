@@ -28,6 +28,7 @@ GREY = 0.7  # of a surface that says no colour
 MOST_TEXELS = 4096  # side of a texture that is taken as it is
 UNIT = (0.5, 1.6)  # longest side of an asset of ours; the cameras look at about so much, world units
 OFF_CENTRE = 0.3  # world units
+LEAST_AREA = 1e-9  # twice a face's, the longest side being 1
 KEPT_OVERLAP, LEAST_OVERLAP = (
     0.5,
     0.25,
@@ -217,6 +218,10 @@ def placed(textured: Textured, reference: Reference | None, path: str) -> Frame:
     longest = float((high - low).max())
     if longest <= 0.0:
         raise UserError(f"{path} has no extent: all its vertices are in one place")
+    corners = (points[textured.mesh.faces] - low) / longest
+    across = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    if float(across.norm(dim=1).max()) < LEAST_AREA:
+        raise UserError(f"{path} has no surface: the corners of each of its faces stand in one line")
     centred = Frame(1.0 / longest, tuple((-(low + high) / 2).tolist()))
     if reference is None:
         ours = UNIT[0] < longest < UNIT[1] and float((low + high).abs().max()) / 2 < OFF_CENTRE

@@ -54,7 +54,8 @@ class Palette:
         if len(colours) <= CHUNK:
             return self._shifted(colours, heights)
         keys = torch.cat([colours.clamp(0, 1) * LEVELS, self._bin(heights)[:, None]], 1).round().long()
-        packed = keys @ keys.new_tensor([1, LEVELS + 1, (LEVELS + 1) ** 2, (LEVELS + 1) ** 3])
+        places = keys.new_tensor([1, LEVELS + 1, (LEVELS + 1) ** 2, (LEVELS + 1) ** 3])
+        packed = (keys * places).sum(1)  # CUDA has no product of matrices of integers
         _, which, counts = packed.unique(return_inverse=True, return_counts=True)
         means = [x.new_zeros(len(counts), *x.shape[1:]).index_add_(0, which, x) for x in (colours, heights)]
         mean, height = means[0] / counts[:, None], means[1] / counts

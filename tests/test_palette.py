@@ -18,7 +18,7 @@ from gs_propeller.mesh.texture import Reference, Textured, recoloured, shade, un
 from tests.toy_prior import scene
 
 FOV = math.radians(49.1)
-PINK, BLACK, GREY = (torch.tensor(x) for x in ([1.0, 0.5, 0.6], [0.1, 0.1, 0.1], [0.55, 0.45, 0.5]))
+PINK, BLACK, GREY = (torch.tensor(x) for x in ([1.0, 0.5, 0.6], [0.1, 0.1, 0.1], [0.55, 0.3, 0.35]))
 
 
 def two_halves(size: int = 64) -> tuple[Tensor, Tensor]:

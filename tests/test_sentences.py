@@ -55,19 +55,24 @@ STAGES = """stages=[{scene: gaussians, steps: 5}, {scene: tetrahedra, steps: 8, 
     updates_per_evaluation: 2, changes: {3: {render_size: 24, batch_size: 3}}}]"""
 
 
+def _staged(prior: str, outdir: Path, *more: str) -> list[str]:
+    """Each stage has its own steps."""
+    words = _words(prior, outdir, STAGES, *EXACT, "turntable_frames=0", *more)
+    return [word for word in words if not word.startswith("steps=")]
+
+
 @pytest.mark.slow
 def test_windows_and_ranks_give_the_serial_state_stage_by_stage(
     text_prior: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Gaussians, then tetrahedra that start from them and whose views grow: serially, at once, by two ranks, and
     interrupted in the first stage and in the second."""
-    words = [STAGES, *EXACT, "turntable_frames=0"]
-    assert main_propeller.main(_words(text_prior, tmp_path / "serial", *words)) == 0
+    assert main_propeller.main(_staged(text_prior, tmp_path / "serial")) == 0
     assert "note: stage 2 of 2: tetrahedra, 8 steps" in capsys.readouterr().err
     expected = [state_at(tmp_path / "serial", stage) for stage in ("1-gaussians", "")]
     assert [state.step for state in expected] == [5, 8]
-    assert on_two_ranks(_words(text_prior, tmp_path / "two", *words, "window=3", "ranks=2")) == 0
-    again = _words(text_prior, tmp_path / "cut", *words, "window=3")
+    assert on_two_ranks(_staged(text_prior, tmp_path / "two", "window=3", "ranks=2")) == 0
+    again = _staged(text_prior, tmp_path / "cut", "window=3")
     for last in (3, 6):
         stop_after(monkeypatch, last)
         assert main_propeller.main(again) == 130

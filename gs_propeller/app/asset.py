@@ -28,7 +28,7 @@ from gs_propeller.distil.phases import Distilled, Phases
 from gs_propeller.distil.pull import Guide, Pull
 from gs_propeller.mesh.raster import rasterize
 from gs_propeller.mesh.surface import Mesh, extract
-from gs_propeller.mesh.texture import Reference, Textured, bake, recoloured
+from gs_propeller.mesh.texture import Reference, Textured, bake
 from gs_propeller.pictures.picture import Picture
 from gs_propeller.scenes.gaussians.state import init_ball
 from gs_propeller.solver import checkpoint
@@ -226,5 +226,6 @@ def textured_mesh(viewer: Viewer, picture: Picture | None) -> Textured:
 
     cameras = orbit_camera(config, *orbit_angles(config.bake_views))
     reference = reference_of(config, picture)
-    baked = bake(mesh, render_views, cameras, config.texture_size, config.bake_size, reference)
-    return baked if reference is None else recoloured(baked, reference, config.recolour)
+    return bake(
+        mesh, render_views, cameras, config.texture_size, config.bake_size, reference, config.recolour
+    )

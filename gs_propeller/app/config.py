@@ -229,14 +229,15 @@ def load(argv: Sequence[str]) -> tuple[Config, Flags]:
     if not is_file(path) and is_file(HERE / path):
         path = str(HERE / path)  # from any working folder
     config = updated(Config(), _read_yaml(path), f" (in {path})")
-    _not_in_vain({"stages": config.stages} | dict(pairs), dict(pairs), path)
+    _not_in_vain(dict(pairs), config.stages, path)
     return updated(config, dict(pairs)), Flags(dry_run)
 
 
-def _not_in_vain(given: dict[str, str], pairs: dict[str, str], path: str) -> None:
-    """Raises UserError for an option of the command line that every stage has a value of its own for."""
+def _not_in_vain(pairs: dict[str, str], stages: str, path: str) -> None:
+    """Raises UserError for an option of the command line that every stage has a value of its own for; stages: the
+    file's."""
     try:
-        entries = safe_load(given["stages"])
+        entries = safe_load(pairs.get("stages", stages))
     except YAMLError:
         return  # said by plan.py, as is whatever else is wrong with them
     where = "that are given here" if "stages" in pairs else f"of {path}"

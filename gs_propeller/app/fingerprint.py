@@ -159,23 +159,18 @@ def of_another_picture(config: Config) -> bool:
     another run's asset cannot be told, nor one without a checkpoint."""
     try:
         made = json.loads(load_meta(config.run_folder / FILE)["fingerprint"])
-        own = load(["--config", str(config.run_folder / "config.yaml")])[0]
     except (UserError, ValueError, KeyError):
         return False
-    return bool(own.input and not own.init and made.get(GIVEN) != _sum(Path(config.input).read_bytes()))
+    own = _own(config)
+    if own is None or not own.input or own.init:
+        return False
+    return bool(made.get(GIVEN) != _sum(Path(config.input).read_bytes()))
 
 
 def placed_otherwise(config: Config) -> list[str]:
     """Options that say where the picture's object is, and which the run in the configuration's folder had otherwise."""
-    options = config.run_folder / "config.yaml"
-    if not options.is_file():
-        return []
-    try:
-        own = load(["--config", str(options)])[0]
-    except UserError:  # of a version with other options
-        return []
-    found = []
-    for name in PLACING if own.input else ():
+    own, found = _own(config), []
+    for name in PLACING if own is not None and own.input else ():
         was, here = getattr(own, name), getattr(config, name)
         if was != here and (isinstance(was, str) or isinstance(here, str) or abs(was - here) > SAME):
             found.append(f"{name}={was} (here {here})")
@@ -185,15 +180,22 @@ def placed_otherwise(config: Config) -> list[str]:
 def gone_on_since(config: Config, mesh: Path) -> int:
     """The step that the run in the configuration's folder has come to, where it began or went on after its mesh was
     written and has not ended; else 0."""
-    kept, options = config.run_folder / FILE, config.run_folder / "config.yaml"
-    if not (kept.is_file() and options.is_file() and mesh.is_file()):
+    kept, own = config.run_folder / FILE, _own(config)
+    if own is None or own.stages or not (kept.is_file() and mesh.is_file()):
         return 0
     try:
-        done, own = load_meta(kept)["start"], load(["--config", str(options)])[0]
+        done = load_meta(kept)["start"] * own.updates_per_evaluation
     except (UserError, ValueError, KeyError):
         return 0
-    done *= own.updates_per_evaluation
-    later = (
-        kept.stat().st_mtime > mesh.stat().st_mtime + 1
-    )  # seconds: files of one run that were copied together
-    return done if later and not own.stages and done < own.steps else 0
+    together_s = 1  # files of one run that were copied together
+    later = kept.stat().st_mtime > mesh.stat().st_mtime + together_s
+    return done if later and done < own.steps else 0
+
+
+def _own(config: Config) -> Config | None:
+    """The options of the run in the configuration's folder; None without one, or where a version had others."""
+    options = config.run_folder / "config.yaml"
+    try:
+        return load(["--config", str(options)])[0] if options.is_file() else None
+    except (UserError, ValueError, KeyError):
+        return None

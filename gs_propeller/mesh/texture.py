@@ -144,79 +144,95 @@ def texel_surface(uvs: Tensor, uv_faces: Tensor, size: int) -> tuple[Tensor, Ten
 
 def bake(
     mesh: Mesh, render_views: RenderViews, cameras: Cameras, texture_size: int, view_size: int = 256,
-    reference: Reference | None = None,
+    reference: Reference | None = None, recolour: float = 0.0,
 ) -> Textured:  # fmt: skip
     """Unwraps the mesh and paints every texel with what the views that see it show there.
 
     Weights: the cosine to the view to a power, nothing where depth says hidden, fading towards silhouettes and
     towards what stands in front. The input picture takes over where it looks straight on and fades with the
-    angle, so that no seam rings it. Texels that no view sees take the colours nearest in space.
+    angle, so that no seam rings it. Texels that no view sees take the colours nearest in space. recolour: share of the
+    way to the picture's colours, of what it does not show.
     """
     uvs, uv_faces = unwrap(mesh, texture_size)
-    rows, face, barycentric = texel_surface(uvs, uv_faces, texture_size)
+    rows, points, normals = _texels(mesh, uvs, uv_faces, texture_size)
     rendered = _view_stack(mesh, cameras, *render_views(cameras, view_size))
-    known = _view_stack(mesh, reference.camera, reference.image, reference.mask) if reference else None
-    normals = vertex_normals(mesh)
     colour, weight = torch.full((len(rows), 3), 0.5), torch.zeros(len(rows))
-    points = torch.empty(len(rows), 3)
     for begin in range(0, len(rows), CHUNK):
         part = slice(begin, begin + CHUNK)
-        corner, where = mesh.faces[face[part]], barycentric[part, :, None]
-        points[part] = point = (mesh.vertices[corner] * where).sum(1)
-        normal = F.normalize((normals[corner] * where).sum(1), dim=1)
-        total = torch.zeros(len(point), 3)
+        total = torch.zeros(len(points[part]), 3)
         for v in range(len(cameras)):
-            there, seen, cosine, trust = _seen(point, normal, cameras[v : v + 1], rendered[v : v + 1])
+            there, seen, cosine, trust = _seen(
+                points[part], normals[part], cameras[v : v + 1], rendered[v : v + 1]
+            )
             gain = cosine**SHARPNESS * trust
             total[there] += gain[:, None] * seen
             weight[begin + there] += gain
         colour[part] = torch.where(
             weight[part, None] > FAINT, total / weight[part, None].clamp_min(FAINT), 0.5
         )
-        if reference is not None and known is not None:
-            there, seen, cosine, trust = _seen(point, normal, reference.camera, known)
-            there = begin + there
-            share = shown(cosine) * trust
-            share = torch.where(weight[there] > FAINT, share, (share > FAINT).float())
-            colour[there] = colour[there].lerp(seen, share[:, None])
-            weight[there] += share
+    own = torch.zeros(len(rows))
+    if reference is not None:
+        there, seen, own = _known(mesh, points, normals, reference)
+        share = own[there]
+        share = torch.where(weight[there] > FAINT, share, (share > FAINT).float())
+        colour[there] = colour[there].lerp(seen, share[:, None])
+        weight[there] += share
     painted = weight > FAINT
-    if not bool(painted.any()):
-        return Textured(mesh, uvs, uv_faces, torch.full((texture_size, texture_size, 3), 0.5))
-    if not bool(painted.all()):
+    if bool(painted.any()) and not bool(painted.all()):
         colour[~painted] = _nearest_in_space(points[painted], colour[painted], points[~painted])
+    if reference is not None:
+        colour = _pulled(colour.clamp(0, 1), points, own, reference, recolour)
     return Textured(mesh, uvs, uv_faces, filled(rows, colour, texture_size).clamp(0, 1))
 
 
 def recoloured(textured: Textured, reference: Reference, share: float) -> Textured:
     """With what the input picture does not show pulled to its colours by that share."""
-    palette = Palette.of(reference.image, reference.mask, reference.camera)
-    rows, point, normal = _placed_texels(textured)
-    if palette is None or not share or not len(rows):
-        return textured
     size = len(textured.texture)
-    colour = textured.texture.reshape(-1, 3)[rows]
-    known = _view_stack(textured.mesh, reference.camera, reference.image, reference.mask)
-    there, _, cosine, trust = _seen(point, normal, reference.camera, known)
-    own = torch.zeros(len(rows))
-    own[there] = shown(cosine) * trust
-    pulled = palette.pulled(colour, point[:, 1])
-    colour = colour + share * (1 - own)[:, None] * (pulled - colour)
+    rows, points, normals = _texels(textured.mesh, textured.uvs, textured.uv_faces, size)
+    own = _known(textured.mesh, points, normals, reference)[2]
+    given = textured.texture.reshape(-1, 3)[rows]
+    colour = _pulled(given, points, own, reference, share)
+    if colour is given:
+        return textured
     return replace(textured, texture=filled(rows, colour, size).clamp(0, 1))
 
 
-def _placed_texels(textured: Textured) -> tuple[Tensor, Tensor, Tensor]:
+def _texels(mesh: Mesh, uvs: Tensor, uv_faces: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """(which texels of [T * T] are covered, their points [M, 3], their normals [M, 3])."""
-    mesh = textured.mesh
-    rows, face, barycentric = texel_surface(textured.uvs, textured.uv_faces, len(textured.texture))
-    normals = vertex_normals(mesh)
-    points, directions = torch.empty(len(rows), 3), torch.empty(len(rows), 3)
+    rows, face, barycentric = texel_surface(uvs, uv_faces, size)
+    vertex, points, normals = vertex_normals(mesh), torch.empty(len(rows), 3), torch.empty(len(rows), 3)
     for begin in range(0, len(rows), CHUNK):
         part = slice(begin, begin + CHUNK)
         corner, where = mesh.faces[face[part]], barycentric[part, :, None]
         points[part] = (mesh.vertices[corner] * where).sum(1)
-        directions[part] = F.normalize((normals[corner] * where).sum(1), dim=1)
-    return rows, points, directions
+        normals[part] = F.normalize((vertex[corner] * where).sum(1), dim=1)
+    return rows, points, normals
+
+
+def _known(
+    mesh: Mesh, points: Tensor, normals: Tensor, reference: Reference
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(rows [K] of those points [M, 3] that the input view sees, their colours [K, 3], the share [M] of 1 in which the
+    picture decides)."""
+    stack = _view_stack(mesh, reference.camera, reference.image, reference.mask)
+    rows, colours, own = [], [], torch.zeros(len(points))
+    for begin in range(0, len(points), CHUNK):
+        part = slice(begin, begin + CHUNK)
+        there, seen, cosine, trust = _seen(points[part], normals[part], reference.camera, stack)
+        rows.append(begin + there)
+        colours.append(seen)
+        own[rows[-1]] = shown(cosine) * trust
+    if not rows:
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0, 3), own
+    return torch.cat(rows), torch.cat(colours), own
+
+
+def _pulled(colour: Tensor, points: Tensor, own: Tensor, reference: Reference, share: float) -> Tensor:
+    """Colours [M, 3] at those points, by that share nearer to the picture's, less so where it decides already."""
+    palette = Palette.of(reference.image, reference.mask, reference.camera) if share and len(colour) else None
+    if palette is None:
+        return colour
+    return colour + share * (1 - own)[:, None] * (palette.pulled(colour, points[:, 1]) - colour)
 
 
 def filled(rows: Tensor, colour: Tensor, size: int) -> Tensor:

@@ -6,11 +6,23 @@ World: y up, front +z; members stand near y = 0, not yet normalised.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
-from guidance.pocket.objects import BLACK, CONE, CYLINDER, WHITE, Paint, Part, blob, euler, named, paint, tube
+from guidance.pocket.objects import (
+    BLACK,
+    CONE,
+    CYLINDER,
+    WHITE,
+    Paint,
+    Part,
+    blob,
+    euler,
+    named,
+    paint,
+    tube,
+    turned,
+)
 
 DISC = (0.5, 1.0)  # exponents of what is round with a rounded edge
 
@@ -178,7 +190,7 @@ def shoe(rng: np.random.Generator) -> tuple[str, list[Part]]:
             parts.append(blob(at, (wide * 0.16, 0.03, long * 0.4), mark, turn=turn))
     if rng.random() < 0.6:
         turn = euler(yaw=float(rng.choice([-1, 1])) * math.pi / 2 + float(rng.normal(0, 0.3)))
-        parts = [replace(p, centre=turn @ p.centre, rotation=turn @ p.rotation) for p in parts]
+        parts = turned(parts, turn)
     return f"a {upper.name} shoe", parts
 
 

@@ -20,6 +20,7 @@ from guidance.pocket.objects import (
     named,
     paint,
     tube,
+    turned,
 )
 
 
@@ -222,7 +223,7 @@ def tool(rng: np.random.Generator) -> tuple[str, list[Part]]:
         parts.append(blob((-s * 0.06, y - tall, 0), (0.1, tall * 0.7, 0.07), head, eps=BOX))
     yaw, lean = rng.uniform(0, 2 * math.pi), rng.uniform(-0.3, 0.3)
     turn = euler(yaw=yaw) @ euler(roll=lean)
-    parts = [replace(p, centre=turn @ p.centre, rotation=turn @ p.rotation) for p in parts]
+    parts = turned(parts, turn)
     return f"a {kind} with a {grip.name} handle and a {head.name} head", parts
 
 

@@ -115,6 +115,11 @@ def euler(yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> Array:
     return about_y @ about_x @ about_z
 
 
+def turned(parts: list[Part], turn: Array, at: Sequence[float] | Array = (0.0, 0.0, 0.0)) -> list[Part]:
+    """The parts turned about the origin by turn [3, 3], then put at [3]."""
+    return [replace(p, centre=at + turn @ p.centre, rotation=turn @ p.rotation) for p in parts]
+
+
 @dataclass(frozen=True)
 class Paint:
     """A colour with its pattern, shared by the parts of one material."""

@@ -6,7 +6,6 @@ World: y up, front +z; members stand near y = 0, not yet normalised.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from guidance.pocket.objects import (
     named,
     paint,
     tube,
+    turned,
 )
 
 SKIN = np.array([[0.98, 0.87, 0.78], [0.90, 0.70, 0.55], [0.72, 0.50, 0.36], [0.42, 0.27, 0.18]])
@@ -56,8 +56,8 @@ def doll(rng: np.random.Generator) -> tuple[str, list[Part]]:
     elif dressed == "shorts":
         parts.append(blob((0, hips - leg * 0.15, 0), (wide * 1.05, leg * 0.4, deep * 1.1), below, eps=CLOTH))
     parts += _arms(rng, np.array([wide, neck - torso * 0.25, 0]), torso + leg * 0.9, skin, top)
-    turned = euler(yaw=float(rng.normal(0, 0.2)), roll=float(rng.normal(0, 0.08)))
-    parts += _head(rng, skull, head, turned, skin, boxy)
+    turn = euler(yaw=float(rng.normal(0, 0.2)), roll=float(rng.normal(0, 0.08)))
+    parts += _head(rng, skull, head, turn, skin, boxy)
     parts += _behind(rng, hips, neck, wide, deep)
     return f"a {top.name} {dressed if dressed != 'shorts' else 'shirt'} on a figure", parts
 
@@ -176,7 +176,7 @@ def _held(rng: np.random.Generator, hand: Array) -> list[Part]:
 
 
 def _head(
-    rng: np.random.Generator, at: Array, size: float, turned: Array, skin: Paint, boxy: tuple[float, float]
+    rng: np.random.Generator, at: Array, size: float, turn: Array, skin: Paint, boxy: tuple[float, float]
 ) -> list[Part]:
     """The skull with its face, hair and what is worn on it, turned as given."""
     hair = paint(rng, plain=0.9)
@@ -195,7 +195,7 @@ def _head(
         rng.choice(["none", "hat", "ears", "horns", "helmet", "hood"], p=[0.5, 0.16, 0.16, 0.06, 0.06, 0.06])
     )
     parts += _worn(rng, worn, radii, hair)
-    return [replace(p, centre=at + turned @ p.centre, rotation=turned @ p.rotation) for p in parts]
+    return turned(parts, turn, at)
 
 
 def _face(rng: np.random.Generator, r: Array) -> list[Part]:

@@ -6,7 +6,6 @@ World: y up, front +z; members stand near y = 0, not yet normalised.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from guidance.pocket.objects import (
     named,
     paint,
     tube,
+    turned,
 )
 
 
@@ -173,8 +173,8 @@ def _head(rng: np.random.Generator, at: Array, size: float, face: Paint, other: 
                 )
             )
     parts += _ears(rng, r, face, other)
-    turned = euler(float(rng.normal(0, 0.35)), float(rng.normal(0, 0.12)), float(rng.normal(0, 0.1)))
-    return [replace(p, centre=at + turned @ p.centre, rotation=turned @ p.rotation) for p in parts]
+    turn = euler(float(rng.normal(0, 0.35)), float(rng.normal(0, 0.12)), float(rng.normal(0, 0.1)))
+    return turned(parts, turn, at)
 
 
 def _snout(rng: np.random.Generator, r: Array, face: Paint, other: Paint) -> list[Part]:

@@ -185,10 +185,9 @@ def long(prior: str, picture: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.mark.slow
 def test_ranks_give_the_serial_state(long: State, prior: str, picture: str, tmp_path: Path) -> None:
-    """More of them than steps in the window; two, each with several steps, are in test_many_pictures."""
-    words = _words(prior, picture, tmp_path, *EXACT, *LONG, "window=2", "ranks=3", "tail=copy")
-    with as_before():
-        assert main_propeller.main(words) == 0
+    """More of them than steps in the window are in tests/test_ranks.py."""
+    words = _words(prior, picture, tmp_path, *EXACT, *LONG, "window=5", "ranks=2", "tail=copy")
+    assert on_two_ranks(words) == 0
     assert same(long, state_of(tmp_path / "thing", LAST))
 
 

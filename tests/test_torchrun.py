@@ -84,25 +84,13 @@ def finished(process: subprocess.Popen[str]) -> str:
     return said
 
 
-@pytest.mark.slow
-def test_two_nodes(words: list[str], expected: State, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
-    more = [*words, f"outdir={tmp_path}", "window=4"]
-    nodes = [torchrun([*shared, f"--node-rank={node}"], more) for node in (0, 1)]
-    for node in nodes:
-        finished(node)
-    assert same(expected, last_state(tmp_path))
-
-
-def rank_pid(launcher: int, rank: int) -> int:
-    """Process id of a launcher's rank; 0 where there is none."""
+def rank_pid(launchers: list[subprocess.Popen[str]], rank: int) -> int:
+    """Process id of the launchers' rank; 0 where there is none."""
+    parents = [str(process.pid) for process in launchers]
     for folder in Path("/proc").iterdir():
         try:
             parent = folder.name.isdigit() and (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
-            if parent == str(launcher) and f"RANK={rank}".encode() in (folder / "environ").read_bytes().split(
+            if parent in parents and f"RANK={rank}".encode() in (folder / "environ").read_bytes().split(
                 b"\0"
             ):
                 return int(folder.name)
@@ -111,21 +99,26 @@ def rank_pid(launcher: int, rank: int) -> int:
     return 0
 
 
-def kill_in_the_middle(process: subprocess.Popen[str], rank: int, outdir: Path) -> None:
+def kill_in_the_middle(launchers: list[subprocess.Popen[str]], rank: int, outdir: Path) -> None:
     until = time.monotonic() + 120
     checkpoint = outdir / "thing" / "checkpoint.safetensors"
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < until:
+    while not checkpoint.exists() and launchers[0].poll() is None and time.monotonic() < until:
         time.sleep(0.02)
-    os.kill(rank_pid(process.pid, rank), signal.SIGKILL)
+    os.kill(rank_pid(launchers, rank), signal.SIGKILL)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the ranks in /proc")
-def test_torchrun_replaces_a_killed_rank(words: list[str], expected: State, tmp_path: Path) -> None:
-    more = [*words, f"outdir={tmp_path}", "window=2"]
-    process = torchrun(["--standalone", "--nproc-per-node=2", "--max-restarts=2"], more)
-    kill_in_the_middle(process, 1, tmp_path)
-    finished(process)
+def test_two_nodes_replace_a_killed_rank(words: list[str], expected: State, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = ["--nnodes=2", "--nproc-per-node=1", "--max-restarts=2", "--rdzv-backend=c10d", "--rdzv-id=7"]
+    shared.append(f"--rdzv-endpoint=127.0.0.1:{port}")
+    nodes = [torchrun(shared, [*words, f"outdir={tmp_path}", "window=2"]) for _ in range(2)]
+    kill_in_the_middle(nodes, 1, tmp_path)
+    for node in nodes:
+        finished(node)
     assert same(expected, last_state(tmp_path))
 
 
@@ -135,7 +128,7 @@ def test_a_killed_rank_is_named(words: list[str], tmp_path: Path) -> None:
     """Rank 1; the launcher names the other as well in tests/test_ranks.py."""
     command = [sys.executable, str(ROOT / "main_propeller.py"), *words, f"outdir={tmp_path}", "ranks=2"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    kill_in_the_middle(process, 1, tmp_path)
+    kill_in_the_middle([process], 1, tmp_path)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 3
     assert "rank 1 of 2 died: killed (signal 9)" in said

@@ -424,7 +424,7 @@ def test_another_picture_of_the_same_name(
     assert "another file as the picture" in capsys.readouterr().err
     assert (serial / "thing_input.png").read_bytes() == shown
     assert main2_mesh.main(words) == 2
-    assert "is of another picture than" in capsys.readouterr().err
+    assert "was not made of" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -134,6 +134,10 @@ def test_the_doctor_names_what_is_missing(
         in said
     )
     assert f"!!  {tmp_path} lacks unet, vae" in said
+    monkeypatch.setattr(doctor, "find_spec", lambda name: name == "rembg" or here(name))
+    monkeypatch.setenv("U2NET_HOME", str(tmp_path))
+    assert doctor.main() == 1
+    assert f"--  rembg lacks its model, {tmp_path / 'u2net.onnx'}" in capsys.readouterr().out
     assert doctor.main(["now"]) == 2
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -442,6 +443,25 @@ def test_floats_are_grey(tmp_path: Path) -> None:
         assert np.allclose(
             read_rgba(tmp_path / "a.tiff")[0][..., :3], 0.5 if scale == 1 else 127.5 / 255, atol=1e-3
         )
+
+
+def test_what_is_no_number_is_black(tmp_path: Path) -> None:
+    grey = np.full((40, 40), 0.5, dtype=np.float32)
+    grey[0, :4] = np.nan, np.inf, -np.inf, 0.8
+    Image.fromarray(grey).save(tmp_path / "a.tiff")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rgba, _ = read_rgba(tmp_path / "a.tiff")
+    assert rgba[0, :5, 0].tolist() == pytest.approx([0, 0, 0, 0.8, 0.5])
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png", "tiff"])
+def test_of_a_film_the_first_picture_is_taken(kind: str, tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue", "lime")]
+    frames[0].save(tmp_path / f"a.{kind}", save_all=True, append_images=frames[1:])
+    rgba, notes = read_rgba(tmp_path / f"a.{kind}")
+    assert notes == (f"{tmp_path / 'a'}.{kind} has 3 pictures; the first is taken",)
+    assert rgba[..., 0].min() > 0.95 and rgba[..., 2].max() < 0.05
 
 
 def test_what_would_start_a_program_is_no_picture(tmp_path: Path) -> None:

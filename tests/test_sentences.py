@@ -41,7 +41,9 @@ def serial(text_prior: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_sentence_becomes_an_asset_by_both_stages(serial: Path, text_prior: str) -> None:
+def test_a_sentence_becomes_an_asset_by_both_stages(
+    serial: Path, text_prior: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = serial / "a-red-cube"
     assert len(load_mesh(folder / "a-red-cube.glb").mesh.faces) > 20
     assert main2_mesh.main(_words(text_prior, serial)) == 0
@@ -49,6 +51,9 @@ def test_a_sentence_becomes_an_asset_by_both_stages(serial: Path, text_prior: st
     assert refined.texture.shape == (64, 64, 3)
     assert not refined.texture.equal(load_mesh(folder / "a-red-cube.glb").texture)
     assert (folder / "config.yaml").exists() and (folder / "refine_config.yaml").exists()
+    picture = [f"input={ROOT / 'data' / 'cat.png'}", "prior=pocket", "name=a-red-cube"]
+    assert main2_mesh.main(_words(text_prior, serial, *picture)) == 2
+    assert "was not made of" in capsys.readouterr().err
 
 
 STAGES = """stages=[{scene: gaussians, steps: 5}, {scene: tetrahedra, steps: 8, grid_cells: 8, grid_levels: 2,
@@ -85,6 +90,11 @@ def test_windows_and_ranks_give_the_serial_state_stage_by_stage(
     first = tmp_path / "cut" / "a-red-cube" / "1-gaussians" / checkpoint.FILE
     before = first.stat().st_mtime_ns
     assert main_propeller.main(again) == 0 and first.stat().st_mtime_ns == before
+    capsys.readouterr()
+    longer = [word.replace("steps: 5", "steps: 7") for word in again]
+    assert main_propeller.main(longer) == 2  # it would leave the second stage without what it began from
+    assert "began from the end of the run in" in capsys.readouterr().err
+    assert first.stat().st_mtime_ns == before
 
 
 def state_at(outdir: Path, stage: str) -> Any:

@@ -15,7 +15,7 @@ from gs_propeller.app.config import Config, load, to_yaml, updated
 from gs_propeller.app.fingerprint import fingerprint, given_bytes
 from gs_propeller.app.kinds.choice import KINDS, kind_of
 from gs_propeller.app.kinds.kind import PINHOLE
-from gs_propeller.app.plan import phases_of, stages_of
+from gs_propeller.app.plan import phases_of, stages_of, unreached
 from gs_propeller.base.errors import UserError
 from gs_propeller.distil.phases import Phases
 from gs_propeller.mesh.surface import solid
@@ -119,6 +119,12 @@ def test_bad_plans_are_named(option: str, value: str, said: str) -> None:
     with pytest.raises(UserError) as error:
         (stages_of if option == "stages" else phases_of)(config)
     assert said in str(error.value)
+
+
+def test_changes_that_are_never_reached_are_named() -> None:
+    config = Config(prompt="a", steps=10, changes="{5: {t_max: 0.7}, 10: {t_max: 0.6}}")
+    assert unreached(config) == ["changes from update 10 on never hold: the run ends with update 10"]
+    assert unreached(config.but(steps=11)) == []
 
 
 def test_a_step_belongs_to_the_phase_of_its_first_update() -> None:

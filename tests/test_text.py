@@ -340,10 +340,8 @@ def test_a_tokenizer_is_the_same_whenever_it_is_made() -> None:
         "from guidance.pocket.captions import build_tokenizer; import sys; "
         "sys.stdout.write(build_tokenizer(sys.argv[1:]).backend_tokenizer.to_str())"
     )
-    words = [
-        *"a red cube on blue cylinder chequered stand hand land sand seed need deed zebra".split(),
-        *(a + b + c for a in "bdf" for b in "aei" for c in "klm"),  # many pairs that are equally frequent
-    ]
+    said = "a red cube on blue cylinder chequered stand hand land sand seed need deed zebra"
+    words = said.split() + [a + b + c for a in "bdf" for b in "aei" for c in "klm"]  # many counts are equal
     there = subprocess.check_output([sys.executable, "-c", made, *words], text=True)
     assert captions.build_tokenizer(words).backend_tokenizer.to_str() == there
 

@@ -155,16 +155,16 @@ def _sum(given: bytes) -> str:
 
 
 def of_another_picture(config: Config) -> bool:
-    """Whether the run in the configuration's folder was made of a picture, and of another one. One that started from
+    """Whether the run in the configuration's folder was made of another picture, or of none. One that started from
     another run's asset cannot be told, nor one without a checkpoint."""
     try:
         made = json.loads(load_meta(config.run_folder / FILE)["fingerprint"])
     except (UserError, ValueError, KeyError):
         return False
     own = _own(config)
-    if own is None or not own.input or own.init:
+    if own is None or own.init:
         return False
-    return bool(made.get(GIVEN) != _sum(Path(config.input).read_bytes()))
+    return not own.input or bool(made.get(GIVEN) != _sum(Path(config.input).read_bytes()))
 
 
 def placed_otherwise(config: Config) -> list[str]:

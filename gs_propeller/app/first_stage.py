@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from gs_propeller.app.asset import Viewer, check_seed, scene_of, slots_at_once, travellers
@@ -27,7 +28,7 @@ from gs_propeller.app.job import (
 )
 from gs_propeller.app.kinds.choice import kind_of
 from gs_propeller.app.log import quiet_libraries, said_if_long
-from gs_propeller.app.plan import stages_of
+from gs_propeller.app.plan import stages_of, unreached
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.media import contact_sheet
 from gs_propeller.base.threads import set_threads
@@ -141,6 +142,17 @@ def make_assets(
         return work_off(jobs, ranks, one)
 
 
+def _keep_stages_together(stages: Sequence[Config]) -> None:
+    """Raises UserError where a stage would go on whose end a kept run of the next one began from."""
+    for stage, following in pairwise(stages):
+        kept, before = (x.run_folder / checkpoint.FILE for x in (following, stage))
+        if kept.exists() and before.exists() and not solved_before(stage):
+            raise UserError(
+                f"{kept} began from the end of the run in {stage.run_folder}, which would go on to other steps; add "
+                "resume=false to start anew, or name=... for a folder of its own"
+            )
+
+
 def _turned(ranks: Ranks, config: Config) -> None:
     """The ranks are ready for what this run sends."""
     deal_seed = config.seed if config.loss == "vsd" else None
@@ -163,6 +175,7 @@ def _one(
         if config.resume:  # another picture's run is refused before a file of it is written over
             first = stages[0]
             checkpoint.check(first.run_folder / checkpoint.FILE, fingerprint(first, given_bytes(first)))
+            _keep_stages_together(stages)
         if picture is not None:
             save_picture(config.run_folder / f"{config.run_name}_input.png", picture)
         if jobs > 1 and finished(stages[-1]):
@@ -173,6 +186,8 @@ def _one(
             last = place == len(stages) - 1
             if not last and solved_before(stage):
                 continue
+            for note in unreached(stage):
+                audience.note(note)
             if len(stages) > 1:
                 audience.note(f"stage {place + 1} of {len(stages)}: {stage.scene}, {stage.steps} steps")
             task = scene_of(stage, picture, priors)

@@ -227,13 +227,18 @@ def _step_of(line: str) -> float:
 
 
 def summary(title: str, rows: Sequence[tuple[str, str]], stream: Any = sys.stdout) -> None:
-    """A table of two columns; paths are printed whole."""
+    """A table of two columns, as wide as the terminal; a path is in one line where there is none."""
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, escape(value))
-    Console(file=stream).print(table)
+    console = Console(file=stream)
+    if not console.is_terminal:
+        console.width = max(
+            console.width, console.measure(table, options=console.options.update(width=9999)).maximum
+        )
+    console.print(table)
 
 
 def show_help(program: str) -> None:

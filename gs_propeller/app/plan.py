@@ -56,6 +56,15 @@ def phases_of(config: Config) -> list[tuple[int, Config]]:
     return found
 
 
+def unreached(config: Config) -> list[str]:
+    """What a user should know of `changes` that begin after the run's end, a line each. Raises UserError."""
+    return [
+        f"changes from update {first} on never hold: the run ends with update {config.steps}"
+        for first, _ in phases_of(config)
+        if first >= config.steps
+    ]
+
+
 def _number(key: Any) -> bool:
     return str(key).isdigit()
 

@@ -67,7 +67,7 @@ def started(config: Config) -> tuple[Textured, Frame, tuple[str, ...]]:
         )
     if not config.mesh and config.input and of_another_picture(config):
         raise UserError(
-            f"the mesh in {config.run_folder} is of another picture than {config.input}; outdir= or name= say which "
+            f"the mesh in {config.run_folder} was not made of {config.input}; outdir= or name= say which "
             "run is meant, and mesh=FILE refines any mesh by this picture"
         )
     if not config.mesh and config.input and (otherwise := placed_otherwise(config)):

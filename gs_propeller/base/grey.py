@@ -14,8 +14,8 @@ def is_deep(image: Image.Image) -> bool:
 
 def deep_grey(image: Image.Image) -> NDArray[np.float32]:
     """[H, W] in 0..1 of a picture that `is_deep`. Where its mode leaves open what white is, its values tell: 1 of
-    floats, 255, or 65535."""
-    grey = np.asarray(image, dtype=np.float32)
+    floats, 255, or 65535. What is no number is black."""
+    grey = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     if image.mode.startswith("I;"):
         return (grey / 65535).astype(np.float32)
     most = float(grey.max(initial=0.0))

@@ -105,9 +105,8 @@ def cut_out(
     is found."""
     if max(rgb.shape[:2]) < LEAST_PX:
         raise UserError(f"{path} is {rgb.shape[1]} x {rgb.shape[0]} px; at least {LEAST_PX} are needed")
-    home = os.environ.get("U2NET_HOME", os.path.join(os.path.expanduser("~"), ".u2net"))
     if (
-        importlib.util.find_spec("rembg") is not None and (Path(home) / "u2net.onnx").is_file()
+        importlib.util.find_spec("rembg") and rembg_weights().is_file()
     ):  # pragma: no cover - needs its weights
         from rembg import remove
 
@@ -124,6 +123,12 @@ def cut_out(
             "cutout_box= or cutout_threshold=, or give a picture with alpha (or `pip install rembg` and run it once)"
         )
     return alpha, (note, *_doubts(alpha > 0.5, path))
+
+
+def rembg_weights() -> Path:
+    """Where rembg keeps its model, which its first use downloads."""
+    home = os.environ.get("U2NET_HOME", os.path.join(os.path.expanduser("~"), ".u2net"))
+    return Path(home) / "u2net.onnx"
 
 
 def _doubts(front: NDArray[np.bool_], path: str) -> tuple[str, ...]:

@@ -25,6 +25,13 @@ MOST_PIXELS = 100_000_000
 WORK_PX = 2048  # longest side that is kept: an object of a fifth of it still has the pixels that the fit uses
 # No others: for some Pillow starts programs, as Ghostscript for EPS.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "HEIF", "AVIF", "PPM", "TGA")
+MOVING = (
+    "GIF",
+    "WEBP",
+    "PNG",
+    "AVIF",
+    "TIFF",
+)  # may hold several pictures; what a phone adds to its JPEG is none
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 Array = NDArray[np.float32]
@@ -39,8 +46,12 @@ def read_rgba(path: Path) -> tuple[Array, tuple[str, ...]]:
             raise UserError(
                 f"{path} has {width} x {height} px; at most {MOST_PIXELS // 10**6} million are read, of a JPEG more"
             )
+        frames = getattr(opened, "n_frames", 1) if opened.format in MOVING else 1
         opened.load()
-        return _straight(opened, path)
+        rgba, notes = _straight(opened, path)
+    if frames > 1:
+        notes += (f"{path} has {frames} pictures; the first is taken",)
+    return rgba, notes
 
 
 def size_of(path: Path) -> tuple[int, int]:

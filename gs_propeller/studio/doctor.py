@@ -124,8 +124,8 @@ def _kernels() -> Iterator[Finding]:
 
 
 def _optional() -> Iterator[Finding]:
+    yield _rembg()
     for module, use, remedy in (
-        ("rembg", "cuts photographs out better than GrabCut does", install("rembg")),
         ("gradio", "the page: propeller app", install("app")),
         ("viser", "the viewer: propeller view", install("app")),
         ("fastapi", "the server: propeller serve", install("app")),
@@ -136,6 +136,19 @@ def _optional() -> Iterator[Finding]:
             yield Finding(FINE, f"{module}: {use}")
         else:
             yield Finding(WITHOUT, f"{module} is not installed: {use}", remedy)
+
+
+def _rembg() -> Finding:
+    from gs_propeller.pictures.cutout import rembg_weights
+
+    use = "cuts photographs out better than GrabCut does"
+    if not find_spec("rembg"):
+        return Finding(WITHOUT, f"rembg is not installed: {use}", install("rembg"))
+    if not rembg_weights().is_file():
+        return Finding(
+            WITHOUT, f"rembg lacks its model, {rembg_weights()}: {use}", "rembg i PICTURE.png OUT.png"
+        )
+    return Finding(FINE, f"rembg: {use}")
 
 
 def _weights() -> Iterator[Finding]:

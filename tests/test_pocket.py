@@ -18,7 +18,7 @@ from PIL import Image
 from gs_propeller.base.camera import orbit, relative_cameras
 from gs_propeller.base.errors import UserError
 from guidance import POCKET, POCKET_TEXT
-from guidance.pocket import data, meshes, stream, train, train_vae, training, translate
+from guidance.pocket import data, meshes, model, stream, train, train_vae, training, translate
 from guidance.pocket.cat import cat, picture
 from guidance.pocket.families import FAMILIES, FURTHER, UNTRAINED, make
 from guidance.pocket.objects import PALETTE, Part, Thing, euler
@@ -218,6 +218,7 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """A few steps of each stage on a small stream, those of the UNet on the same samples, noise and all: their loss
     falls, and a second call goes on from the first."""
     small = data.shard(0, 6)
+    monkeypatch.setattr(model, "CHANNELS", (32, 32, 32))
     monkeypatch.setattr(stream, "shard", lambda number, beside: small)
     monkeypatch.setattr(translate, "shard", lambda number, objects: small)
     monkeypatch.setattr(stream, "window", lambda step, first: range(1))
@@ -236,6 +237,8 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     train.train_unet(options, vae, log)
     first = int(train.load_file(tmp_path / training.CHECKPOINT)["run.step"])
+    monkeypatch.setattr(train, "score", lambda prior, steps: {"objects": 0})
+    train.export(options, tmp_path / "before")
     train.train_unet(options, train.vae_of(options), log)
     last = int(train.load_file(tmp_path / training.CHECKPOINT)["run.step"])
     assert last > first > 0
@@ -245,7 +248,6 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert losses[-1] < 0.9 * losses[0]
     assert (tmp_path / "training.png").stat().st_size > 1000
 
-    monkeypatch.setattr(train, "score", lambda prior, steps: {"objects": 0})
     sums = train.export(options, tmp_path / "prior")
     assert Zero123(tmp_path / "prior").size_px == data.SIZE_PX
     record = json.loads((tmp_path / "prior" / "training.json").read_text())
@@ -253,10 +255,13 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert record["steps"] == last
     assert record["samples"] == 4 * last
 
-    between = replace(options, start=POCKET)
+    between = replace(options, start=tmp_path / "before")
     train.export(between, tmp_path / "half", 0.5)
     file = train.FILES["unet"]
-    ends = [train.load_file(place / file) for place in (POCKET, tmp_path / "prior", tmp_path / "half")]
+    ends = [
+        train.load_file(place / file)
+        for place in (tmp_path / "before", tmp_path / "prior", tmp_path / "half")
+    ]
     key = "conv_out.weight"
     old, new, half = (tensors[key].float() for tensors in ends)
     assert torch.allclose(half, (old + new) / 2, atol=2e-3)

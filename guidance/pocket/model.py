@@ -15,6 +15,7 @@ from guidance.zero123 import CameraProjection, seen
 
 WIDTH = 128  # of the image's and the text's embedding
 LATENTS = 16  # channels of a new VAE's latents
+CHANNELS = 64, 128, 128  # of the UNet at each resolution
 TOKENS = 32  # of a sentence, its ends included
 
 
@@ -31,7 +32,7 @@ def build_unet(in_channels: int = 2 * LATENTS, out_channels: int = LATENTS) -> U
     """Noisy latents beside the known view's in; alone for text. Attention from 8x8 down: there views turn."""
     return UNet2DConditionModel(
         sample_size=SIZE_PX // 4, in_channels=in_channels, out_channels=out_channels, layers_per_block=1,
-        norm_num_groups=16, block_out_channels=(64, 128, 128), cross_attention_dim=WIDTH, attention_head_dim=8,
+        norm_num_groups=16, block_out_channels=CHANNELS, cross_attention_dim=WIDTH, attention_head_dim=8,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip

@@ -377,6 +377,19 @@ def test_what_a_file_of_broken_numbers_is_told(tmp_path: Path) -> None:
         load_mesh(path)
 
 
+def test_what_is_no_glb_or_cut_off_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.glb"
+    _textured_plane(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(UserError, match=f"it is cut off: {len(whole) - 100} bytes of {len(whole)}"):
+        load_mesh(path)
+    for broken in (b"hello", b"", b"glTF"):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match="not a mesh that can be read"):
+            load_mesh(path)
+
+
 def _far_index(header: dict[str, Any]) -> None:
     """The positions are one fewer than the faces need."""
     attributes = header["meshes"][0]["primitives"][0]["attributes"]

@@ -23,7 +23,7 @@ from gs_propeller.distil.symmetry import variant_of
 from gs_propeller.mesh.raster import rasterize
 from gs_propeller.mesh.refine import Offsets, Refinement, RefineState, distance, refine_angles
 from gs_propeller.mesh.settings import RefineSettings
-from gs_propeller.mesh.surface import from_trimesh
+from gs_propeller.mesh.surface import Mesh, from_trimesh
 from gs_propeller.mesh.texture import Reference, Textured, lookup, sample_texture, shade, unwrap
 from gs_propeller.pictures.picture import Picture, load_picture
 from gs_propeller.solver.picard import Problem, Report, Settings, Window, solve
@@ -291,6 +291,14 @@ def test_each_regulariser_alone_has_a_gradient(swelling: Refinement, alone: str)
     of_coarse, of_fine, of_vertices = torch.autograd.grad(task.known(leaves), leaves.parts())
     assert float(of_vertices.abs().max()) > 0
     assert float(of_coarse.abs().max()) == float(of_fine.abs().max()) == 0
+
+
+def test_faces_that_share_no_edge_are_refined(swelling: Refinement) -> None:
+    """Leaves, feathers, cards: the regulariser of folds has nothing to say of them."""
+    ball, given = swelling.textured, swelling.textured.mesh
+    apart = Mesh(given.vertices[given.faces].reshape(-1, 3), torch.arange(given.faces.numel()).reshape(-1, 3))
+    task = replace(swelling, textured=replace(ball, mesh=apart))
+    assert math.isfinite(float(task.known(task.first().params)))
 
 
 def test_a_window_takes_several_steps_a_pass(

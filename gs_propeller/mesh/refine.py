@@ -280,7 +280,8 @@ class Refinement:
             normals = F.normalize(torch.linalg.cross(b - a, c - a), dim=1)
             return (rows(normals, inner[:, 0]) * rows(normals, inner[:, 1])).sum(1)
 
-        bent = (folds(self.textured.mesh.vertices) - folds(self.vertices(params))).clamp_min(0).mean()
+        bends = (folds(self.textured.mesh.vertices) - folds(self.vertices(params))).clamp_min(0)
+        bent = bends.mean() if len(bends) else bends.sum()  # none where no two faces share an edge
         return self.settings.lambda_smooth * stretch + self.settings.lambda_normal * bent
 
     def coast(self, state: RefineState) -> RefineState:

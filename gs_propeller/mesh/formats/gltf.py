@@ -67,7 +67,12 @@ def _opened(path: Path) -> tuple[Json, bytes]:
     """(the JSON, the binary chunk) of a file."""
     raw = path.read_bytes()
     if raw[:4] != struct.pack("<I", MAGIC):
-        return json.loads(raw), b""
+        try:
+            return json.loads(raw), b""
+        except ValueError as error:
+            raise ValueError("it does not begin as a glTF file does") from error
+    if len(raw) < (whole := struct.unpack_from("<I", raw, 8)[0]):
+        raise ValueError(f"it is cut off: {len(raw)} bytes of {whole}")
     header, inside, at = {}, b"", 12
     while at + 8 <= len(raw):
         size, kind = struct.unpack_from("<II", raw, at)

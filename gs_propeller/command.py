@@ -5,6 +5,7 @@ Nothing heavy is imported before the arguments are read: a wrong one is answered
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ def run(
     # Read when OpenMP is loaded: threads that wait sleep. Spinning, they take the cores from whatever else is at work,
     # and two threads on two busy cores are many times slower than one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    say_all_letters()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         config, flags = load(words)
@@ -63,6 +65,14 @@ def run(
         print(str(stop) or "stopped", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def say_all_letters() -> None:
+    """What the encoding of standard output and error has no letter for is shown as a code, instead of ending the
+    program: a path in Cyrillic on a console or in a log of Windows' western letters."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _done(

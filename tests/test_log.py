@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -155,3 +156,16 @@ def test_help_and_a_wrong_word_import_nothing_heavy() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT
     )
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def test_letters_that_a_console_lacks_are_codes() -> None:
+    for words, said in (
+        (["--config", IMAGE, "input=кот.png", "--dry-run"], "input: "),
+        (["кот=1"], "error: unknown option '"),
+    ):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "main_propeller.py"), *words],
+            env=os.environ | {"PYTHONIOENCODING": "cp1252"}, capture_output=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == (2 if "error" in said else 0), done.stderr
+        assert rf"{said}\u043a\u043e\u0442" in (done.stdout + done.stderr).decode("cp1252")

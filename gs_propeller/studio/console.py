@@ -71,7 +71,9 @@ def _door(name: str) -> Callable[[Sequence[str]], int]:
 def _said(run: Callable[[], int]) -> int:
     """What run returns; 2 for bad input, which is said in a line."""
     from gs_propeller.base.errors import UserError
+    from gs_propeller.command import say_all_letters
 
+    say_all_letters()
     try:
         return int(run())
     except UserError as error:

@@ -161,7 +161,7 @@ def test_help_and_a_wrong_word_import_nothing_heavy() -> None:
 def test_letters_that_a_console_lacks_are_codes() -> None:
     for words, said in (
         (["--config", IMAGE, "input=кот.png", "--dry-run"], "input: "),
-        (["кот=1"], "error: unknown option '"),
+        (["--config", IMAGE, "кот=1"], "error: unknown option '"),
     ):
         done = subprocess.run(
             [sys.executable, str(ROOT / "main_propeller.py"), *words],

@@ -127,6 +127,7 @@ def test_older_splats_are_read_as_they_were_written(tmp_path: Path) -> None:
         assert torch.equal(x, y), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degree", [0, 2])
 def test_compressed_splats(degree: int, tmp_path: Path) -> None:
     scene = _random(degree)

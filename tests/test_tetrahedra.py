@@ -178,6 +178,7 @@ def test_rows_and_sums_are_each_other_s_adjoint() -> None:
     assert torch.autograd.gradcheck(lambda x: summed(x, index, 5), values)
 
 
+@pytest.mark.slow
 def test_pixels_against_torch() -> None:
     """Values, then gradients under random cotangents, of colours, coverage and places."""
     surface = marched(rough(9).float(), 1.0)

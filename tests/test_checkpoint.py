@@ -24,6 +24,7 @@ from gs_propeller.base.files import atomic
 from gs_propeller.scenes.gaussians.state import State, init_ball
 from gs_propeller.solver import checkpoint
 from gs_propeller.solver.picard import Window
+from guidance import POCKET
 
 
 def _window() -> Window:
@@ -81,6 +82,18 @@ def test_what_makes_another_run() -> None:
     )
     assert fingerprint(free, b"picture") == mark
     assert set(SECTION_OF) >= FREE
+
+
+def test_a_run_names_the_weights_that_it_was_made_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = Config(input="a.png", prior="pocket")
+    mark, made = fingerprint(base, b""), json.loads((POCKET / "training.json").read_text())
+    made["sha256"]["unet/diffusion_pytorch_model.safetensors"] = "0123456789abcdef"
+    (tmp_path / "training.json").write_text(json.dumps(made))
+    monkeypatch.setattr("gs_propeller.app.fingerprint.POCKET", tmp_path)
+    monkeypatch.setattr("gs_propeller.app.fingerprint.find_prior", lambda name: str(tmp_path))
+    assert "(here pocket 01234567)" in str(checkpoint.differing(mark, fingerprint(base, b"")))
 
 
 def test_a_run_of_more_steps_goes_on(tmp_path: Path) -> None:

@@ -121,7 +121,14 @@ def seed_sum(config: Config) -> bytes:
 
 
 def _meant(folder: str, shipped: Path) -> str:
-    return "pocket" if folder == str(shipped) else folder
+    """A prior as marks name it: the shipped one by its weights, which other versions have others of."""
+    if folder != str(shipped):
+        return folder
+    try:
+        sums = json.loads((shipped / "training.json").read_text())["sha256"]
+        return f"pocket {sums['unet/diffusion_pytorch_model.safetensors'][:8]}"
+    except (OSError, ValueError, KeyError):
+        return "pocket"
 
 
 def _shapes(option: str, value: Any, scene: str) -> bool:

@@ -3,6 +3,7 @@ installed one inside it. Imports nothing of ours."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -23,3 +24,9 @@ def install(extra: str = "") -> str:
     """The command that installs the program, with that extra of pyproject.toml."""
     what = str(PACKAGE.parent) if checkout() else "gs-propeller"
     return f"pip install '{what}[{extra}]'" if extra else f"pip install '{what}'"
+
+
+def rembg_weights() -> Path:
+    """Where rembg keeps its model, which its first use downloads."""
+    home = os.environ.get("U2NET_HOME", os.path.join(os.path.expanduser("~"), ".u2net"))
+    return Path(home) / "u2net.onnx"

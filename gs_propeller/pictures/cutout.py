@@ -6,8 +6,6 @@ H, W: the picture's sides in pixels.
 from __future__ import annotations
 
 import importlib.util
-import os
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gs_propeller.base.errors import UserError
+from gs_propeller.places import rembg_weights
 
 Array = NDArray[np.float32]
 Box = tuple[float, float, float, float]  # left, top, right, bottom: shares of the picture's sides
@@ -123,12 +122,6 @@ def cut_out(
             "cutout_box= or cutout_threshold=, or give a picture with alpha (or `pip install rembg` and run it once)"
         )
     return alpha, (note, *_doubts(alpha > 0.5, path))
-
-
-def rembg_weights() -> Path:
-    """Where rembg keeps its model, which its first use downloads."""
-    home = os.environ.get("U2NET_HOME", os.path.join(os.path.expanduser("~"), ".u2net"))
-    return Path(home) / "u2net.onnx"
 
 
 def _doubts(front: NDArray[np.bool_], path: str) -> tuple[str, ...]:

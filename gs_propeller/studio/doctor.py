@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from gs_propeller.places import checkout, install, shipped
+from gs_propeller.places import checkout, install, rembg_weights, shipped
 
 FINE, WITHOUT, STOPS = "ok", "--", "!!"
 
@@ -139,8 +139,6 @@ def _optional() -> Iterator[Finding]:
 
 
 def _rembg() -> Finding:
-    from gs_propeller.pictures.cutout import rembg_weights
-
     use = "cuts photographs out better than GrabCut does"
     if not find_spec("rembg"):
         return Finding(WITHOUT, f"rembg is not installed: {use}", install("rembg"))

@@ -30,12 +30,12 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     log = training.Log(tmp_path / "log.jsonl")
     steps = []
     for _ in range(2):
-        train_text.train(training.Options(tmp_path, minutes=0.35, batch=4, lr=4e-3), log)
+        train_text.train(training.Options(tmp_path, minutes=0.6, batch=4, lr=4e-3), log)
         steps.append(int(train_text.load_file(tmp_path / training.CHECKPOINT)["run.step"]))
     assert steps[1] > steps[0] > 0
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["stage"] == "unet"]
-    assert losses[-1] < 0.85 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
     sums = train_text.export(training.Options(tmp_path, minutes=0.0), tmp_path / "prior")
     record = json.loads((tmp_path / "prior" / "training.json").read_text())
     assert record["sha256"] == sums and record["steps"] == steps[1]

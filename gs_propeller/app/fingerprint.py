@@ -168,7 +168,7 @@ def of_another_picture(config: Config) -> bool:
         made = json.loads(load_meta(config.run_folder / FILE)["fingerprint"])
     except (UserError, ValueError, KeyError):
         return False
-    own = _own(config)
+    own = options_of(config)
     if own is None or own.init:
         return False
     return not own.input or bool(made.get(GIVEN) != _sum(Path(config.input).read_bytes()))
@@ -176,7 +176,7 @@ def of_another_picture(config: Config) -> bool:
 
 def placed_otherwise(config: Config) -> list[str]:
     """Options that say where the picture's object is, and which the run in the configuration's folder had otherwise."""
-    own, found = _own(config), []
+    own, found = options_of(config), []
     for name in PLACING if own is not None and own.input else ():
         was, here = getattr(own, name), getattr(config, name)
         if was != here and (isinstance(was, str) or isinstance(here, str) or abs(was - here) > SAME):
@@ -187,7 +187,7 @@ def placed_otherwise(config: Config) -> list[str]:
 def gone_on_since(config: Config, mesh: Path) -> int:
     """The step that the run in the configuration's folder has come to, where it began or went on after its mesh was
     written and has not ended; else 0."""
-    kept, own = config.run_folder / FILE, _own(config)
+    kept, own = config.run_folder / FILE, options_of(config)
     if own is None or own.stages or not (kept.is_file() and mesh.is_file()):
         return 0
     try:
@@ -199,7 +199,7 @@ def gone_on_since(config: Config, mesh: Path) -> int:
     return done if later and done < own.steps else 0
 
 
-def _own(config: Config) -> Config | None:
+def options_of(config: Config) -> Config | None:
     """The options of the run in the configuration's folder; None without one, or where a version had others."""
     options = config.run_folder / "config.yaml"
     try:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from gs_propeller.app.asset import Logged, Viewer, begun, problem, textured_mesh
-from gs_propeller.app.config import Config, load, to_yaml
+from gs_propeller.app.config import Config, to_yaml
 from gs_propeller.app.events import Audience, FilesWritten, How, PassDone, StageBegun, StageEnded
-from gs_propeller.app.fingerprint import FILES, fingerprint, given_bytes
+from gs_propeller.app.fingerprint import FILES, fingerprint, given_bytes, options_of
 from gs_propeller.app.guides import find_priors
 from gs_propeller.app.kinds.choice import kind_of
 from gs_propeller.app.log import Metrics
@@ -256,12 +256,8 @@ def _again(config: Config) -> str:
 def finished(config: Config) -> bool:
     """Whether the folder holds this very job's asset already, every file of it, by the same options. Raises UserError
     for another job's checkpoint."""
-    options, last = config.run_folder / Stage.options, config.run_folder / checkpoint.FILE
-    if not (solved_before(config) and options.is_file()):
-        return False
-    try:
-        own = load(["--config", str(options)])[0]
-    except UserError:  # of a version with other options
+    last = config.run_folder / checkpoint.FILE
+    if not solved_before(config) or (own := options_of(config)) is None:
         return False
     marks = [fingerprint(c, b"", also=FILES) for c in (config, own)]
     made_s = [file.stat().st_mtime if file.is_file() else 0.0 for file in result_files(config).values()]

@@ -25,13 +25,8 @@ MOST_PIXELS = 100_000_000
 WORK_PX = 2048  # longest side that is kept: an object of a fifth of it still has the pixels that the fit uses
 # No others: for some Pillow starts programs, as Ghostscript for EPS.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "HEIF", "AVIF", "PPM", "TGA")
-MOVING = (
-    "GIF",
-    "WEBP",
-    "PNG",
-    "AVIF",
-    "TIFF",
-)  # may hold several pictures; what a phone adds to its JPEG is none
+# May hold several pictures; what a phone adds to its JPEG is none.
+MOVING = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 Array = NDArray[np.float32]

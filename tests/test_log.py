@@ -115,13 +115,16 @@ def test_skipped_steps_are_counted_and_said(tmp_path: Path) -> None:
 
 
 def test_metrics_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "no folder").touch()
     with pytest.raises(UserError, match="cannot write"):
-        log.Metrics(tmp_path / "no" / "m.jsonl")
+        log.Metrics(tmp_path / "no folder" / "m.jsonl")
     full = log.Metrics(tmp_path / "m.jsonl")
     full.close()
     full.file = open("/dev/full", "w")  # noqa: SIM115 - it stands in for the metrics' own file
-    with pytest.raises(UserError, match="No space left"):
+    with pytest.raises(UserError, match="No space left.*free some space"):
         full.write(step=0)
+    with pytest.raises(UserError, match="No space left"):
+        full.close()  # on the way out of the run: the same error, not another
 
 
 def test_summary_shows_whole_paths() -> None:

@@ -7,8 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -32,6 +30,7 @@ from gs_propeller.mesh.foreign import load_mesh
 from gs_propeller.scenes.gaussians.ply import load_ply
 from gs_propeller.scenes.gaussians.state import State
 from tests import tiny_prior
+from tests.loaded import Loaded
 
 ROOT = Path(__file__).parent.parent
 IMAGE = str(ROOT / "configs" / "image.yaml")
@@ -109,7 +108,7 @@ def on_two_ranks(words: list[str], program: ModuleType = main_propeller) -> int:
     world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     with as_before():
         os.environ |= world | {"GLOO_SOCKET_IFNAME": "lo", "RANK": "1", "LOCAL_RANK": "1"}
-        other = subprocess.Popen([sys.executable, str(program.__file__), *words])
+        other = Loaded(str(program.__file__), words, os.environ)
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0"}
         try:
             code = program.main(words)
@@ -249,19 +248,17 @@ def test_two_runs_in_one_folder(
     prior: str, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = _words(prior, picture, tmp_path, "steps=100000")
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "main_propeller.py"), *words], stderr=subprocess.PIPE
-    ) as first:
-        try:
-            deadline = time.monotonic() + 120
-            while not (tmp_path / "thing" / "metrics.jsonl").exists() and time.monotonic() < deadline:
-                time.sleep(0.2)
-            assert main_propeller.main(words) == 2
-            assert "another run is at work" in capsys.readouterr().err
-        finally:
-            first.send_signal(signal.SIGTERM)
-            first.communicate(timeout=120)
-    assert first.returncode == 130
+    first = Loaded(str(ROOT / "main_propeller.py"), words, os.environ)
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "thing" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert main_propeller.main(words) == 2
+        assert "another run is at work" in capsys.readouterr().err
+        first.terminate()
+        assert first.wait(timeout=120) == 130
+    finally:
+        first.kill()
     assert (tmp_path / "thing" / "checkpoint.safetensors").exists()
 
 

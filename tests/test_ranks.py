@@ -29,6 +29,7 @@ from gs_propeller.solver.launcher import core_share, launch, share_cores, under_
 from gs_propeller.solver.picard import Problem, Settings, solve
 from gs_propeller.solver.ranks import Compute, RankError, Ranks
 from tests import toy_prior
+from tests.loaded import Loaded
 from tests.toy_scene import ADAM, DENSITY, SEED, STEPS, compute, scene
 
 pytestmark = pytest.mark.slow  # loads networks or starts processes all along
@@ -186,7 +187,7 @@ def one_thread() -> Iterator[None]:
 @contextmanager
 def other_rank(
     rank: int, role: str, path: Path, patch: pytest.MonkeyPatch, program: str = __file__
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Iterator[Loaded]:
     """Start the other rank of two, and make this process the one that is left."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -202,7 +203,7 @@ def other_rank(
         "OMP_NUM_THREADS": "1",
         "READY": str(ready),
     }
-    process = subprocess.Popen([sys.executable, program, role, str(path)], env=environment)
+    process = Loaded(program, [role, str(path)], environment)
     try:
         until = time.monotonic() + 300
         while not ready.exists() and process.poll() is None and time.monotonic() < until:

@@ -33,7 +33,7 @@ from gs_propeller.app.events import (
     StageBegun,
     StageEnded,
 )
-from gs_propeller.base.errors import UserError
+from gs_propeller.base.errors import unwritten
 from gs_propeller.solver.picard import Report
 
 if TYPE_CHECKING:
@@ -148,23 +148,26 @@ class Metrics:
     """JSON lines; on resume, the lines of steps that are done again go away. Raises UserError."""
 
     def __init__(self, path: Path, start: int = 0) -> None:
+        from gs_propeller.base.files import atomic  # it loads torch, and --help needs none
+
         self.path, self.skipped = path, 0
         try:
             kept = []
             if start > 0 and path.is_file():
                 kept = [line for line in path.read_text().splitlines() if _step_of(line) < start]
             self.skipped = sum(_is_skipped(json.loads(line)) for line in kept)
-            path.write_text("".join(f"{line}\n" for line in kept))
+            with atomic(path) as temporary:  # a full disk keeps the lines that are there
+                temporary.write_text("".join(f"{line}\n" for line in kept))
             self.file = path.open("a")
         except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from error
+            raise unwritten(path, error) from error
 
     def write(self, **values: Any) -> None:
         try:
             self.file.write(json.dumps(values) + "\n")
             self.file.flush()
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}") from error
+            raise unwritten(self.path, error) from error
 
     def write_pass(
         self,
@@ -212,7 +215,11 @@ class Metrics:
         return shown | {counted: f"{gaussians}"}
 
     def close(self) -> None:
-        self.file.close()
+        """A line that found no room is tried once more."""
+        try:
+            self.file.close()
+        except OSError as error:
+            raise unwritten(self.path, error) from error
 
 
 def _is_skipped(values: dict[str, Any]) -> bool:

@@ -11,3 +11,9 @@ class RankError(RuntimeError):
 
 class Interrupted(Exception):
     """Ctrl-C or TERM: the checkpoint is written."""
+
+
+def unwritten(path: object, error: Exception) -> UserError:
+    """What to say of a file that could not be written."""
+    reason = getattr(error, "strerror", None) or str(error)
+    return UserError(f"cannot write {path}: {reason}; free some space or choose another outdir=")

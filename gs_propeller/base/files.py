@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gs_propeller.base.errors import UserError
+from gs_propeller.base.errors import UserError, unwritten
 
 
 @contextmanager
@@ -38,10 +38,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp's own mode would keep others from reading it
         temporary.replace(final)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(
-            f"cannot write {final}: {reason}; free some space or choose another outdir="
-        ) from error
+        raise unwritten(final, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

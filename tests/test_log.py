@@ -121,7 +121,7 @@ def test_metrics_that_cannot_be_written(tmp_path: Path) -> None:
     full = log.Metrics(tmp_path / "m.jsonl")
     full.close()
     full.file = open("/dev/full", "w")  # noqa: SIM115 - it stands in for the metrics' own file
-    with pytest.raises(UserError, match="No space left.*free some space"):
+    with pytest.raises(UserError, match=r"No space left.*free some space"):
         full.write(step=0)
     with pytest.raises(UserError, match="No space left"):
         full.close()  # on the way out of the run: the same error, not another

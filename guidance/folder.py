@@ -31,6 +31,7 @@ WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<before>fp16))?(?:-\d{5}-of-\d{5})?(?:\.(?P<after>fp16))?"
     r"\.(?P<kind>safetensors|bin)"
 )
+LOADING = threading.Lock()  # from_pretrained changes torch for all threads while it reads
 Announce = Callable[[str], None]  # takes a line: which prior auto took
 UNUSED = ("safety_checker",)  # of Stable Diffusion folders
 TOKENIZER = "tokenizer"
@@ -248,9 +249,10 @@ def network(kind: Any, folder: Path, part: str, dtype: torch.dtype, key: str = "
         raise OSError(f"{part} has no weights")
     arguments = {"variant": weights.variant, "use_safetensors": weights.safe, key: dtype}
     try:
-        read, about = kind.from_pretrained(
-            str(place), local_files_only=True, output_loading_info=True, **arguments
-        )
+        with LOADING:
+            read, about = kind.from_pretrained(
+                str(place), local_files_only=True, output_loading_info=True, **arguments
+            )
     except Exception as error:  # a pickle that wants to run something comes under many names
         raise OSError(f"{part}: {_line(error)}") from error
     if about["missing_keys"]:  # which would be drawn at random

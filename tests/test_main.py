@@ -22,7 +22,7 @@ from PIL import Image
 
 import main2_mesh
 import main_propeller
-from gs_propeller.app.config import SECTION_OF, load
+from gs_propeller.app.config import SECTION_OF, Config, load
 from gs_propeller.app.job import Asset
 from gs_propeller.app.log import Progress
 from gs_propeller.base.files import load_tensors
@@ -491,12 +491,19 @@ def test_pictures_of_one_name(
 
 @pytest.mark.slow
 def test_the_python_interface(prior: str, picture: str, tmp_path: Path) -> None:
-    config = load(_words(prior, picture, tmp_path, "steps=3", "turntable_frames=0"))[0]
+    words = [_words(prior, picture, tmp_path / name, "steps=3", "turntable_frames=0") for name in "ab"]
     made: list[Asset] = []
-    thread = threading.Thread(target=lambda: made.append(main_propeller.make_asset(config, quiet=True)))
-    thread.start()  # as a web server does
-    thread.join()
-    (asset,) = made
+
+    def make(config: Config) -> None:
+        made.append(main_propeller.make_asset(config, quiet=True))
+
+    threads = [threading.Thread(target=make, args=(load(each)[0],)) for each in words]
+    for thread in threads:  # as a web server does, two at once
+        thread.start()
+    for thread in threads:
+        thread.join()
+    asset, other = made
+    assert same(asset.state, other.state)
     assert asset.state.step == 3 + 3  # closing updates too
     image, alpha = asset.viewer.views(asset.viewer.cameras([0, 90], [0, 30]), 40)
     assert image.shape == (2, 3, 40, 40)

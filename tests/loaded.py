@@ -6,7 +6,6 @@ started is in tests/test_torchrun.py and in the launcher's tests.
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import runpy
@@ -63,6 +62,4 @@ def _ran(program: str, words: list[str], environment: dict[str, str], outputs: l
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [program, *words]
-    with contextlib.ExitStack() as last:
-        last.callback(sys.stdout.flush)
-        runpy.run_path(program, run_name="__main__")
+    runpy.run_path(program, run_name="__main__")

@@ -11,8 +11,8 @@ import os
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
+from multiprocessing import reduction
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import DupFd
 from typing import Any
 
 LOADED = [
@@ -33,7 +33,7 @@ class Loaded:
     what a test asks of a subprocess.Popen."""
 
     def __init__(self, program: str, words: Sequence[str], environment: Mapping[str, str]) -> None:
-        outputs = [DupFd(number) for number in (1, 2)] if METHOD == "forkserver" else []
+        outputs = [reduction.DupFd(number) for number in (1, 2)] if METHOD == "forkserver" else []
         work: Any = (program, list(words), dict(environment), outputs)
         self.process: BaseProcess = CONTEXT.Process(target=_ran, args=work)
         self.process.start()

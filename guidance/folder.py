@@ -31,7 +31,8 @@ WEIGHTS = re.compile(
     r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<before>fp16))?(?:-\d{5}-of-\d{5})?(?:\.(?P<after>fp16))?"
     r"\.(?P<kind>safetensors|bin)"
 )
-LOADING = threading.Lock()  # from_pretrained changes torch for all threads while it reads
+# While from_pretrained reads, torch makes no weights and draws none, in any thread: no other network is made then.
+LOADING = threading.Lock()
 Announce = Callable[[str], None]  # takes a line: which prior auto took
 UNUSED = ("safety_checker",)  # of Stable Diffusion folders
 TOKENIZER = "tokenizer"

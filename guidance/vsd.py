@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from guidance.diffusion import LatentDiffusion
+from guidance.folder import LOADING
 
 ADAPTER = "particle"
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of every attention: what a LoRA changes in a UNet
@@ -62,13 +63,14 @@ class Variational:
         unet = prior.unet
         if ADAPTER in getattr(unet, "peft_config", {}):
             unet.delete_adapters(ADAPTER)  # of the asset before
-        torch.manual_seed(seed)  # peft draws the first matrices from the global stream
-        unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(PROJECTIONS)), ADAPTER)
-        width = unet.time_embedding.linear_2.out_features
-        last = nn.Linear(width, width)
-        nn.init.zeros_(last.weight)  # at first no camera makes a difference
-        nn.init.zeros_(last.bias)
-        self.camera = nn.Sequential(nn.Linear(4, width), nn.SiLU(), last).to(prior.device)
+        with LOADING:
+            torch.manual_seed(seed)  # peft draws the first matrices from the global stream
+            unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(PROJECTIONS)), ADAPTER)
+            width = unet.time_embedding.linear_2.out_features
+            last = nn.Linear(width, width)
+            nn.init.zeros_(last.weight)  # at first no camera makes a difference
+            nn.init.zeros_(last.bias)
+            self.camera = nn.Sequential(nn.Linear(4, width), nn.SiLU(), last).to(prior.device)
         self.weights = {f"unet.{n}": p for n, p in unet.named_parameters() if "lora_" in n}
         for weight in self.weights.values():
             weight.data = weight.data.float()

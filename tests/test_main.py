@@ -259,6 +259,7 @@ def test_two_runs_in_one_folder(
         assert first.wait(timeout=120) == 130
     finally:
         first.kill()
+        first.wait()
     assert (tmp_path / "thing" / "checkpoint.safetensors").exists()
 
 

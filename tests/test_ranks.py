@@ -195,15 +195,8 @@ def other_rank(
     world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     for name, value in (world | {"GLOO_SOCKET_IFNAME": "lo", "RANK": str(1 - rank)}).items():
         patch.setenv(name, value)
-    root = str(Path(__file__).parent.parent)
     ready = path.with_name(f"{path.name}.ready")
-    environment = os.environ | {
-        "RANK": str(rank),
-        "PYTHONPATH": root,
-        "OMP_NUM_THREADS": "1",
-        "READY": str(ready),
-    }
-    process = Loaded(program, [role, str(path)], environment)
+    process = Loaded(program, [role, str(path)], os.environ | {"RANK": str(rank), "READY": str(ready)})
     try:
         until = time.monotonic() + 300
         while not ready.exists() and process.poll() is None and time.monotonic() < until:

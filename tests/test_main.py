@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from gs_propeller.scenes.gaussians.ply import load_ply
 from gs_propeller.scenes.gaussians.state import State
 from tests import tiny_prior
 from tests.loaded import Loaded
+from tests.ports import world_of_two
 
 ROOT = Path(__file__).parent.parent
 IMAGE = str(ROOT / "configs" / "image.yaml")
@@ -102,12 +102,8 @@ def as_before() -> Iterator[None]:
 
 def on_two_ranks(words: list[str], program: ModuleType = main_propeller) -> int:
     """Rank 0's exit code; it is this process, for a process takes seconds to start. torchrun does as much."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     with as_before():
-        os.environ |= world | {"GLOO_SOCKET_IFNAME": "lo", "RANK": "1", "LOCAL_RANK": "1"}
+        os.environ |= world_of_two() | {"RANK": "1", "LOCAL_RANK": "1"}
         other = Loaded(str(program.__file__), words, os.environ)
         os.environ |= {"RANK": "0", "LOCAL_RANK": "0"}
         try:

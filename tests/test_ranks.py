@@ -8,7 +8,6 @@ import math
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from gs_propeller.solver.picard import Problem, Settings, solve
 from gs_propeller.solver.ranks import Compute, RankError, Ranks
 from tests import toy_prior
 from tests.loaded import Loaded
+from tests.ports import world_of_two
 from tests.toy_scene import ADAM, DENSITY, SEED, STEPS, compute, scene
 
 pytestmark = pytest.mark.slow  # loads networks or starts processes all along
@@ -189,11 +189,7 @@ def other_rank(
     rank: int, role: str, path: Path, patch: pytest.MonkeyPatch, program: str = __file__
 ) -> Iterator[Loaded]:
     """Start the other rank of two, and make this process the one that is left."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    for name, value in (world | {"GLOO_SOCKET_IFNAME": "lo", "RANK": str(1 - rank)}).items():
+    for name, value in (world_of_two() | {"RANK": str(1 - rank)}).items():
         patch.setenv(name, value)
     ready = path.with_name(f"{path.name}.ready")
     process = Loaded(program, [role, str(path)], os.environ | {"RANK": str(rank), "READY": str(ready)})

@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -51,6 +50,7 @@ from gs_propeller.scenes.gaussians.raster.render import render
 from gs_propeller.scenes.gaussians.scene import GaussianScene
 from gs_propeller.scenes.gaussians.state import Gaussians, State, neighbour_distance
 from tests import raster_twin, tiny_prior
+from tests.ports import world_of_two
 from tests.pretended import packages as stand_ins
 from tests.pretended.device import Pretended, counted, pretended
 from tests.pretended.packages import packages
@@ -435,11 +435,7 @@ def test_a_sentence_becomes_an_asset_there(scratch: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the other rank is a fork of this process")
 def test_two_ranks_there_are_one_here(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exact, so that any window's result is the serial one. The other rank is forked: it has all modules at once."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    for name, value in (world | {"GLOO_SOCKET_IFNAME": "lo", "RANK": "0"}).items():
+    for name, value in (world_of_two() | {"RANK": "0"}).items():
         monkeypatch.setenv(name, value)
     exact = ["steps=6", "threshold=0", "ema=1", "batch_slots=1", "timeout_s=120"]
 

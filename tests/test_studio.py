@@ -8,7 +8,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from gs_propeller.app.config import Config, load, to_yaml
 from gs_propeller.app.events import Event, Note, PassDone
 from gs_propeller.scenes.gaussians.ply import load_ply
 from gs_propeller.studio.runs import KEPT, Gone, Shown, followed, fresh_folder, zipped
+from tests.ports import free_port
 from tests.test_main import ROOT, SMALL, _words, picture, prior
 from tests.test_viewers import BROWSER, NODE, WEB, installed
 
@@ -161,12 +161,6 @@ def opened(browser: Any, address: str, foreign: list[str], size: tuple[int, int]
     tab.on("request", lambda request: None if request.url.startswith(own) else foreign.append(request.url))
     tab.goto(address)
     return tab
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def pixels(shot: bytes) -> np.ndarray:

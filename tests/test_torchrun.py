@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import main_propeller
 from gs_propeller.base.files import load_tensors
 from gs_propeller.scenes.gaussians.state import State
 from tests import tiny_prior
+from tests.ports import free_port
 from tests.test_main import IMAGE, ROOT, SMALL
 
 WORDS = [
@@ -110,11 +110,8 @@ def kill_in_the_middle(launchers: list[subprocess.Popen[str]], rank: int, outdir
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the ranks in /proc")
 def test_two_nodes_replace_a_killed_rank(words: list[str], expected: State, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     shared = ["--nnodes=2", "--nproc-per-node=1", "--max-restarts=2", "--rdzv-backend=c10d", "--rdzv-id=7"]
-    shared.append(f"--rdzv-endpoint=127.0.0.1:{port}")
+    shared.append(f"--rdzv-endpoint=127.0.0.1:{free_port()}")
     nodes = [torchrun(shared, [*words, f"outdir={tmp_path}", "window=2"]) for _ in range(2)]
     kill_in_the_middle(nodes, 1, tmp_path)
     for node in nodes:

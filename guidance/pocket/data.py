@@ -88,20 +88,32 @@ def held_out_models(count: int | None = None, split: str = meshes.TEST) -> list[
     return [posed_model(keys[row], first + row, vary=False) for row in rows]
 
 
-def member(number: int, index: int, beside: bool = False) -> tuple[Shown, Pose]:
-    """Object `index` of shard `number`. beside: for a training that draws plain models itself (many.py), so that one of
-    three is a model, half of these textured."""
+def kind_of(number: int, index: int, beside: bool = False) -> tuple[str, bool]:
+    """What object `index` of shard `number` is: a family's name, or a model's key and True. beside: for a training that
+    draws plain models itself (many.py), so that one of three is a model, half of these textured."""
     names, models = list(FAMILIES), meshes.keys(meshes.TRAIN)
-    seed = TRAIN_SEED + number * OBJECTS + index
+    seed = _seed(number, index)
     drawn = np.random.default_rng([seed, 83]).random()
     for family, share in laws.FURTHER.items():
         drawn -= share
         if drawn < 0:
-            return posed(family, seed)
+            return family, False
     if models and (seed % 3 == 1 or (seed % 3 == 2 and not beside)):
-        key = models[int(np.random.default_rng([seed, 82]).integers(len(models)))]
-        return posed_model(key, seed, textured=0.5 if beside else laws.TEXTURED)
-    return posed(names[seed // 3 % len(names)], seed)
+        return models[int(np.random.default_rng([seed, 82]).integers(len(models)))], True
+    return names[seed // 3 % len(names)], False
+
+
+def _seed(number: int, index: int) -> int:
+    return TRAIN_SEED + number * OBJECTS + index
+
+
+def member(number: int, index: int, beside: bool = False) -> tuple[Shown, Pose]:
+    """Object `index` of shard `number`, of the kind that kind_of says."""
+    seed = _seed(number, index)
+    name, is_model = kind_of(number, index, beside)
+    if is_model:
+        return posed_model(name, seed, textured=0.5 if beside else laws.TEXTURED)
+    return posed(name, seed)
 
 
 def relative_pose(known: Pose, target: Pose) -> list[float]:

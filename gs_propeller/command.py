@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gs_propeller.app.config import Config, load, to_yaml
-from gs_propeller.app.log import show_help
+from gs_propeller.app.log import say_note, show_help
+from gs_propeller.app.plan import stages_of, unread
 from gs_propeller.base.errors import Interrupted, RankError, UserError
 
 INTERRUPTED = 130
@@ -44,7 +45,8 @@ def run(
         elif flags.dry_run:
             print(to_yaml(config), end="")
         else:
-            return _done([str(Path(program).resolve()), *words], config, check, work, splats)
+            notes = unread(stages_of(config), flags.given)
+            return _done([str(Path(program).resolve()), *words], config, check, work, splats, notes)
     except UserError as error:
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"error: {error}", file=sys.stderr)
@@ -81,12 +83,15 @@ def _done(
     check: Callable[[Config], None],
     work: Callable[[Config], int],
     splats: bool,
+    notes: Sequence[str],
 ) -> int:
     from gs_propeller.app.devices import before_ranks, rank_count
     from gs_propeller.solver.checkpoint import terms_as_interrupts
     from gs_propeller.solver.launcher import launch, under_launcher
 
     if under_launcher() or (ranks := rank_count(config, splats)) == 1:
+        for note in notes if int(os.environ.get("RANK", 0)) == 0 else ():
+            say_note(note)
         with terms_as_interrupts():
             return work(config)
     check(config)

@@ -537,6 +537,13 @@ def test_bad_input_is_one_line(
     assert "Traceback" not in error
 
 
+def test_an_option_of_the_command_line_that_nothing_reads_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_propeller.main(["--config", IMAGE, "input=nowhere.png", "lambda_sd=2", "mirror=0"]) == 2
+    note, error = capsys.readouterr().err.splitlines()
+    assert note == "note: lambda_sd: without effect, read with prompt=SENTENCE"
+    assert error.startswith("error: ")
+
+
 def test_cuda_where_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")

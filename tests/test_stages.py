@@ -15,7 +15,7 @@ from gs_propeller.app.config import Config, load, to_yaml, updated
 from gs_propeller.app.fingerprint import fingerprint, given_bytes
 from gs_propeller.app.kinds.choice import KINDS, kind_of
 from gs_propeller.app.kinds.kind import PINHOLE
-from gs_propeller.app.plan import phases_of, stages_of, unreached
+from gs_propeller.app.plan import in_vain, phases_of, stages_of, unread
 from gs_propeller.base.errors import UserError
 from gs_propeller.distil.phases import Phases
 from gs_propeller.mesh.surface import solid
@@ -123,8 +123,25 @@ def test_bad_plans_are_named(option: str, value: str, said: str) -> None:
 
 def test_changes_that_are_never_reached_are_named() -> None:
     config = Config(prompt="a", steps=10, changes="{5: {t_max: 0.7}, 10: {t_max: 0.6}}")
-    assert unreached(config) == ["changes from update 10 on never hold: the run ends with update 10"]
-    assert unreached(config.but(steps=11)) == []
+    assert in_vain(config) == ["changes from update 10 on never hold: the run ends with update 10"]
+    assert in_vain(config.but(steps=11)) == []
+    later = config.but(steps=11, scene="field", changes="{5: {min_opacity: 0.1, lambda_sparsity: 1}}")
+    assert in_vain(later) == ["min_opacity: without effect, read with scene=gaussians"]
+
+
+def test_options_that_no_stage_reads_are_named() -> None:
+    config = Config(prompt="a", scene="tetrahedra")
+    assert unread([config], ["grid_cells", "shows", "steps", "lambda_sd"]) == []
+    assert unread([config], ["densify_every", "mirror", "num_points", "lora_rank", "sharpness_last"]) == [
+        "densify_every, num_points: without effect, read with scene=gaussians",
+        "lora_rank: without effect, read with loss=vsd",
+        "mirror: without effect, read with input=PICTURE",
+        "sharpness_last: without effect, read with scene=sdf",
+    ]
+    assert unread([Config(input="a.png")], ["lambda_sd"]) == [
+        "lambda_sd: without effect, read with prompt=SENTENCE"
+    ]
+    assert unread([config, config.but(scene="sdf", loss="vsd")], ["sharpness_last", "lora_lr"]) == []
 
 
 def test_a_step_belongs_to_the_phase_of_its_first_update() -> None:

@@ -194,10 +194,11 @@ def unknown(name: str, where: str = "") -> str:
 
 @dataclass(frozen=True)
 class Flags:
-    """What the command line asks for besides options."""
+    """What the command line asks for besides options; given: the names of those that it has."""
 
     dry_run: bool = False
     help: bool = False
+    given: tuple[str, ...] = ()
 
 
 def load(argv: Sequence[str]) -> tuple[Config, Flags]:
@@ -230,7 +231,7 @@ def load(argv: Sequence[str]) -> tuple[Config, Flags]:
         path = str(HERE / path)  # from any working folder
     config = updated(Config(), _read_yaml(path), f" (in {path})")
     _not_in_vain(dict(pairs), config.stages, path)
-    return updated(config, dict(pairs)), Flags(dry_run)
+    return updated(config, dict(pairs)), Flags(dry_run, given=tuple(dict(pairs)))
 
 
 def _not_in_vain(pairs: dict[str, str], stages: str, path: str) -> None:

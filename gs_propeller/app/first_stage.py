@@ -28,7 +28,7 @@ from gs_propeller.app.job import (
 )
 from gs_propeller.app.kinds.choice import kind_of
 from gs_propeller.app.log import quiet_libraries, said_if_long
-from gs_propeller.app.plan import stages_of, unreached
+from gs_propeller.app.plan import in_vain, stages_of
 from gs_propeller.base.errors import UserError
 from gs_propeller.base.media import contact_sheet
 from gs_propeller.base.threads import set_threads
@@ -186,7 +186,7 @@ def _one(
             last = place == len(stages) - 1
             if not last and solved_before(stage):
                 continue
-            for note in unreached(stage):
+            for note in in_vain(stage):
                 audience.note(note)
             if len(stages) > 1:
                 audience.note(f"stage {place + 1} of {len(stages)}: {stage.scene}, {stage.steps} steps")

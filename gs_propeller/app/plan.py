@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import yaml
@@ -14,6 +15,34 @@ from gs_propeller.base.errors import UserError
 ON_THE_WAY = ("views", "levels", "pull", "known", "density", "regularisers", "shaping", "tets")
 STAGES_OWN = ("plan", "priors", "solver", "scene", "ball", "adam", "field", "sdf", "mesh", *ON_THE_WAY)
 WHOLE = ("stages", "init", "prior", "text_prior", "camera_code", "window", "elevation")
+
+GRIDS = ("field", "sdf", "tetrahedra")
+SCENES_OF = {
+    **dict.fromkeys(("ball", "adam", "density", "regularisers"), ("gaussians",)),
+    **dict.fromkeys(("field", "shaping"), GRIDS),
+    "sdf": ("sdf",),
+    "tets": ("tetrahedra",),
+}
+# What else decides whether an option is read, as the command line says it; the options, or sections, that want it.
+WANTED: dict[str, tuple[Callable[[Config], object], tuple[str, ...]]] = {
+    "input=PICTURE": (
+        lambda config: config.input,
+        ("cut", "known", "prior", "camera_code", "guidance_scale", "lambda_zero123", "mirror", "hue"),
+    ),
+    "prompt=SENTENCE": (
+        lambda config: config.prompt,
+        (
+            "text_prior",
+            "text_guidance_scale",
+            "csd_below",
+            "csd_rest",
+            "lambda_sd",
+            "front_deg",
+            "overhead_deg",
+        ),
+    ),
+    "loss=vsd": (lambda config: config.loss == "vsd", ("lora_rank", "lora_lr")),
+}
 
 
 def stages_of(config: Config) -> list[Config]:
@@ -56,13 +85,30 @@ def phases_of(config: Config) -> list[tuple[int, Config]]:
     return found
 
 
-def unreached(config: Config) -> list[str]:
-    """What a user should know of `changes` that begin after the run's end, a line each. Raises UserError."""
-    return [
+def in_vain(config: Config) -> list[str]:
+    """What a user should know of `changes` that begin after the run's end, or that nothing of the run reads, a line
+    each. Raises UserError."""
+    late = [
         f"changes from update {first} on never hold: the run ends with update {config.steps}"
         for first, _ in phases_of(config)
         if first >= config.steps
     ]
+    entries = _read("changes", config.changes) if config.changes else {}
+    return late + unread([config], {str(name) for entry in entries.values() for name in entry})
+
+
+def unread(stages: Iterable[Config], names: Iterable[str]) -> list[str]:
+    """What a user should know of those of the named options that no stage of a run reads, a line for each reason."""
+    stages, reasons = list(stages), dict[str, list[str]]()
+    for name in sorted(names):
+        section = SECTION_OF[name]
+        scenes = SCENES_OF.get(section, ())
+        if scenes and not any(stage.scene in scenes for stage in stages):
+            reasons.setdefault(" or ".join(f"scene={scene}" for scene in scenes), []).append(name)
+        for wanted, (holds, readers) in WANTED.items():
+            if {name, section} & set(readers) and not any(holds(stage) for stage in stages):
+                reasons.setdefault(wanted, []).append(name)
+    return [f"{', '.join(found)}: without effect, read with {wanted}" for wanted, found in reasons.items()]
 
 
 def _number(key: Any) -> bool:

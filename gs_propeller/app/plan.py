@@ -25,24 +25,13 @@ SCENES_OF = {
 }
 # What else decides whether an option is read, as the command line says it; the options, or sections, that want it.
 WANTED: dict[str, tuple[Callable[[Config], object], tuple[str, ...]]] = {
-    "input=PICTURE": (
-        lambda config: config.input,
-        ("cut", "known", "prior", "camera_code", "guidance_scale", "lambda_zero123", "mirror", "hue"),
-    ),
-    "prompt=SENTENCE": (
-        lambda config: config.prompt,
-        (
-            "text_prior",
-            "text_guidance_scale",
-            "csd_below",
-            "csd_rest",
-            "lambda_sd",
-            "front_deg",
-            "overhead_deg",
-        ),
-    ),
+    "input=PICTURE": (lambda config: config.input, (
+        "cut", "known", "prior", "camera_code", "guidance_scale", "lambda_zero123", "mirror", "hue", "refine_guidance",
+        "lambda_known")),
+    "prompt=SENTENCE": (lambda config: config.prompt, (
+        "text_prior", "text_guidance_scale", "csd_below", "csd_rest", "lambda_sd", "front_deg", "overhead_deg")),
     "loss=vsd": (lambda config: config.loss == "vsd", ("lora_rank", "lora_lr")),
-}
+}  # fmt: skip
 
 
 def stages_of(config: Config) -> list[Config]:

@@ -1,4 +1,5 @@
-"""A run as a plan: its stages, each a run of its own that starts from the one before, and the changes within one."""
+"""A run as a plan: its stages, each a run of its own that starts from the one before, the changes within one, and which
+options none of it reads."""
 
 from __future__ import annotations
 

@@ -132,8 +132,10 @@ def test_changes_that_are_never_reached_are_named() -> None:
 def test_options_that_no_stage_reads_are_named() -> None:
     config = Config(prompt="a", scene="tetrahedra")
     assert unread([config], ["grid_cells", "shows", "steps", "lambda_sd"]) == []
-    assert unread([config], ["densify_every", "mirror", "num_points", "lora_rank", "sharpness_last"]) == [
+    idle = ["densify_every", "mirror", "num_points", "lora_rank", "lambda_opaque", "sharpness_last"]
+    assert unread([config], idle) == [
         "densify_every, num_points: without effect, read with scene=gaussians",
+        "lambda_opaque: without effect, read with scene=field or scene=sdf",
         "lora_rank: without effect, read with loss=vsd",
         "mirror: without effect, read with input=PICTURE",
         "sharpness_last: without effect, read with scene=sdf",

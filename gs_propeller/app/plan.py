@@ -1,5 +1,5 @@
 """A run as a plan: its stages, each a run of its own that starts from the one before, the changes within one, and which
-options none of it reads."""
+options nothing of it reads."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ ON_THE_WAY = ("views", "levels", "pull", "known", "density", "regularisers", "sh
 STAGES_OWN = ("plan", "priors", "solver", "scene", "ball", "adam", "field", "sdf", "mesh", *ON_THE_WAY)
 WHOLE = ("stages", "init", "prior", "text_prior", "camera_code", "window", "elevation")
 
-GRIDS = ("field", "sdf", "tetrahedra")
+# Sections that not every kind of scene reads, with those that do.
 SCENES_OF = {
     **dict.fromkeys(("ball", "adam", "density", "regularisers"), ("gaussians",)),
-    **dict.fromkeys(("field", "shaping"), GRIDS),
+    "field": ("field", "sdf", "tetrahedra"),
+    "shaping": ("field", "sdf"),
     "sdf": ("sdf",),
     "tets": ("tetrahedra",),
 }

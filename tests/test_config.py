@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gs_propeller.app.config import TITLES, Config, Sections, help_text, load, to_yaml, updated
@@ -25,6 +25,8 @@ def _load(*pairs: str) -> Config:
 
 @given(st.text(min_size=1, alphabet=st.characters(blacklist_categories=["Cs"], blacklist_characters="\0")))
 def test_text_is_taken_literally(text: str) -> None:
+    """But for a reference in a configuration file, which is refused (below)."""
+    assume("${" not in text)
     assert _load(f"prompt={text}").prompt == text
 
 

@@ -90,8 +90,9 @@ def _done(
     from gs_propeller.solver.launcher import launch, under_launcher
 
     if under_launcher() or (ranks := rank_count(config, splats)) == 1:
-        for note in notes if int(os.environ.get("RANK", 0)) == 0 else ():
-            say_note(note)
+        if int(os.environ.get("RANK", 0)) == 0:
+            for note in notes:
+                say_note(note)
         with terms_as_interrupts():
             return work(config)
     check(config)

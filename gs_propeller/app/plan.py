@@ -3,7 +3,7 @@ options nothing of it reads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import yaml
@@ -17,16 +17,13 @@ ON_THE_WAY = ("views", "levels", "pull", "known", "density", "regularisers", "sh
 STAGES_OWN = ("plan", "priors", "solver", "scene", "ball", "adam", "field", "sdf", "mesh", *ON_THE_WAY)
 WHOLE = ("stages", "init", "prior", "text_prior", "camera_code", "window", "elevation")
 
-# Sections that not every kind of scene reads, with those that do.
-SCENES_OF = {
-    **dict.fromkeys(("ball", "adam", "density", "regularisers"), ("gaussians",)),
-    "field": ("field", "sdf", "tetrahedra"),
-    "shaping": ("field", "sdf"),
-    "sdf": ("sdf",),
-    "tets": ("tetrahedra",),
-}
-# What else decides whether an option is read, as the command line says it; the options, or sections, that want it.
+# What decides whether an option is read, as the command line says it; the options, or sections, that want it.
 WANTED: dict[str, tuple[Callable[[Config], object], tuple[str, ...]]] = {
+    "scene=gaussians": (lambda config: config.scene == "gaussians", ("ball", "adam", "density", "regularisers")),
+    "scene=field or scene=sdf or scene=tetrahedra": (lambda config: config.scene != "gaussians", ("field",)),
+    "scene=field or scene=sdf": (lambda config: config.scene in ("field", "sdf"), ("shaping",)),
+    "scene=sdf": (lambda config: config.scene == "sdf", ("sdf",)),
+    "scene=tetrahedra": (lambda config: config.scene == "tetrahedra", ("tets",)),
     "input=PICTURE": (lambda config: config.input, (
         "cut", "known", "prior", "camera_code", "guidance_scale", "lambda_zero123", "mirror", "hue", "refine_guidance",
         "lambda_known")),
@@ -61,7 +58,7 @@ def stages_of(config: Config) -> list[Config]:
 def phases_of(config: Config) -> list[tuple[int, Config]]:
     """(the update that it begins with, the options from there on), from 0 on, by `changes`. Raises UserError."""
     found = [(0, config)]
-    entries = _read("changes", config.changes) if config.changes else {}
+    entries = _changes(config)
     wanted = "changes= wants options by the update that they hold from: {600: {render_size: 128}}"
     if not isinstance(entries, dict):
         raise UserError(wanted)
@@ -84,22 +81,22 @@ def in_vain(config: Config) -> list[str]:
         for first, _ in phases_of(config)
         if first >= config.steps
     ]
-    entries = _read("changes", config.changes) if config.changes else {}
-    return late + unread([config], {str(name) for entry in entries.values() for name in entry})
+    return late + unread([config], {str(name) for entry in _changes(config).values() for name in entry})
 
 
-def unread(stages: Iterable[Config], names: Iterable[str]) -> list[str]:
+def unread(stages: Sequence[Config], names: Collection[str]) -> list[str]:
     """What a user should know of those of the named options that no stage of a run reads, a line for each reason."""
-    stages, reasons = list(stages), dict[str, list[str]]()
-    for name in sorted(names):
-        section = SECTION_OF[name]
-        scenes = SCENES_OF.get(section, ())
-        if scenes and not any(stage.scene in scenes for stage in stages):
-            reasons.setdefault(" or ".join(f"scene={scene}" for scene in scenes), []).append(name)
-        for wanted, (holds, readers) in WANTED.items():
-            if {name, section} & set(readers) and not any(holds(stage) for stage in stages):
-                reasons.setdefault(wanted, []).append(name)
-    return [f"{', '.join(found)}: without effect, read with {wanted}" for wanted, found in reasons.items()]
+    notes = []
+    for wanted, (holds, readers) in WANTED.items():
+        idle = sorted(name for name in names if name in readers or SECTION_OF[name] in readers)
+        if idle and not any(holds(stage) for stage in stages):
+            notes.append(f"{', '.join(idle)}: without effect, read with {wanted}")
+    return sorted(notes)
+
+
+def _changes(config: Config) -> Any:
+    """`changes` as YAML reads it, nothing checked. Raises UserError."""
+    return _read("changes", config.changes) if config.changes else {}
 
 
 def _number(key: Any) -> bool:

@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gs_propeller.base.errors import UserError
 from guidance.pocket import (
@@ -26,7 +26,7 @@ from guidance.pocket import (
     training,
     translate,
 )
-from guidance.pocket.model import build_unet, build_vae
+from guidance.pocket.model import build_scheduler, build_unet, build_vae
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +266,51 @@ def test_the_built_networks_fit_together() -> None:
     channels = vae.config.latent_channels
     assert (unet.config.in_channels, unet.config.out_channels) == (2 * channels, channels)
     assert json.loads(vae.to_json_string())["sample_size"] == 64
+
+
+class Knowing(nn.Module):
+    """A denoiser that knows the picture and is wrong by `fault` where there is nothing but noise; asked keeps the noisy
+    latents that it was given, and at which timesteps."""
+
+    def __init__(self, clean: Tensor, fault: float) -> None:
+        super().__init__()
+        self.clean, self.fault, self.alphas = clean, fault, build_scheduler().alphas_cumprod
+        self.asked: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, noisy: Tensor, t: Tensor, known: Tensor, *told: Tensor) -> Tensor:
+        self.asked.append((noisy.clone(), t.clone()))
+        clean = self.clean[::2] if len(t) < len(self.clean) else self.clean
+        alpha, sigma = (x[t].sqrt()[:, None, None, None] for x in (self.alphas, 1 - self.alphas))
+        wrong = self.fault * (t == len(self.alphas) - 1)[:, None, None, None]
+        return (alpha * noisy - (clean + wrong)) / sigma
+
+
+@pytest.mark.parametrize("fault", [0.0, 3.0])
+def test_a_training_leads_the_models_own_guesses_to_the_truth(fault: float) -> None:
+    """What the model said wrongly from noise alone is under the noise of some samples, and v leads from there to the
+    truth: who knows that has no loss."""
+    clean, generator = torch.randn(64, 16, 4, 4), torch.Generator().manual_seed(0)
+    knowing = Knowing(clean, fault)
+    sample = torch.zeros(64, 3, 8, 8, dtype=torch.uint8), clean, clean, torch.zeros(64, 4)
+    loss = train.loss_of(knowing, sample, 100_000, 1.0, knowing.alphas, generator, drop=0.0, guessed=2)
+    (_, first), (noisy, t) = knowing.asked
+    assert first.unique().tolist() == [999]
+    low, high = training.GUESSED_LEVELS
+    assert low * 999 - 1 < t[::2].min() < t[::2].max() < high * 999 + 1
+    alpha, sigma = (x[t].sqrt()[:, None, None, None] for x in (knowing.alphas, 1 - knowing.alphas))
+    under = (noisy - alpha * clean) / sigma  # the noise, and what is wrong below it
+    off = under.mean((1, 2, 3)) - fault * (alpha / sigma)[:, 0, 0, 0] * (torch.arange(64) % 2 == 0)
+    assert off.abs().max() < 5 / 16  # five deviations of the mean of 256 normal numbers
+    beginners = t[1::2] == 999  # of the others, who are asked from noise alone as well
+    assert float(loss) == pytest.approx(fault**2 * float(beginners.sum()) / 64, abs=1e-3)
+
+
+def test_a_new_model_has_no_guesses_to_learn_from() -> None:
+    clean = torch.randn(4, 16, 4, 4)
+    knowing = Knowing(clean, 0.0)
+    sample = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), clean, clean, torch.zeros(4, 4)
+    train.loss_of(knowing, sample, 0, 1.0, knowing.alphas, torch.Generator().manual_seed(0))
+    assert len(knowing.asked) == 1
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,9 @@ def test_its_loss_is_that_of_training_on_a_cpu() -> None:
     sample = train_cuda.draw(held, 6, torch.Generator().manual_seed(1))
 
     def loss(generator: torch.Generator) -> torch.Tensor:
-        return train_cuda.loss_of(model, sample, 1_000_000, 0.5, alphas, generator, train_cuda.DROP)
+        return train_cuda.loss_of(
+            model, sample, 1_000_000, 0.5, alphas, generator, train_cuda.DROP, guessed=0
+        )
 
     found = loss(torch.Generator().manual_seed(2))
     known, latents, condition, poses = sample

@@ -54,6 +54,7 @@ from guidance.pocket.training import (
     descend,
     faults_of,
     follow,
+    guesses,
     keyed,
     noised,
     record,
@@ -65,6 +66,8 @@ from guidance.pocket.translate import deepened, translated
 from guidance.zero123 import Zero123
 
 FOCUS = 0.6  # of the samples, at the levels from which pictures are distilled: configs/image.yaml
+GUESSED = 4  # one sample in so many has the model's own guess under the noise,
+GUESSED_FROM = 4000  # from this step on: a new model has none
 FILES = {
     "unet": "unet/diffusion_pytorch_model.safetensors",
     "image_encoder": "image_encoder/model.safetensors",
@@ -106,19 +109,29 @@ def normalise(images: Tensor) -> Tensor:
 
 def loss_of(
     model: Denoiser, sample: tuple[Tensor, Tensor, Tensor, Tensor], step: int, scale: float, alphas: Tensor,
-    generator: torch.Generator, drop: float = DROP,
+    generator: torch.Generator, drop: float = DROP, guessed: int = GUESSED,
 ) -> Tensor:  # fmt: skip
     """The mean squared error of v [] of stream.draw's sample, at levels and under noise that the generator draws, on
-    its own device; a share `drop` without their condition."""
+    its own device; a share `drop` without their condition, one in `guessed` (0: none) with the model's own guess under
+    the noise, see training.guesses."""
     known, latents, condition, poses = sample
     device, drawn_on, count = latents.device, generator.device, len(latents)
     t = timesteps(step, count, generator, FOCUS).to(device)
     noise = torch.randn(latents.shape, generator=generator, device=drawn_on).to(device)
     keep = (torch.rand(count, generator=generator, device=drawn_on) >= drop).float().to(device)
-    noisy, target = noised(latents * scale, noise, t, alphas)
-    with autocast(device):
-        v = model(noisy, t, normalise(known), condition, poses, keep)
-    return F.mse_loss(v.float(), target)
+    clean, told = latents * scale, (normalise(known), condition, poses, keep)
+
+    def ask(noisy: Tensor, t: Tensor, which: slice = slice(None)) -> Tensor:
+        with autocast(device):
+            return model(noisy, t, *(x[which] for x in told)).float()
+
+    noisy, target = noised(clean, noise, t, alphas)
+    if guessed and step >= GUESSED_FROM:
+        some = slice(None, None, guessed)
+        noisy[some], target[some], t[some] = guesses(
+            partial(ask, which=some), clean[some], noise[some], alphas, generator
+        )
+    return F.mse_loss(ask(noisy, t), target)
 
 
 def train_unet(options: Options, vae: AutoencoderKL, log: Log, stream: Path | None = None) -> None:

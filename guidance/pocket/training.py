@@ -31,6 +31,9 @@ AVERAGE_SHARE, RUN_SHARE = 30, 10
 CHECKPOINT = "unet.safetensors"
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's normalisation
 FOCUS_FROM = 0.85  # of all levels
+# Of all: where a sampler's second step of two is, and below a distillation's (t_min), which makes clearer assets by a
+# prior that believes its renders.
+GUESSED_LEVELS = 0.3, 0.56
 STEPS_BEFORE = 100_000  # of a UNet that has been trained: the noise levels' warm-up is over
 DROP = 0.1  # share of samples that learn the unconditional score
 
@@ -129,6 +132,33 @@ def noised(clean: Tensor, noise: Tensor, t: Tensor, alphas: Tensor) -> tuple[Ten
     """(noisy latents, v that they hold) [B, C, L, L] at timesteps t [B]; alphas: abar of each level."""
     alpha, sigma = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
     return alpha * clean + sigma * noise, alpha * noise - sigma * clean
+
+
+def guesses(
+    ask: Callable[[Tensor, Tensor], Tensor], clean: Tensor, noise: Tensor, alphas: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """(noisy latents [B, C, L, L], v that leads from them to the clean ones, timesteps [B]), where the model's guesses
+    from noise alone stand in for the clean ones. ask(noisy, t) -> v.
+
+    That is what a sampler's later steps meet. A model that knows noisy truth alone
+    takes the blur and the faults of its guess for the object's own, and each further step is worse than the first
+    (DREAM, Zhou et al. 2024). Half of the guesses are under the noise that they came from, as in DDIM, half under
+    another's."""
+    at = torch.rand(len(clean), generator=generator, device=generator.device).to(clean.device)
+    t = (
+        ((GUESSED_LEVELS[0] + (GUESSED_LEVELS[1] - GUESSED_LEVELS[0]) * at) * (len(alphas) - 1))
+        .round()
+        .long()
+    )
+    half = len(clean) // 2
+    first = torch.cat([noise[:half], noise[half:].roll(1, 0)])
+    last = torch.full_like(t, len(alphas) - 1)  # nothing but noise: v is minus the picture
+    # Fewer samples, without gradients: a compiled model would be compiled anew for them.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        guess = -ask(first, last)
+    noisy = noised(guess, noise, t, alphas)[0]
+    alpha, sigma = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
+    return noisy, (alpha * noisy - clean) / sigma, t
 
 
 def timesteps(step: int, count: int, generator: torch.Generator, focus: float = 0.0) -> Tensor:

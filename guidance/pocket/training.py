@@ -140,10 +140,9 @@ def guesses(
     """(noisy latents [B, C, L, L], v that leads from them to the clean ones, timesteps [B]), where the model's guesses
     from noise alone stand in for the clean ones. ask(noisy, t) -> v.
 
-    That is what a sampler's later steps meet. A model that knows noisy truth alone
-    takes the blur and the faults of its guess for the object's own, and each further step is worse than the first
-    (DREAM, Zhou et al. 2024). Half of the guesses are under the noise that they came from, as in DDIM, half under
-    another's."""
+    That is what a sampler's later steps meet. A model that knows noisy truth alone takes the blur and the faults of its
+    guess for the object's own, and each further step is worse than the first (DREAM, Zhou et al. 2024). Half of the
+    guesses are under the noise that they came from, as in DDIM, half under another's."""
     at = torch.rand(len(clean), generator=generator, device=generator.device).to(clean.device)
     t = (
         ((GUESSED_LEVELS[0] + (GUESSED_LEVELS[1] - GUESSED_LEVELS[0]) * at) * (len(alphas) - 1))

@@ -279,7 +279,7 @@ class Knowing(nn.Module):
 
     def forward(self, noisy: Tensor, t: Tensor, known: Tensor, *told: Tensor) -> Tensor:
         self.asked.append((noisy.clone(), t.clone()))
-        clean = self.clean[::2] if len(t) < len(self.clean) else self.clean
+        clean = self.clean[:: len(self.clean) // len(t)]  # of all samples, or of the guessed ones
         alpha, sigma = (x[t].sqrt()[:, None, None, None] for x in (self.alphas, 1 - self.alphas))
         wrong = self.fault * (t == len(self.alphas) - 1)[:, None, None, None]
         return (alpha * noisy - (clean + wrong)) / sigma
@@ -311,6 +311,8 @@ def test_a_new_model_has_no_guesses_to_learn_from() -> None:
     sample = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), clean, clean, torch.zeros(4, 4)
     train.loss_of(knowing, sample, 0, 1.0, knowing.alphas, torch.Generator().manual_seed(0))
     assert len(knowing.asked) == 1
+    train.loss_of(knowing, sample, train.GUESSED_FROM, 1.0, knowing.alphas, torch.Generator().manual_seed(0))
+    assert len(knowing.asked) == 3  # the guesses, and then all
 
 
 @pytest.mark.parametrize(

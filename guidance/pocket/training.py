@@ -130,8 +130,13 @@ class Log:
 
 def noised(clean: Tensor, noise: Tensor, t: Tensor, alphas: Tensor) -> tuple[Tensor, Tensor]:
     """(noisy latents, v that they hold) [B, C, L, L] at timesteps t [B]; alphas: abar of each level."""
-    alpha, sigma = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
+    alpha, sigma = alphas[t].sqrt()[:, None, None, None], sigmas(t, alphas)
     return alpha * clean + sigma * noise, alpha * noise - sigma * clean
+
+
+def sigmas(t: Tensor, alphas: Tensor) -> Tensor:
+    """How much noise there is at timesteps t [B]: [B, 1, 1, 1]."""
+    return (1 - alphas[t]).sqrt()[:, None, None, None]
 
 
 def guesses(
@@ -143,21 +148,17 @@ def guesses(
     That is what a sampler's later steps meet. A model that knows noisy truth alone takes the blur and the faults of its
     guess for the object's own, and each further step is worse than the first (DREAM, Zhou et al. 2024). Half of the
     guesses are under the noise that they came from, as in DDIM, half under another's."""
-    at = torch.rand(len(clean), generator=generator, device=generator.device).to(clean.device)
-    t = (
-        ((GUESSED_LEVELS[0] + (GUESSED_LEVELS[1] - GUESSED_LEVELS[0]) * at) * (len(alphas) - 1))
-        .round()
-        .long()
-    )
+    low, high = (round(level * (len(alphas) - 1)) for level in GUESSED_LEVELS)
+    t = torch.randint(low, high + 1, clean.shape[:1], generator=generator, device=generator.device)
+    t = t.to(clean.device)
     half = len(clean) // 2
     first = torch.cat([noise[:half], noise[half:].roll(1, 0)])
     last = torch.full_like(t, len(alphas) - 1)  # nothing but noise: v is minus the picture
     # Fewer samples, without gradients: a compiled model would be compiled anew for them.
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         guess = -ask(first, last)
-    noisy = noised(guess, noise, t, alphas)[0]
-    alpha, sigma = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
-    return noisy, (alpha * noisy - clean) / sigma, t
+    noisy, v = noised(guess, noise, t, alphas)
+    return noisy, v + (guess - clean) / sigmas(t, alphas), t
 
 
 def timesteps(step: int, count: int, generator: torch.Generator, focus: float = 0.0) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gs_propeller.base.camera import Cameras, orbit
+from gs_propeller.mesh import texture as texture_module
 from gs_propeller.mesh.raster import rasterize
 from gs_propeller.mesh.surface import Mesh, from_trimesh
 from gs_propeller.mesh.texture import (
@@ -146,3 +148,41 @@ def test_a_large_smooth_mesh_is_unwrapped_in_slabs() -> None:
     areas = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1) / 2
     held = len(texel_surface(uvs, faces, 1024)[0])
     assert 0.2 * 1024**2 < float(areas.sum()) < 1.03 * held  # 1.012
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_atlas_is_let_go_once_its_threads_sleep(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """Let go at once, one in very many waits for its own threads for ever."""
+    events: list[str] = []
+    real = texture_module.xatlas.Atlas
+
+    class Watched:
+        def __init__(self) -> None:
+            self.inner = real()
+
+        def __getattr__(self, name: str) -> object:
+            if fails and name == "generate":
+                raise RuntimeError("no charts")
+            return getattr(self.inner, name)
+
+        def __getitem__(self, index: int) -> object:
+            return self.inner[index]
+
+        def __del__(self) -> None:
+            events.append("let go")
+
+    monkeypatch.setattr(texture_module.xatlas, "Atlas", Watched)
+    rest = texture_module.time.sleep
+
+    def rested(seconds: float) -> None:
+        events.append("rest")
+        rest(seconds)
+
+    monkeypatch.setattr(texture_module.time, "sleep", rested)
+    if fails:
+        with pytest.raises(RuntimeError, match="no charts"):
+            unwrap(BALL, 64)
+    else:
+        unwrap(BALL, 64)
+    gc.collect()
+    assert events == ["rest", "let go"]

@@ -6,7 +6,9 @@ in OBJ files; texture row 0 is the top. Pictures are over white in 0..1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,6 +36,7 @@ USUAL = 0.1, 10.0  # longest side of a mesh that is unwrapped as it is, world un
 # Faces that are unwrapped at once, else in slabs: xatlas ended at 81920 of a ball, not at 20480. In slabs of 20
 # thousand 6 % of that ball's texels were shared, of 4 thousand 1 %.
 WHOLE, SLAB = 40_000, 4_000
+REST_S = 0.02  # before an atlas is let go: of empty ones 12 in 13 thousand hung at once, none in 15 thousand after 3 ms
 CHUNK = 1 << 20  # texels projected at a time: bounds memory at any texture size
 
 
@@ -71,21 +74,33 @@ def unwrap(mesh: Mesh, texture_size: int = 1024) -> tuple[Tensor, Tensor]:
     """(uvs [Nt, 2], uv_faces [Nf, 3]) by xatlas: charts that do not overlap, with gaps for filtering. A large mesh is
     unwrapped in slabs: smooth charts of very many faces end xatlas, and with it this process, by a segmentation
     fault."""
-    atlas, vertices, slabs = xatlas.Atlas(), (mesh.vertices * _usual(mesh.vertices)).numpy(), _slabs(mesh)
-    for slab in slabs:
-        used, faces = np.unique(mesh.faces.numpy()[slab], return_inverse=True)
-        atlas.add_mesh(vertices[used], faces.reshape(-1, 3).astype(np.uint32))
+    vertices, slabs = (mesh.vertices * _usual(mesh.vertices)).numpy(), _slabs(mesh)
     charts, packing = xatlas.ChartOptions(), xatlas.PackOptions()
     charts.max_iterations = 1  # more takes seconds and saves few seams
     packing.padding, packing.resolution, packing.bruteForce = 4, texture_size, False
-    atlas.generate(charts, packing)
     uv_faces, uvs, first = np.empty((len(mesh.faces), 3), np.int64), [], 0
-    for k, slab in enumerate(slabs):
-        _, corners, found = atlas[k]
-        uv_faces[slab] = corners.astype(np.int64) + first
-        uvs.append(found.astype(np.float32))
-        first += len(found)
+    with _atlas() as atlas:
+        for slab in slabs:
+            used, faces = np.unique(mesh.faces.numpy()[slab], return_inverse=True)
+            atlas.add_mesh(vertices[used], faces.reshape(-1, 3).astype(np.uint32))
+        atlas.generate(charts, packing)
+        for k, slab in enumerate(slabs):
+            _, corners, found = atlas[k]
+            uv_faces[slab] = corners.astype(np.int64) + first
+            uvs.append(found.astype(np.float32))
+            first += len(found)
     return torch.from_numpy(np.concatenate(uvs)), torch.from_numpy(uv_faces)
+
+
+@contextmanager
+def _atlas() -> Iterator[xatlas.Atlas]:
+    """An atlas of xatlas that is let go once its threads sleep: its end wakes them without holding their locks, and
+    waits for ever for one that was about to sleep just then."""
+    atlas = xatlas.Atlas()
+    try:
+        yield atlas
+    finally:
+        time.sleep(REST_S)
 
 
 def _slabs(mesh: Mesh) -> list[NDArray[np.int64]]:

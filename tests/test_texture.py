@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import gc
 import math
+import time
 
 import pytest
 import torch
 import trimesh
+import xatlas
 from torch import Tensor
 from torch.nn import functional as F
 
 from gs_propeller.base.camera import Cameras, orbit
-from gs_propeller.mesh import texture as texture_module
 from gs_propeller.mesh.raster import rasterize
 from gs_propeller.mesh.surface import Mesh, from_trimesh
 from gs_propeller.mesh.texture import (
@@ -154,7 +155,7 @@ def test_a_large_smooth_mesh_is_unwrapped_in_slabs() -> None:
 def test_an_atlas_is_let_go_once_its_threads_sleep(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
     """Let go at once, one in very many waits for its own threads for ever."""
     events: list[str] = []
-    real = texture_module.xatlas.Atlas
+    real, rest = xatlas.Atlas, time.sleep
 
     class Watched:
         def __init__(self) -> None:
@@ -171,14 +172,13 @@ def test_an_atlas_is_let_go_once_its_threads_sleep(monkeypatch: pytest.MonkeyPat
         def __del__(self) -> None:
             events.append("let go")
 
-    monkeypatch.setattr(texture_module.xatlas, "Atlas", Watched)
-    rest = texture_module.time.sleep
+    monkeypatch.setattr(xatlas, "Atlas", Watched)
 
     def rested(seconds: float) -> None:
         events.append("rest")
         rest(seconds)
 
-    monkeypatch.setattr(texture_module.time, "sleep", rested)
+    monkeypatch.setattr(time, "sleep", rested)
     if fails:
         with pytest.raises(RuntimeError, match="no charts"):
             unwrap(BALL, 64)

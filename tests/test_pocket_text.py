@@ -30,7 +30,7 @@ def test_training_learns_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     log = training.Log(tmp_path / "log.jsonl")
     steps = []
     for _ in range(2):
-        train_text.train(training.Options(tmp_path, minutes=0.6, batch=4, lr=4e-3), log)
+        train_text.train(training.Options(tmp_path, minutes=0.4, batch=4, lr=4e-3), log)
         steps.append(int(train_text.load_file(tmp_path / training.CHECKPOINT)["run.step"]))
     assert steps[1] > steps[0] > 0
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]

@@ -32,7 +32,8 @@ from tests.served import asked, form, serving
 CAT = (Path(__file__).parent.parent / "data" / "cat.png").read_bytes()
 SMALL = [
     "steps=3", "num_points=100", "batch_size=1", "reference_size=32", "mesh_resolution=24", "mesh_faces=200",
-    "texture_size=64", "bake_views=4", "bake_size=64", "turntable_size=32", "threads=1", "device=cpu", "prior=pocket",
+    "texture_size=64", "bake_views=4", "bake_size=64", "turntable_size=32", "elevation=0", "closing_updates=0", "threads=1",
+    "device=cpu", "prior=pocket",
 ]  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from tests.test_main import IMAGE, ROOT, SMALL
 
 WORDS = [
     *SMALL,
+    "elevation=auto",  # found out once, and kept by whoever goes on
     "steps=40",
     "updates_per_evaluation=3",
     "densify_until=30",

@@ -78,15 +78,16 @@ def form(picture: str, options: dict[str, Any]) -> tuple[bytes, str]:
 
 def made(
     server: str, picture: str, options: dict[str, Any], told: Callable[[str], None], stop: threading.Event
-) -> bytes:
-    """The asset's .glb; told is given a line now and then. Raises Refused, also where stop is set meanwhile."""
+) -> tuple[bytes, list[str]]:
+    """The asset's .glb, and what the server has to say of it, in lines; told is given a line now and then. Raises
+    Refused, also where stop is set meanwhile."""
     body, kind = form(picture, options)
     order = json.loads(ask(f"{server}/send", "POST", body, kind))["id"]
     try:
         while True:
             status = json.loads(ask(f"{server}/status/{order}"))
             if status["state"] not in ("waiting", "working"):
-                return ask(f"{server}/result/{order}")
+                return ask(f"{server}/result/{order}"), status.get("notes", [])
             told(
                 f"{status['ahead']} before it"
                 if status["ahead"]
@@ -174,7 +175,9 @@ class PROPELLER_OT_make(bpy.types.Operator):
 
         self.answer.append(self._ordered(told, self.stop))
 
-    def _ordered(self, told: Callable[[str], None], stop: threading.Event) -> bytes | Refused:
+    def _ordered(
+        self, told: Callable[[str], None], stop: threading.Event
+    ) -> tuple[bytes, list[str]] | Refused:
         options: dict[str, Any] = {"seed": self.seed}
         if self.sentence:
             options["prompt"] = self.sentence
@@ -188,15 +191,18 @@ class PROPELLER_OT_make(bpy.types.Operator):
         except (ValueError, KeyError, TypeError):  # no JSON, or none of ours
             return Refused(f"{self.server} is no server of Propeller")
 
-    def _finish(self, answer: bytes | Refused) -> set[str]:
+    def _finish(self, answer: tuple[bytes, list[str]] | Refused) -> set[str]:
         name = Path(self.picture).stem if self.picture else self.sentence[:40] or "asset"
         try:
             if isinstance(answer, Refused):
                 raise answer
-            asset = brought_in(answer, name, self.height)
+            glb, notes = answer
+            asset = brought_in(glb, name, self.height)
         except Refused as refused:
             self.report({"ERROR"}, str(refused))
             return {"CANCELLED"}
+        for line in notes:
+            self.report({"INFO"}, line)
         for thing in bpy.context.selected_objects:
             thing.select_set(False)
         asset.select_set(True)

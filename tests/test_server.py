@@ -9,6 +9,7 @@ import socket
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -32,8 +33,8 @@ from tests.served import asked, form, serving
 CAT = (Path(__file__).parent.parent / "data" / "cat.png").read_bytes()
 SMALL = [
     "steps=3", "num_points=100", "batch_size=1", "reference_size=32", "mesh_resolution=24", "mesh_faces=200",
-    "texture_size=64", "bake_views=4", "bake_size=64", "turntable_size=32", "elevation=0", "closing_updates=0", "threads=1",
-    "device=cpu", "prior=pocket",
+    "texture_size=64", "bake_views=4", "bake_size=64", "turntable_size=32", "elevation=0", "closing_updates=0",
+    "threads=1", "device=cpu", "prior=pocket", "text_prior=pocket",
 ]  # fmt: skip
 
 
@@ -176,7 +177,12 @@ def test_an_order_is_followed_from_sending_to_its_result(server: str, maker: Mak
     assert asked(f"{server}/result/{second['id']}") == (409, {"detail": "the order is waiting"})
     maker.go.set()
     until(lambda: asked(f"{server}/status/{second['id']}")[1]["state"] == "done")
-    assert asked(f"{server}/result/{second['id']}") == (200, b"second")
+    assert asked(f"{server}/status/{second['id']}")[1]["notes"] == ["the last pass"]
+    with urllib.request.urlopen(f"{server}/result/{second['id']}", timeout=60) as answer:
+        assert (json.loads(answer.headers["Propeller-Notes"]), answer.read()) == (
+            ["the last pass"],
+            b"second",
+        )
     assert asked(f"{server}/result/{second['id']}", method="DELETE")[0] == 204
     code, body = asked(f"{server}/result/{second['id']}")
     assert code == 404 and body["detail"].startswith(f"there is no order {second['id']}, or no more")
@@ -309,6 +315,18 @@ def resident_mb() -> int:
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+@pytest.mark.slow
+def test_what_a_run_has_to_say_reaches_whoever_ordered_it() -> None:
+    """A word that nobody taught the prior, in letters that no header has."""
+    with serving(Queue(serve.maker(SMALL))) as url:
+        _, order = asked(f"{url}/send", {"prompt": "a red zörp"})
+        until(lambda: asked(f"{url}/status/{order['id']}")[1]["state"] not in ("waiting", "working"))
+        said = asked(f"{url}/status/{order['id']}")[1]
+        with urllib.request.urlopen(f"{url}/result/{order['id']}", timeout=60) as answer:
+            assert json.loads(answer.headers["Propeller-Notes"]) == said["notes"]
+    assert said["state"] == "done" and any("zörp" in line for line in said["notes"]), said
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from gs_propeller.app.events import Event, PassDone
+from gs_propeller.app.events import Event, Note, PassDone, PriorFound
 from gs_propeller.base.errors import UserError
 
 PICTURE = "picture"  # the file's name in an order's folder
@@ -42,7 +42,8 @@ class _TooLong(Exception):
 @dataclass
 class Order:
     """id: a word that nobody guesses. blame: of a failed one, whose fault it is: the input's, the time limit's or the
-    program's. step: updates done, of steps, 0 before they begin. ended: set once nothing more happens to it."""
+    program's. step: updates done, of steps, 0 before they begin. notes: lines that whoever ordered should know. ended:
+    set once nothing more happens to it."""
 
     id: str
     options: Mapping[str, Any]
@@ -50,6 +51,7 @@ class Order:
     state: State = "waiting"
     step: int = 0
     steps: int = 0
+    notes: list[str] = field(default_factory=list)
     error: str = ""
     blame: Literal["", "input", "time", "program"] = ""
     glb: bytes = b""
@@ -159,6 +161,8 @@ class Queue:
                 raise _TooLong
             if isinstance(event, PassDone):
                 order.step, order.steps = event.step, event.steps
+            elif isinstance(event, Note | PriorFound):
+                order.notes.append(event.line.replace(f"{order.folder}/", ""))
 
         try:
             order.glb = self.make(order.options, order.folder, listen)

@@ -7,6 +7,7 @@ gives it up. A client of /generate that hangs up gives its order up too. The pag
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,6 +34,7 @@ DRAIN_S, DRAIN_TIMES = (
     10.0,
     8,
 )  # of a body that is too large: so much is read, and thrown away, for the answer's sake
+NOTES = "Propeller-Notes"  # header of an asset: Status.notes, a JSON list in ASCII
 BLAMED = {"input": 422, "time": 504, "program": 500}
 
 
@@ -68,13 +70,15 @@ class Wish(BaseModel):
 
 
 class Status(BaseModel):
-    """state: waiting, working, done, failed or cancelled. ahead: orders before it. step: done, of steps."""
+    """state: waiting, working, done, failed or cancelled. ahead: orders before it. step: done, of steps. notes: what
+    whoever ordered should know: the elevation by estimate, words that nobody taught the prior."""
 
     id: str
     state: str
     ahead: int
     step: int
     steps: int
+    notes: list[str]
     error: str
 
 
@@ -159,15 +163,15 @@ def build(queue: Queue, limits: Limits = Limits()) -> FastAPI:
 
 def _status(queue: Queue, order: Order) -> Status:
     return Status(
-        id=order.id, state=order.state, ahead=queue.ahead(order), step=order.step, steps=order.steps, error=order.error
+        id=order.id, state=order.state, ahead=queue.ahead(order), step=order.step, steps=order.steps,
+        notes=[*order.notes], error=order.error,
     )  # fmt: skip
 
 
 def _glb(order: Order) -> Response:
     if order.state == "done":
-        return Response(
-            order.glb, media_type=GLB, headers={"Content-Disposition": 'attachment; filename="asset.glb"'}
-        )
+        about = {"Content-Disposition": 'attachment; filename="asset.glb"', NOTES: json.dumps(order.notes)}
+        return Response(order.glb, media_type=GLB, headers=about)
     if order.state == "failed":
         raise HTTPException(BLAMED[order.blame], order.error)
     raise HTTPException(410 if order.state == "cancelled" else 409, f"the order is {order.state}")

@@ -35,7 +35,7 @@ from tests.ports import world_of_two
 ROOT = Path(__file__).parent.parent
 IMAGE = str(ROOT / "configs" / "image.yaml")
 SMALL = [
-    "elevation=0",
+    "elevation=10",
     "steps=12",
     "num_points=150",
     "batch_size=2",

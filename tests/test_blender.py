@@ -21,7 +21,7 @@ import trimesh
 
 pytest.importorskip("fastapi", reason="fastapi is missing: pip install -r requirements-app.txt")
 
-from gs_propeller.app.events import Event
+from gs_propeller.app.events import Event, Note
 from gs_propeller.mesh.io import save_glb
 from gs_propeller.mesh.surface import from_trimesh
 from gs_propeller.mesh.texture import Textured, unwrap
@@ -50,12 +50,14 @@ def test_an_asset_arrives_in_blender_textured_upright_and_at_scale(tmp_path: Pat
 
     def make(options: Mapping[str, Any], folder: Path, listen: Callable[[Event], None]) -> bytes:
         orders.append((dict(options), (folder / PICTURE).exists()))
+        listen(Note("a word that nobody taught it"))
         return (tmp_path / "wedge.glb").read_bytes()
 
     with serving(Queue(make)) as server:
         command = [PYTHON, "tests/blender_check.py", "blender/propeller_addon.py", server, "data/cat.png"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert "FOUND" in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count("Info: a word that nobody taught it") == len(orders)
     found = json.loads(done.stdout.split("FOUND ")[1].splitlines()[0])
     assert found["ended"] == ["FINISHED", "FINISHED"]
     assert orders == [({"seed": 0}, True), ({"seed": 0, "steps": 7, "prompt": "a red cube"}, False)]

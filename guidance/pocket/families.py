@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from guidance.pocket import daily, laws, living, made, people, pets, scenes, shapes
+from guidance.pocket import daily, gear, laws, living, made, people, pets, robots, scenes, shapes
 from guidance.pocket.objects import Part, Thing
 
 Family = Callable[[np.random.Generator], tuple[str, list[Part]]]
@@ -27,8 +27,12 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 # Trained on as well; what is reported on trained families stays what it was.
 FURTHER: dict[str, Family] = {
-    f.__name__: f for f in (people.doll, shapes.frame, pets.pet, daily.meal, daily.shoe, daily.bag)
-}
+    f.__name__: f
+    for f in (
+        people.doll, shapes.frame, pets.pet, daily.meal, daily.shoe, daily.bag, robots.robot, gear.gadget,
+        gear.instrument,
+    )
+}  # fmt: skip
 UNTRAINED: dict[str, Family] = {
     f.__name__: f for f in (living.fish, made.boat, made.teapot, made.hammer, made.lamp)
 }

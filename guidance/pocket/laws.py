@@ -11,7 +11,10 @@ LIGHT_HEIGHT = 0.3, 0.95
 AMBIENT = 0.55, 0.8
 
 # Share of all objects that each of families.FURTHER has.
-FURTHER = {"doll": 0.22, "frame": 0.02, "pet": 0.06, "meal": 0.02, "shoe": 0.02, "bag": 0.02}
+FURTHER = {
+    "doll": 0.18, "frame": 0.02, "pet": 0.06, "meal": 0.02, "shoe": 0.02, "bag": 0.02, "robot": 0.04, "gadget": 0.05,
+    "instrument": 0.02,
+}  # fmt: skip
 
 # Shapes of models.
 STRETCH = 0.06  # deviation of the logarithm, for each axis

@@ -96,8 +96,8 @@ def _clock(rng: np.random.Generator, cover: Paint) -> list[Part]:
         parts += tube(np.array([s * r * 0.5, y - r * 0.8, 0.0]), [foot], 0.04, metal)
     if rng.random() < 0.6:  # bells and what strikes them
         for s in (-1, 1):
-            at, turn = np.array([s * r * 0.55, y + r * 0.98, 0.0]), euler(roll=-s * 0.5)
-            parts.append(blob(at, (r * 0.3, r * 0.2, r * 0.3), metal, eps=(0.8, 1), taper=-0.3, turn=turn))
+            bell, turn = (s * r * 0.55, y + r * 0.98, 0.0), euler(roll=-s * 0.5)
+            parts.append(blob(bell, (r * 0.3, r * 0.2, r * 0.3), metal, eps=(0.8, 1), taper=-0.3, turn=turn))
         parts += tube(np.array([0, y + r * 0.9, 0]), [np.array([0, y + r * 1.3, 0])], 0.02, metal)
         parts.append(blob((0, y + r * 1.3, 0), (0.05,) * 3, metal))
     return parts

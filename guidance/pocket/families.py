@@ -11,7 +11,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from guidance.pocket import daily, gear, laws, living, made, people, pets, robots, scenes, shapes
+from guidance.pocket import (
+    daily,
+    gear,
+    laws,
+    living,
+    machines,
+    made,
+    people,
+    pets,
+    props,
+    robots,
+    scenes,
+    shapes,
+)
 from guidance.pocket.objects import Part, Thing
 
 Family = Callable[[np.random.Generator], tuple[str, list[Part]]]
@@ -30,7 +43,7 @@ FURTHER: dict[str, Family] = {
     f.__name__: f
     for f in (
         people.doll, shapes.frame, pets.pet, daily.meal, daily.shoe, daily.bag, robots.robot, gear.gadget,
-        gear.instrument,
+        gear.instrument, props.prop, machines.machine,
     )
 }  # fmt: skip
 UNTRAINED: dict[str, Family] = {

@@ -1,5 +1,5 @@
 """The training stream: objects by seed, each with the view it is known by and the views to be guessed. Two of three
-are meshes of the models' folder where there is one, the others procedural; first three in ten are of families.FURTHER.
+are meshes of the models' folder where there is one, the others procedural; before that laws.FURTHER takes its shares.
 
 B objects in a shard, V views of each (view 0 is the known one), half of the objects mirrored. A shard is a pure
 function of its number, so a stream resumes by counting. Validation and test objects have their own seeds.

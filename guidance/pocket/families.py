@@ -18,6 +18,7 @@ from guidance.pocket import (
     living,
     machines,
     made,
+    monsters,
     people,
     pets,
     props,
@@ -43,7 +44,7 @@ FURTHER: dict[str, Family] = {
     f.__name__: f
     for f in (
         people.doll, shapes.frame, pets.pet, daily.meal, daily.shoe, daily.bag, robots.robot, gear.gadget,
-        gear.instrument, props.prop, machines.machine,
+        gear.instrument, props.prop, machines.machine, monsters.monster,
     )
 }  # fmt: skip
 UNTRAINED: dict[str, Family] = {

@@ -12,8 +12,8 @@ AMBIENT = 0.55, 0.8
 
 # Share of all objects that each of families.FURTHER has.
 FURTHER = {
-    "doll": 0.14, "frame": 0.02, "pet": 0.06, "meal": 0.02, "shoe": 0.02, "bag": 0.02, "robot": 0.04, "gadget": 0.05,
-    "instrument": 0.02, "prop": 0.06, "machine": 0.06,
+    "doll": 0.12, "frame": 0.02, "pet": 0.06, "meal": 0.02, "shoe": 0.02, "bag": 0.02, "robot": 0.04, "gadget": 0.05,
+    "instrument": 0.02, "prop": 0.06, "machine": 0.06, "monster": 0.05,
 }  # fmt: skip
 
 # Shapes of models.

@@ -143,7 +143,7 @@ def test_every_family_makes_members_that_differ_and_are_described() -> None:
         captions = {make(family, seed).caption for seed in range(6)}
         assert len(captions) > 3
         assert all(any(word in caption for word in PALETTE) for caption in captions)
-        for seed in range(20):  # all the branches
+        for seed in range(60):  # all the branches
             thing = make(family, seed)
             assert all((p.radii > 0).all() and abs(p.taper) < 1.0 for p in thing.parts)
             assert all(np.allclose(p.rotation @ p.rotation.T, np.eye(3)) for p in thing.parts)

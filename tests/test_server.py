@@ -95,6 +95,12 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def result(url: str, order: str) -> tuple[list[str], bytes]:
+    """(the notes in its header, the asset)."""
+    with urllib.request.urlopen(f"{url}/result/{order}", timeout=60) as answer:
+        return json.loads(answer.headers["Propeller-Notes"]), answer.read()
+
+
 # --- one request
 
 
@@ -178,11 +184,7 @@ def test_an_order_is_followed_from_sending_to_its_result(server: str, maker: Mak
     maker.go.set()
     until(lambda: asked(f"{server}/status/{second['id']}")[1]["state"] == "done")
     assert asked(f"{server}/status/{second['id']}")[1]["notes"] == ["the last pass"]
-    with urllib.request.urlopen(f"{server}/result/{second['id']}", timeout=60) as answer:
-        assert (json.loads(answer.headers["Propeller-Notes"]), answer.read()) == (
-            ["the last pass"],
-            b"second",
-        )
+    assert result(server, second["id"]) == (["the last pass"], b"second")
     assert asked(f"{server}/result/{second['id']}", method="DELETE")[0] == 204
     code, body = asked(f"{server}/result/{second['id']}")
     assert code == 404 and body["detail"].startswith(f"there is no order {second['id']}, or no more")
@@ -324,8 +326,7 @@ def test_what_a_run_has_to_say_reaches_whoever_ordered_it() -> None:
         _, order = asked(f"{url}/send", {"prompt": "a red zörp"})
         until(lambda: asked(f"{url}/status/{order['id']}")[1]["state"] not in ("waiting", "working"))
         said = asked(f"{url}/status/{order['id']}")[1]
-        with urllib.request.urlopen(f"{url}/result/{order['id']}", timeout=60) as answer:
-            assert json.loads(answer.headers["Propeller-Notes"]) == said["notes"]
+        assert result(url, order["id"])[0] == said["notes"]
     assert said["state"] == "done" and any("zörp" in line for line in said["notes"]), said
 
 

@@ -59,6 +59,10 @@ class Order:
     stop: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
 
+    def told(self, line: str) -> str:
+        """A line as whoever ordered may read it: without the folder."""
+        return line.replace(f"{self.folder}/", "")
+
 
 class Queue:
     """Orders in the order of their coming, one at a time; a context manager that ends them all.
@@ -162,7 +166,7 @@ class Queue:
             if isinstance(event, PassDone):
                 order.step, order.steps = event.step, event.steps
             elif isinstance(event, Note | PriorFound):
-                order.notes.append(event.line.replace(f"{order.folder}/", ""))
+                order.notes.append(order.told(event.line))
 
         try:
             order.glb = self.make(order.options, order.folder, listen)
@@ -175,7 +179,7 @@ class Queue:
                 f"not done in {self.limit_s:g} s, at {reached}; ask for fewer steps",
             )
         except UserError as error:
-            order.blame, order.error = "input", str(error).replace(f"{order.folder}/", "")
+            order.blame, order.error = "input", order.told(str(error))
         except Exception as error:  # whatever it is, the next order must be served
             logging.getLogger(__name__).exception("order %s", order.id)
             order.blame, order.error = "program", f"{type(error).__name__}: {error}".splitlines()[0]

@@ -19,6 +19,8 @@ from guidance.pocket.objects import (
     blob,
     euler,
     named,
+    one_kind,
+    one_of,
     paint,
     tube,
     turned,
@@ -37,13 +39,13 @@ def meal(rng: np.random.Generator) -> tuple[str, list[Part]]:
         "fruit": _fruit,
         "ring": _ring,
     }
-    kind = str(rng.choice(list(kinds)))
-    main, parts = kinds[kind](rng)
+    kind, made = one_kind(rng, kinds)
+    main, parts = made(rng)
     return f"a {main.name} {kind}", parts
 
 
 def _burger(rng: np.random.Generator) -> tuple[Paint, list[Part]]:
-    bun, wide = named(str(rng.choice(["orange", "beige", "brown", "yellow"]))), rng.uniform(0.35, 0.5)
+    bun, wide = one_of(rng, "orange", "beige", "brown", "yellow"), rng.uniform(0.35, 0.5)
     low = rng.uniform(0.06, 0.14)
     parts = [blob((0, low, 0), (wide, low, wide), bun, eps=DISC)]
     y = 2 * low

@@ -13,17 +13,21 @@ from guidance.pocket.objects import (
     BLACK,
     BOX,
     CYLINDER,
+    EDGED,
+    FACING,
     WHITE,
     Paint,
     Part,
     blob,
+    disc,
     euler,
     named,
+    one_kind,
+    one_of,
     paint,
     tube,
     turned,
 )
-from guidance.pocket.robots import EDGED, FACING, disc
 
 # ---- gadgets
 
@@ -38,13 +42,13 @@ def gadget(rng: np.random.Generator) -> tuple[str, list[Part]]:
         "game controller": _controller,
         "screen": _screen,
     }
-    kind = str(rng.choice(list(kinds)))
+    kind, made = one_kind(rng, kinds)
     cover = named("black") if rng.random() < 0.25 else paint(rng, plain=0.85)
-    return f"a {cover.name} {kind}", kinds[kind](rng, cover)
+    return f"a {cover.name} {kind}", made(rng, cover)
 
 
 def _camera(rng: np.random.Generator, cover: Paint) -> list[Part]:
-    trim, metal = paint(rng, plain=0.9), named(str(rng.choice(["grey", "black", "white"])))
+    trim, metal = paint(rng, plain=0.9), one_of(rng, "grey", "black", "white")
     wide, high, deep = rng.uniform(0.35, 0.5), rng.uniform(0.22, 0.32), rng.uniform(0.09, 0.16)
     parts = [blob((0, high, 0), (wide, high, deep), cover, eps=(0.2, 0.35))]
     if rng.random() < 0.6:
@@ -185,7 +189,8 @@ def _screen(rng: np.random.Generator, cover: Paint) -> list[Part]:
     deep = rng.uniform(0.15, 0.3) if old else rng.uniform(0.02, 0.05)
     rise = rng.uniform(0.02, 0.08) if old else rng.uniform(0.1, 0.22)
     y = rise + high
-    parts = [blob((0, y, 0), (wide, high, min(deep, 0.06) + 0.02), cover, eps=(0.15, 0.2))]
+    front = min(deep, 0.06) + 0.02
+    parts = [blob((0, y, 0), (wide, high, front), cover, eps=(0.15, 0.2))]
     if old:
         back = blob(
             (0, y, -deep * 0.8),
@@ -196,7 +201,6 @@ def _screen(rng: np.random.Generator, cover: Paint) -> list[Part]:
             turn=FACING,
         )
         parts.append(back)
-    front = min(deep, 0.06) + 0.02
     parts.append(
         blob((0, y + high * 0.04, front), (wide * 0.88, high * 0.82, 0.015), shown, eps=(0.12, 0.15))
     )

@@ -13,6 +13,7 @@ from guidance.pocket.objects import (
     BLACK,
     CONE,
     CYLINDER,
+    FACING,
     WHITE,
     Part,
     blob,
@@ -130,7 +131,6 @@ def bird(rng: np.random.Generator) -> tuple[str, list[Part]]:
     y, z = body * 1.9 + 0.2, body * math.sin(tilt) * 0.9
     parts.append(blob((0, y, z), (head, head, head), feather))
     beak = head * rng.uniform(0.5, 1.1)
-    cone = euler(pitch=math.pi / 2)
     parts.append(
         blob(
             (0, y, z + head + beak * 0.4),
@@ -138,7 +138,7 @@ def bird(rng: np.random.Generator) -> tuple[str, list[Part]]:
             other,
             eps=CONE,
             taper=-0.9,
-            turn=cone,
+            turn=FACING,
         )
     )
     parts += eyes(y + head * 0.25, z + head * 0.8, head * 0.5, head * 0.15)

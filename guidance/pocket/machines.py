@@ -13,18 +13,22 @@ from guidance.pocket.objects import (
     BLACK,
     BOX,
     CYLINDER,
+    EDGED,
+    FACING,
+    LYING,
     WHITE,
     Paint,
     Part,
     blob,
+    disc,
     euler,
     named,
+    one_kind,
+    one_of,
     paint,
     tube,
 )
-from guidance.pocket.robots import EDGED, FACING, LYING, disc, light
-
-Machine = list[Part]
+from guidance.pocket.robots import light
 
 
 def machine(rng: np.random.Generator) -> tuple[str, list[Part]]:
@@ -39,38 +43,32 @@ def machine(rng: np.random.Generator) -> tuple[str, list[Part]]:
         "balloon": _balloon,
         "windmill": _windmill,
     }
-    kind = str(rng.choice(list(kinds)))
+    kind, made = one_kind(rng, kinds)
     cover = paint(rng, plain=0.75)
-    return f"a {cover.name} {kind}", kinds[kind](rng, cover)
+    return f"a {cover.name} {kind}", made(rng, cover)
 
 
-def wheel(x: float, z: float, radius: float, half: float, rim: Paint) -> Machine:
+def wheel(x: float, z: float, radius: float, half: float, rim: Paint) -> list[Part]:
     """One that rolls to the front, its hub outside."""
     side = math.copysign(half, x)
     return [
-        blob((x, radius, z), (radius, half, radius), BLACK, eps=EDGED, turn=LYING),
-        blob(
-            (x + side * 0.6, radius, z),
-            (radius * 0.55, half * 0.6, radius * 0.55),
-            rim,
-            eps=EDGED,
-            turn=LYING,
-        ),
+        disc((x, radius, z), radius, half, BLACK, LYING),
+        disc((x + side * 0.6, radius, z), radius * 0.55, half * 0.6, rim, LYING),
     ]
 
 
-def tracks(wide: float, long: float, half: float, rim: Paint) -> Machine:
+def tracks(wide: float, long: float, half: float, rim: Paint) -> list[Part]:
     """A belt on each side, with its wheels."""
     parts = []
     for s in (-1, 1):
         parts.append(blob((s * wide, half, 0), (0.09, half, long), BLACK, eps=(0.6, 0.35)))
         for k in range(4):
             at = (s * (wide + 0.075), half, long * (-0.72 + 0.48 * k))
-            parts.append(blob(at, (half * 0.6, 0.03, half * 0.6), rim, eps=EDGED, turn=LYING))
+            parts.append(disc(at, half * 0.6, 0.03, rim, LYING))
     return parts
 
 
-def _tank(rng: np.random.Generator, cover: Paint) -> Machine:
+def _tank(rng: np.random.Generator, cover: Paint) -> list[Part]:
     other = cover if rng.random() < 0.5 else paint(rng, plain=0.9)
     wide, long, half = rng.uniform(0.24, 0.34), rng.uniform(0.42, 0.58), rng.uniform(0.09, 0.14)
     high = rng.uniform(0.08, 0.14)
@@ -91,7 +89,7 @@ def _tank(rng: np.random.Generator, cover: Paint) -> Machine:
     return parts
 
 
-def _tractor(rng: np.random.Generator, cover: Paint) -> Machine:
+def _tractor(rng: np.random.Generator, cover: Paint) -> list[Part]:
     rim, cabin = paint(rng, plain=1.0), paint(rng, plain=1.0)
     big, small = rng.uniform(0.22, 0.3), rng.uniform(0.11, 0.16)
     wide, long = rng.uniform(0.13, 0.18), rng.uniform(0.3, 0.42)
@@ -119,9 +117,9 @@ def _tractor(rng: np.random.Generator, cover: Paint) -> Machine:
     return parts
 
 
-def _digger(rng: np.random.Generator, cover: Paint) -> Machine:
+def _digger(rng: np.random.Generator, cover: Paint) -> list[Part]:
     metal, long, half = (
-        named(str(rng.choice(["grey", "black"]))),
+        one_of(rng, "grey", "black"),
         rng.uniform(0.32, 0.42),
         rng.uniform(0.08, 0.12),
     )
@@ -148,7 +146,7 @@ def _digger(rng: np.random.Generator, cover: Paint) -> Machine:
     return parts
 
 
-def _locomotive(rng: np.random.Generator, cover: Paint) -> Machine:
+def _locomotive(rng: np.random.Generator, cover: Paint) -> list[Part]:
     rim, other = paint(rng, plain=1.0), paint(rng, plain=1.0)
     long, r, low = rng.uniform(0.42, 0.55), rng.uniform(0.15, 0.2), rng.uniform(0.09, 0.13)
     parts = [blob((0, low * 1.6, 0), (r * 1.1, 0.05, long), other, eps=BOX)]
@@ -158,7 +156,7 @@ def _locomotive(rng: np.random.Generator, cover: Paint) -> Machine:
     parts.append(disc((0, y + r * 0.2, long * 0.98), r * 0.3, 0.04, named("yellow")))
     for k in range(int(rng.integers(1, 4))):
         at = (0, y, long * (0.75 - 0.35 * k))
-        parts.append(blob(at, (r * 1.03, 0.03, r * 1.03), rim, eps=EDGED, turn=FACING))
+        parts.append(disc(at, r * 1.03, 0.03, rim))
     tall = r * rng.uniform(1.0, 1.3)
     parts.append(blob((0, y + tall * 0.35, -long * 0.68), (r * 1.1, tall * 1.2, long * 0.3), cover, eps=BOX))
     parts.append(blob((0, y + tall * 1.6, -long * 0.68), (r * 1.3, 0.04, long * 0.38), other, eps=(0.4, 0.2)))
@@ -174,9 +172,9 @@ def _locomotive(rng: np.random.Generator, cover: Paint) -> Machine:
     return [*parts, plough] if rng.random() < 0.6 else parts
 
 
-def _saucer(rng: np.random.Generator, cover: Paint) -> Machine:
+def _saucer(rng: np.random.Generator, cover: Paint) -> list[Part]:
     glass, r, high = (
-        named(str(rng.choice(["teal", "blue", "white", "green"]))),
+        one_of(rng, "teal", "blue", "white", "green"),
         rng.uniform(0.42, 0.5),
         rng.uniform(0.08, 0.16),
     )
@@ -202,8 +200,8 @@ def _saucer(rng: np.random.Generator, cover: Paint) -> Machine:
     return parts
 
 
-def _fighter(rng: np.random.Generator, cover: Paint) -> Machine:
-    wing, engine = paint(rng, plain=0.9), named(str(rng.choice(["grey", "black", "white"])))
+def _fighter(rng: np.random.Generator, cover: Paint) -> list[Part]:
+    wing, engine = paint(rng, plain=0.9), one_of(rng, "grey", "black", "white")
     long, thick = rng.uniform(0.42, 0.55), rng.uniform(0.09, 0.15)
     y = 0.3
     edge = float(rng.uniform(0.3, 1.0))
@@ -236,7 +234,7 @@ def _fighter(rng: np.random.Generator, cover: Paint) -> Machine:
         at = (s * thick * 0.7, y, -long * 0.85)
         parts.append(blob(at, (thick * 0.45, long * 0.25, thick * 0.45), engine, eps=CYLINDER, turn=FACING))
         end = (s * thick * 0.7, y, -long * 1.1)
-        parts.append(blob(end, (thick * 0.35, 0.02, thick * 0.35), glow, eps=EDGED, turn=FACING))
+        parts.append(disc(end, thick * 0.35, 0.02, glow))
     if rng.random() < 0.6:
         parts.append(
             blob(
@@ -246,7 +244,7 @@ def _fighter(rng: np.random.Generator, cover: Paint) -> Machine:
     return parts
 
 
-def _balloon(rng: np.random.Generator, cover: Paint) -> Machine:
+def _balloon(rng: np.random.Generator, cover: Paint) -> list[Part]:
     r, drop = rng.uniform(0.32, 0.42), rng.uniform(0.12, 0.25)
     basket, y = paint(rng, plain=0.9) if rng.random() < 0.5 else named("brown"), 0.25 + drop
     high = r * rng.uniform(1.0, 1.25)
@@ -266,7 +264,7 @@ def _balloon(rng: np.random.Generator, cover: Paint) -> Machine:
     return parts
 
 
-def _windmill(rng: np.random.Generator, cover: Paint) -> Machine:
+def _windmill(rng: np.random.Generator, cover: Paint) -> list[Part]:
     roof, sail = paint(rng, plain=0.9), paint(rng, plain=0.8) if rng.random() < 0.5 else WHITE
     high, r = rng.uniform(0.35, 0.5), rng.uniform(0.18, 0.25)
     round_ = 1.0 if rng.random() < 0.6 else 0.3
@@ -276,7 +274,7 @@ def _windmill(rng: np.random.Generator, cover: Paint) -> Machine:
     for k in range(int(rng.integers(0, 3))):
         parts.append(blob((0, high * (0.8 + 0.45 * k), r * 0.95), (0.05, 0.06, 0.05), named("blue"), eps=BOX))
     hub = np.array([0, 2 * high * 0.92, r * 0.95])
-    parts.append(blob(hub, (0.05, 0.1, 0.05), BLACK, eps=EDGED, turn=FACING))
+    parts.append(disc(hub, 0.05, 0.1, BLACK))
     start, long = rng.uniform(0, math.pi / 2), rng.uniform(0.28, 0.42)
     for k in range(4):
         turn = euler(roll=start + k * math.pi / 2)

@@ -12,6 +12,8 @@ from guidance.pocket.objects import (
     BOX,
     CONE,
     CYLINDER,
+    FACING,
+    LYING,
     WHITE,
     Part,
     blob,
@@ -39,17 +41,16 @@ def vehicle(rng: np.random.Generator) -> tuple[str, list[Part]]:
             (0, top, back), (wide * 0.88, cab_high, cab_long), cabin, eps=edge, taper=-rng.uniform(0.05, 0.35)
         )
     )
-    axle = euler(roll=math.pi / 2)
     for s in (-1, 1):
         for end in (-1, 1):
             at = (s * wide * 0.92, wheel, end * long * 0.62)
-            parts.append(blob(at, (wheel, 0.07, wheel), BLACK, eps=CYLINDER, turn=axle))
+            parts.append(blob(at, (wheel, 0.07, wheel), BLACK, eps=CYLINDER, turn=LYING))
             parts.append(
                 blob(
                     (s * (wide * 0.92 + 0.06), wheel, at[2]),
                     (wheel * 0.5, 0.03, wheel * 0.5),
                     WHITE,
-                    turn=axle,
+                    turn=LYING,
                 )
             )
         parts.append(blob((s * wide * 0.6, base, long * 0.97), (0.06, 0.05, 0.05), named("yellow")))
@@ -240,9 +241,8 @@ def toy(rng: np.random.Generator) -> tuple[str, list[Part]]:
         size = parts[-1].radii[0]
         y = parts[-1].centre[1]
         parts += eyes(y + size * 0.25, size * 0.88, size * 0.4, size * 0.13)
-        nose = euler(pitch=math.pi / 2)
         parts.append(
-            blob((0, y, size * 1.2), (size * 0.2, size * 0.5, size * 0.2), third, eps=CONE, taper=-0.9, turn=nose)
+            blob((0, y, size * 1.2), (size * 0.2, size * 0.5, size * 0.2), third, eps=CONE, taper=-0.9, turn=FACING)
         )  # fmt: skip
         parts.append(blob((0, y - size * 0.85, 0), (size * 0.85, 0.07, size * 0.85), second, eps=(0.6, 1)))
         return f"a {first.name} snowman with a {second.name} scarf", parts
@@ -263,12 +263,11 @@ def toy(rng: np.random.Generator) -> tuple[str, list[Part]]:
         parts.append(blob((0, high * 2, 0), (wide, high * 0.5, wide), second, eps=(0.8, 1)))
         parts.append(blob((0, high * 2.6 + 0.1, 0), (0.05, 0.18, 0.05), third, eps=CYLINDER))
         return f"a {first.name} and {second.name} spinning top", parts
-    axle, wide = euler(roll=math.pi / 2), rng.uniform(0.18, 0.26)
+    wide = rng.uniform(0.18, 0.26)
     boiler, long = rng.uniform(0.14, 0.2), rng.uniform(0.4, 0.55)
     parts.append(blob((0, 0.2, 0), (wide, 0.06, long), third, eps=BOX))
-    lying = euler(pitch=math.pi / 2)
     parts.append(
-        blob((0, 0.26 + boiler, long * 0.25), (boiler, long * 0.65, boiler), first, eps=CYLINDER, turn=lying)
+        blob((0, 0.26 + boiler, long * 0.25), (boiler, long * 0.65, boiler), first, eps=CYLINDER, turn=FACING)
     )
     cab = rng.uniform(0.2, 0.3)
     parts.append(blob((0, 0.24 + cab, -long * 0.6), (wide, cab, long * 0.35), second, eps=BOX))
@@ -277,7 +276,9 @@ def toy(rng: np.random.Generator) -> tuple[str, list[Part]]:
     parts.append(blob(chimney, (0.07, 0.13, 0.07), third, eps=CYLINDER, taper=0.3))
     for s in (-1, 1):
         for z in (-0.6, 0.0, 0.6):
-            parts.append(blob((s * wide, 0.13, z * long), (0.13, 0.04, 0.13), BLACK, eps=CYLINDER, turn=axle))
+            parts.append(
+                blob((s * wide, 0.13, z * long), (0.13, 0.04, 0.13), BLACK, eps=CYLINDER, turn=LYING)
+            )
     return f"a {first.name} toy train with a {second.name} cab", parts
 
 
@@ -350,9 +351,8 @@ def hammer(rng: np.random.Generator) -> tuple[str, list[Part]]:
     long, thick = rng.uniform(0.4, 0.55), rng.uniform(0.05, 0.09)
     parts = [blob((0, long, 0), (thick, long, thick), handle, eps=(0.3, 1))]
     reach, wide = rng.uniform(0.2, 0.38), rng.uniform(0.11, 0.2)
-    turn = euler(roll=math.pi / 2)
     shape = BOX if rng.random() < 0.5 else CYLINDER
-    parts.append(blob((0, 2 * long, 0), (wide, reach, wide), head, eps=shape, turn=turn))
+    parts.append(blob((0, 2 * long, 0), (wide, reach, wide), head, eps=shape, turn=LYING))
     yaw = euler(yaw=float(rng.uniform(0, math.pi)))
     parts = [replace(p, centre=yaw @ p.centre, rotation=yaw @ p.rotation) for p in parts]
     return f"a hammer with a {handle.name} handle and a {head.name} head", parts

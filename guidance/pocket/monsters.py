@@ -19,11 +19,10 @@ from guidance.pocket.objects import (
     blob,
     euler,
     named,
+    one_kind,
     paint,
     tube,
 )
-
-Beast = list[Part]
 
 
 def monster(rng: np.random.Generator) -> tuple[str, list[Part]]:
@@ -37,20 +36,20 @@ def monster(rng: np.random.Generator) -> tuple[str, list[Part]]:
         "cyclops": _cyclops,
         "snail": _snail,
     }
-    kind = str(rng.choice(list(kinds)))
+    kind, made = one_kind(rng, kinds)
     skin = paint(rng, plain=0.6)
-    return f"a {skin.name} {kind}", kinds[kind](rng, skin)
+    return f"a {skin.name} {kind}", made(rng, skin)
 
 
-def _eye(at: Array, size: float, turn: Array | None = None) -> Beast:
+def _eye(at: Array, size: float, turn: Array | None = None) -> list[Part]:
     """A white ball that looks to the front, or that way, with its pupil."""
     way = np.array([0.0, 0.0, 1.0]) if turn is None else turn @ np.array([0.0, 0.0, 1.0])
     return [blob(at, (size,) * 3, WHITE), blob(at + way * size * 0.7, (size * 0.5,) * 3, BLACK)]
 
 
-def _pair(rng: np.random.Generator, at: Array, apart: float, size: float) -> Beast:
+def _pair(rng: np.random.Generator, at: Array, apart: float, size: float) -> list[Part]:
     """Two eyes beside `at`: with pupils, or plain black."""
-    parts: Beast = []
+    parts: list[Part] = []
     whites = rng.random() < 0.6
     for s in (-1, 1):
         here = at + [s * apart, 0, 0]
@@ -58,7 +57,7 @@ def _pair(rng: np.random.Generator, at: Array, apart: float, size: float) -> Bea
     return parts
 
 
-def _mouth(rng: np.random.Generator, at: Array, wide: float, high: float) -> Beast:
+def _mouth(rng: np.random.Generator, at: Array, wide: float, high: float) -> list[Part]:
     """An open mouth, now and then with teeth."""
     parts = [blob(at, (wide, high, 0.05), named("black") if rng.random() < 0.6 else named("red"))]
     if rng.random() < 0.5:
@@ -71,7 +70,7 @@ def _mouth(rng: np.random.Generator, at: Array, wide: float, high: float) -> Bea
     return parts
 
 
-def _horns(rng: np.random.Generator, at: Array, apart: float, long: float, out: float = 0.4) -> Beast:
+def _horns(rng: np.random.Generator, at: Array, apart: float, long: float, out: float = 0.4) -> list[Part]:
     """Two that bend outwards and up."""
     horn, parts = WHITE if rng.random() < 0.5 else paint(rng, plain=1.0), []
     for s in (-1, 1):
@@ -84,9 +83,9 @@ def _horns(rng: np.random.Generator, at: Array, apart: float, long: float, out: 
     return parts
 
 
-def _wings(rng: np.random.Generator, root: Array, span: float, cover: Paint) -> Beast:
+def _wings(rng: np.random.Generator, root: Array, span: float, cover: Paint) -> list[Part]:
     """Two of three fingers with skin between."""
-    parts: Beast = []
+    parts: list[Part] = []
     lift, back = rng.uniform(0.2, 0.9), rng.uniform(0.1, 0.6)
     for s in (-1, 1):
         here = root + [s * 0.05, 0, 0]
@@ -99,7 +98,7 @@ def _wings(rng: np.random.Generator, root: Array, span: float, cover: Paint) -> 
     return parts
 
 
-def _ghost(rng: np.random.Generator, skin: Paint) -> Beast:
+def _ghost(rng: np.random.Generator, skin: Paint) -> list[Part]:
     cover = WHITE if rng.random() < 0.5 else skin
     r, high = rng.uniform(0.26, 0.34), rng.uniform(0.3, 0.45)
     y = high + 0.05
@@ -120,7 +119,7 @@ def _ghost(rng: np.random.Generator, skin: Paint) -> Beast:
     return parts
 
 
-def _slime(rng: np.random.Generator, skin: Paint) -> Beast:
+def _slime(rng: np.random.Generator, skin: Paint) -> list[Part]:
     r, high = rng.uniform(0.38, 0.48), rng.uniform(0.26, 0.42)
     parts = [blob((0, high * 0.7, 0), (r, high, r * 0.95), skin, eps=(0.9, 1), taper=-rng.uniform(0.1, 0.35))]
     if rng.random() < 0.5:
@@ -137,7 +136,7 @@ def _slime(rng: np.random.Generator, skin: Paint) -> Beast:
     return [*parts, *_horns(rng, np.array([0, high * 1.4, 0]), r * 0.5, 0.2)] if rng.random() < 0.3 else parts
 
 
-def _dragon(rng: np.random.Generator, skin: Paint) -> Beast:
+def _dragon(rng: np.random.Generator, skin: Paint) -> list[Part]:
     """It sits upright, its wings spread."""
     belly, web = paint(rng, plain=0.9), paint(rng, plain=1.0)
     r, high = rng.uniform(0.2, 0.26), rng.uniform(0.28, 0.38)
@@ -167,7 +166,7 @@ def _dragon(rng: np.random.Generator, skin: Paint) -> Beast:
     return parts
 
 
-def _dinosaur(rng: np.random.Generator, skin: Paint) -> Beast:
+def _dinosaur(rng: np.random.Generator, skin: Paint) -> list[Part]:
     """On two legs, its tail held out behind."""
     belly, thick = paint(rng, plain=0.9), rng.uniform(0.17, 0.23)
     leg, long = rng.uniform(0.25, 0.35), rng.uniform(0.28, 0.36)
@@ -180,10 +179,9 @@ def _dinosaur(rng: np.random.Generator, skin: Paint) -> Beast:
     parts.append(blob(front, (thick * 0.75, long * 0.7, thick * 0.8), belly, turn=turn))
     for s in (-1, 1):
         knee, foot = np.array([s * thick, leg * 0.7, 0.1]), np.array([s * thick, 0.06, 0.0])
-        parts.append(
-            blob(hips + [s * thick * 0.8, -0.05, 0.03], (thick * 0.5, thick * 0.8, thick * 0.7), skin)
-        )
-        parts += tube(hips + [s * thick * 0.8, -0.05, 0.03], [knee, foot], 0.06, skin)
+        thigh = hips + [s * thick * 0.8, -0.05, 0.03]
+        parts.append(blob(thigh, (thick * 0.5, thick * 0.8, thick * 0.7), skin))
+        parts += tube(thigh, [knee, foot], 0.06, skin)
         parts.append(blob(foot + [0, -0.01, 0.08], (0.075, 0.05, 0.13), skin))
         arm = chest + [s * thick * 0.75, -0.1, thick * 0.5]
         parts += tube(arm, [arm + [0, -0.08, 0.12]], 0.035, skin)
@@ -211,7 +209,7 @@ def _dinosaur(rng: np.random.Generator, skin: Paint) -> Beast:
     return parts
 
 
-def _octopus(rng: np.random.Generator, skin: Paint) -> Beast:
+def _octopus(rng: np.random.Generator, skin: Paint) -> list[Part]:
     r, high = rng.uniform(0.24, 0.32), rng.uniform(0.26, 0.38)
     y = 0.22 + high * 0.8
     parts = [blob((0, y, 0), (r, high, r), skin, taper=rng.uniform(0, 0.3))]
@@ -234,7 +232,7 @@ def _octopus(rng: np.random.Generator, skin: Paint) -> Beast:
     return parts
 
 
-def _cyclops(rng: np.random.Generator, skin: Paint) -> Beast:
+def _cyclops(rng: np.random.Generator, skin: Paint) -> list[Part]:
     """A ball of fur on legs."""
     limb = skin if rng.random() < 0.5 else paint(rng, plain=1.0)
     r = np.array([rng.uniform(0.26, 0.36), rng.uniform(0.28, 0.42), rng.uniform(0.22, 0.3)])
@@ -260,7 +258,7 @@ def _cyclops(rng: np.random.Generator, skin: Paint) -> Beast:
     return parts
 
 
-def _snail(rng: np.random.Generator, skin: Paint) -> Beast:
+def _snail(rng: np.random.Generator, skin: Paint) -> list[Part]:
     """Its shell is a coil, seen from the side it creeps along."""
     shell, long = paint(rng, plain=0.5), rng.uniform(0.42, 0.52)
     parts = [blob((0, 0.08, 0), (0.13, 0.09, long), skin, eps=(0.7, 0.8))]

@@ -9,13 +9,15 @@ p = centre + rotation @ (radii * taper(u)), where taper scales x and z by (1 + k
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+T = TypeVar("T")
 
 PALETTE: dict[str, tuple[float, float, float]] = {
     "red": (0.82, 0.12, 0.12),
@@ -151,6 +153,17 @@ def named(name: str, second: str = "", pattern: int = SOLID, axis: int = 1, freq
     return Paint(name, colour, np.array(PALETTE[second or name]), pattern, axis, frequency)
 
 
+def one_of(rng: np.random.Generator, *names: str) -> Paint:
+    """A paint of one of these palette colours."""
+    return named(str(rng.choice(names)))
+
+
+def one_kind(rng: np.random.Generator, kinds: Mapping[str, T]) -> tuple[str, T]:
+    """One of a family's kinds: its name, and what makes it."""
+    kind = str(rng.choice(list(kinds)))
+    return kind, kinds[kind]
+
+
 def blob(
     at: Sequence[float] | Array,
     radii: Sequence[float] | Array,
@@ -169,7 +182,17 @@ def blob(
 
 
 BOX, CYLINDER, CONE = (0.15, 0.15), (0.15, 1.0), (0.25, 1.0)
+EDGED = (0.25, 1.0)  # exponents of what is round about its axis, with an edge
+FACING = euler(pitch=math.pi / 2)  # a part's own axis towards the front
+LYING = euler(roll=math.pi / 2)  # and towards the side
 BLACK, WHITE = named("black"), named("white")
+
+
+def disc(
+    at: Sequence[float] | Array, radius: float, half: float, material: Paint, turn: Array = FACING
+) -> Part:
+    """A flat cylinder that looks to the front, or is turned so, `half` of its thickness to each side."""
+    return blob(at, (radius, half, radius), material, eps=EDGED, turn=turn)
 
 
 def eyes(y: float, z: float, apart: float, size: float) -> list[Part]:

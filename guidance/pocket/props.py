@@ -13,17 +13,21 @@ from guidance.pocket.objects import (
     BLACK,
     BOX,
     CYLINDER,
+    EDGED,
+    LYING,
     WHITE,
     Paint,
     Part,
     blob,
+    disc,
     euler,
     named,
+    one_kind,
+    one_of,
     paint,
     tube,
     turned,
 )
-from guidance.pocket.robots import EDGED, LYING, disc
 
 BRIGHT = ["red", "blue", "green", "purple", "teal", "pink", "orange"]
 
@@ -43,17 +47,17 @@ def prop(rng: np.random.Generator) -> tuple[str, list[Part]]:
         "gift": _gift,
         "mushroom": _mushroom,
     }
-    kind = str(rng.choice(list(kinds)))
-    main, parts = kinds[kind](rng)
+    kind, made = one_kind(rng, kinds)
+    main, parts = made(rng)
     return f"a {main.name} {kind}", parts
 
 
 def _metal(rng: np.random.Generator) -> Paint:
-    return named(str(rng.choice(["grey", "yellow", "orange", "white", "black"])))
+    return one_of(rng, "grey", "yellow", "orange", "white", "black")
 
 
 def _gem(rng: np.random.Generator) -> Paint:
-    return named(str(rng.choice(BRIGHT)))
+    return one_of(rng, *BRIGHT)
 
 
 def _chest(rng: np.random.Generator) -> tuple[Paint, list[Part]]:
@@ -213,7 +217,7 @@ def _shield(rng: np.random.Generator) -> tuple[Paint, list[Part]]:
 
 
 def _sword(rng: np.random.Generator) -> tuple[Paint, list[Part]]:
-    blade = named(str(rng.choice(["grey", "white", "blue", "teal", "red"])))
+    blade = one_of(rng, "grey", "white", "blue", "teal", "red")
     guard, grip = _metal(rng), paint(rng, plain=0.7)
     long, wide = rng.uniform(0.45, 0.65), rng.uniform(0.05, 0.11)
     parts = [
@@ -233,7 +237,7 @@ def _sword(rng: np.random.Generator) -> tuple[Paint, list[Part]]:
 
 
 def _crystal(rng: np.random.Generator) -> tuple[Paint, list[Part]]:
-    stone, rock = paint(rng, plain=0.8), named(str(rng.choice(["grey", "black", "brown", "beige"])))
+    stone, rock = paint(rng, plain=0.8), one_of(rng, "grey", "black", "brown", "beige")
     parts = [blob((0, 0.06, 0), (0.3, 0.1, 0.26), rock, eps=(0.7, 0.6))]
     for _ in range(int(rng.integers(3, 8))):
         lean = euler(yaw=float(rng.uniform(0, 6.3))) @ euler(roll=float(rng.uniform(-0.7, 0.7)))
@@ -265,7 +269,7 @@ def _gift(rng: np.random.Generator) -> tuple[Paint, list[Part]]:
 
 
 def _mushroom(rng: np.random.Generator) -> tuple[Paint, list[Part]]:
-    cap, stem = paint(rng, plain=0.4), named(str(rng.choice(["white", "beige", "grey"])))
+    cap, stem = paint(rng, plain=0.4), one_of(rng, "white", "beige", "grey")
     parts = []
     for k in range(int(rng.choice([1, 1, 2, 3]))):
         size = rng.uniform(0.8, 1.1) if k == 0 else rng.uniform(0.35, 0.6)

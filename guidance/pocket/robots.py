@@ -13,30 +13,24 @@ from guidance.pocket.objects import (
     BLACK,
     BOX,
     CYLINDER,
+    EDGED,
+    LYING,
     WHITE,
     Array,
     Paint,
     Part,
     blob,
-    euler,
+    disc,
     named,
+    one_of,
     paint,
     tube,
 )
 
-FACING = euler(pitch=math.pi / 2)  # a part's own axis towards the front
-LYING = euler(roll=math.pi / 2)  # and towards the side
-EDGED = (0.25, 1.0)  # exponents of what is round about its axis, with an edge
-
-
-def disc(at: tuple[float, float, float], radius: float, half: float, material: Paint) -> Part:
-    """A flat cylinder that looks to the front, `half` of its thickness to each side."""
-    return blob(at, (radius, half, radius), material, eps=EDGED, turn=FACING)
-
 
 def light(rng: np.random.Generator) -> Paint:
     """Of eyes, buttons and screens that shine."""
-    return named(str(rng.choice(["yellow", "red", "blue", "teal", "green", "white", "orange"])))
+    return one_of(rng, "yellow", "red", "blue", "teal", "green", "white", "orange")
 
 
 def robot(rng: np.random.Generator) -> tuple[str, list[Part]]:
@@ -87,7 +81,7 @@ def _under(
     if kind == "wheels":
         radius = rng.uniform(0.07, 0.12)
         parts = [
-            blob((s * wide, radius, z), (radius, 0.04, radius), BLACK, eps=EDGED, turn=LYING)
+            disc((s * wide, radius, z), radius, 0.04, BLACK, LYING)
             for s in (-1, 1)
             for z in (-deep * 0.8, deep * 0.8)
         ]
@@ -165,7 +159,7 @@ def _head(rng: np.random.Generator, y: float, wide: float, cover: Paint, joint: 
     if rng.random() < 0.6:
         for s in (-1, 1):
             at = (s * r[0], middle, 0.0)
-            parts.append(blob(at, (r[1] * 0.3, 0.04, r[1] * 0.3), joint, eps=EDGED, turn=LYING))
+            parts.append(disc(at, r[1] * 0.3, 0.04, joint, LYING))
     for x in {0: (), 1: (0.0,), 2: (-r[0] * 0.6, r[0] * 0.6)}[int(rng.integers(3))]:
         root = np.array([x, middle + r[1] * 0.8, 0.0])
         tip = root + [x * 0.4, rng.uniform(0.1, 0.2), 0]

@@ -10,6 +10,7 @@ import numpy as np
 from guidance.pocket.objects import (
     BOX,
     CYLINDER,
+    FACING,
     STRIPES,
     Part,
     blob,
@@ -151,9 +152,8 @@ def extrusion(rng: np.random.Generator) -> tuple[str, list[Part]]:
             parts.append(blob(at, (0.15, bar, deep), cover, eps=(0.3, 0.3), turn=euler(roll=-angle)))
     elif kind == "gear":
         teeth = int(rng.integers(6, 11))
-        lying = euler(pitch=math.pi / 2)
-        parts.append(blob((0, 0.5, 0), (0.38, deep, 0.38), cover, eps=CYLINDER, turn=lying))
-        parts.append(blob((0, 0.5, 0), (0.15, deep * 1.25, 0.15), other, eps=CYLINDER, turn=lying))
+        parts.append(blob((0, 0.5, 0), (0.38, deep, 0.38), cover, eps=CYLINDER, turn=FACING))
+        parts.append(blob((0, 0.5, 0), (0.15, deep * 1.25, 0.15), other, eps=CYLINDER, turn=FACING))
         for k in range(teeth):
             angle = 2 * math.pi * k / teeth
             at = (0.42 * math.sin(angle), 0.5 + 0.42 * math.cos(angle), 0)
